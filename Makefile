@@ -1,0 +1,74 @@
+# Every target makes .venv on first use. Needs make and Python 3.11, nothing else installed.
+
+PYTHON ?= python3.11
+PIP_FLAGS ?= --quiet
+PYTEST_FLAGS ?=
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# TensorFlow's start-up notices are not about this project; errors still show.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench docs tensorboard clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /|/' | \
+	    while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+demo: .venv/.installed ## train, export and try a small translator
+	@echo "demo: trains, exports and tries a small translator"
+	@$(BIN)/keras-attention demo
+
+test: .venv/.installed ## run every test but the slow ones, with the docstrings' examples
+	@echo "test: runs every test but the slow ones, with the docstrings' examples"
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: .venv/.installed ## run the slow tests alone
+	@echo "test-slow: runs the tests marked slow"
+	@$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+check: .venv/.installed ## check format, lint, import rule and docstrings
+	@echo "check: format, lint, the rooms' import rule, docstrings against signatures"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+	@$(BIN)/pydoclint keras_attention
+
+format: .venv/.installed ## rewrite the code to the project's format
+	@echo "format: rewrites the code and mends what ruff can mend"
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: .venv/.installed ## measure against peers; results in benchmarks/results
+	@echo "bench: measures against peers, in turn, into benchmarks/results"
+	@$(BIN)/python -m benchmarks
+
+docs: .venv/.docs ## build the documentation into site/
+	@echo "docs: builds the documentation into site/"
+	@$(BIN)/mkdocs build --strict --quiet
+
+tensorboard: .venv/.installed ## show the logs of runs/ in a browser
+	@echo "tensorboard: shows the logs of runs/"
+	@$(BIN)/tensorboard --logdir runs
+
+clean: ## remove .venv, caches and builds; keep runs/ and saved_models/
+	@echo "clean: removes .venv, caches and builds; keeps runs/ and saved_models/"
+	@rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment for all targets. The stamp is the last line, so a broken install is done again.
+.venv/.installed: setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "error: '$(PYTHON)' is not a working Python >= 3.11. Install Python 3.11, or name" \
+	         "one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    echo "setup: making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear .venv; }
+	@echo "setup: installing keras_attention, TensorFlow and the tools into .venv" \
+	      "(about 2 GB; minutes on first use)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[all,test]"
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	@echo "setup: installing the documentation tools into .venv"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[docs]"
+	@touch $@

@@ -1,0 +1,55 @@
+"""Metadata of the distribution; pyproject.toml holds only the tools' settings."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+# tensorflow-text links against one TensorFlow release: 2.21.0 does not import with tensorflow
+# 2.21, 2.21.1 does. TensorFlow 2.21 no longer installs TensorBoard, so an extra names it.
+FEATURES = {
+    "text": ["tensorflow-text>=2.21.1,<2.22", "sentencepiece", "sacrebleu", "babel"],
+    "tensorboard": ["tensorboard~=2.21"],
+    "serving": ["tensorflow-serving-api"],
+    "cli": ["click", "rich", "pyyaml", "matplotlib"],
+}
+TOOLS = {
+    "test": ["pytest>=8", "pytest-xdist", "ruff", "import-linter", "pydoclint"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python"],
+}
+
+setup(
+    name="keras-attention",
+    version="0.1.0",
+    description="The Transformer of 'Attention Is All You Need' as Keras layers, "
+    "from two text files to a served model.",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The keras_attention authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["attention", "transformer", "keras", "tensorflow", "translation"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["keras_attention", "keras_attention.*"]),
+    package_data={"keras_attention": ["py.typed"]},
+    install_requires=["keras>=3.15,<4", "tensorflow>=2.21,<2.22", "numpy"],
+    extras_require={
+        **FEATURES,
+        **TOOLS,
+        # Every feature; the tools of the people who change the library stay apart.
+        "all": sorted({package for packages in FEATURES.values() for package in packages}),
+    },
+    entry_points={"console_scripts": ["keras-attention = keras_attention.cli:main"]},
+)
