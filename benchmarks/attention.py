@@ -1,0 +1,71 @@
+"""MultiHeadAttention against Keras' own, self-attention, forward and with the gradients."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_attention as ka
+from benchmarks.harness import Case, Report, measure_in_turn
+
+BATCH, TOKENS, HEADS, KEY_DIM = 64, 64, 8, 64
+WIDTH = HEADS * KEY_DIM
+OURS, PEER = "keras_attention", "keras"
+MASKS = {"plain": {}, "causal": {"use_causal_mask": True}}
+# float32 sums of WIDTH or BATCH * TOKENS terms in another order: outputs are of order 0.1,
+# gradients are compared relative to their largest entry.
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
+
+
+def run(rounds: int) -> Report:
+    """Asserts that both layers agree, then measures them in turn."""
+    x = tf.constant(np.random.default_rng(1).standard_normal((BATCH, TOKENS, WIDTH)), "float32")
+    layers = _layers_with_equal_weights(x)
+    setup = {"batch": BATCH, "tokens": TOKENS, "heads": HEADS, "key_dim": KEY_DIM, "rounds": rounds}
+    report = Report("attention", PEER, {**setup, "dtype": keras.config.floatx()})
+    for mask, options in MASKS.items():
+        for kind, build in {"forward": _forward, "forward+backward": _with_gradients}.items():
+            steps = {side: build(layer, x, options) for side, layer in layers.items()}
+            _assert_equal(f"{kind}, {mask}", steps[OURS](), steps[PEER]())
+            report.cases.append(Case(f"{kind}, {mask}", measure_in_turn(steps, rounds)))
+    return report
+
+
+def _layers_with_equal_weights(x: tf.Tensor) -> dict[str, keras.layers.Layer]:
+    kinds = {OURS: ka.MultiHeadAttention, PEER: keras.layers.MultiHeadAttention}
+    layers = {side: kind(num_heads=HEADS, key_dim=KEY_DIM) for side, kind in kinds.items()}
+    for layer in layers.values():
+        layer(x, x)
+    layers[OURS].set_weights(layers[PEER].get_weights())
+    return layers
+
+
+def _forward(layer: keras.layers.Layer, x: tf.Tensor, options: dict) -> Callable[[], list]:
+    @tf.function
+    def step() -> tf.Tensor:
+        return layer(x, x, **options)
+
+    return lambda: [step().numpy()]
+
+
+def _with_gradients(layer: keras.layers.Layer, x: tf.Tensor, options: dict) -> Callable[[], list]:
+    @tf.function
+    def step() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, x, **options)
+            loss = tf.reduce_mean(tf.square(y))
+        variables = [variable.value for variable in layer.trainable_variables]
+        return [y, *tape.gradient(loss, [x, *variables])]
+
+    return lambda: [tensor.numpy() for tensor in step()]
+
+
+def _assert_equal(case: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=OUTPUT_TOLERANCE, err_msg=case)
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(
+            mine, other, rtol=0, atol=GRADIENT_TOLERANCE * scale, err_msg=f"gradient, {case}"
+        )
