@@ -1,0 +1,59 @@
+"""The Transformer of "Attention Is All You Need" as Keras layers.
+
+Layers and models stand here; `text`, `training`, `decoding` and `serving` are rooms that are loaded when
+they are first used, so that importing the package stays light.
+"""
+
+import importlib
+from typing import Any
+
+from keras_attention import layers, models, ops
+from keras_attention.layers import (
+    Decoder,
+    DecoderLayer,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    KeyValueCache,
+    MultiHeadAttention,
+    MultiHeadSelfAttention,
+    PositionalEncoding,
+    TokenEmbedding,
+)
+from keras_attention.models import Transformer, TransformerConfig
+
+__version__ = "0.1.0"
+
+_ROOMS = ("decoding", "serving", "text", "training")
+
+__all__ = [
+    "Decoder",
+    "DecoderLayer",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "KeyValueCache",
+    "MultiHeadAttention",
+    "MultiHeadSelfAttention",
+    "PositionalEncoding",
+    "TokenEmbedding",
+    "Transformer",
+    "TransformerConfig",
+    "decoding",
+    "layers",
+    "models",
+    "ops",
+    "serving",
+    "text",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"keras_attention.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS])

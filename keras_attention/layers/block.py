@@ -1,0 +1,134 @@
+"""What an encoder layer and a decoder layer share: their arguments and the residual connection."""
+
+from typing import Any
+
+import keras
+
+from keras_attention.layers.arguments import positive_integer, positive_number, probability
+from keras_attention.layers.attention import MultiHeadAttention, MultiHeadSelfAttention
+from keras_attention.layers.feed_forward import FeedForward
+
+
+class Block(keras.layers.Layer):
+    """Base of the encoder and decoder layers and of their stacks.
+
+    Args:
+        intermediate_dim: d_ff, the inner width of the feed-forward network.
+        num_heads: h, the number of attention heads; it divides the width of the inputs.
+        dropout: P_drop, on the output of each sub-layer before it is added.
+        activation: Of the feed-forward network.
+        layer_norm_epsilon: Added to the variance by the normalisation.
+        kernel_initializer: Of all projections.
+        bias_initializer: Of all biases.
+        normalize_first: Pre-norm, x + Sublayer(LayerNorm(x)), in place of the paper's post-norm.
+        attention_dropout: On the attention weights (the paper has none there).
+        activation_dropout: On the inner activations of the feed-forward network (the paper has none there).
+        use_attention_bias: Whether the attention projections have a bias (the paper writes none).
+        **kwargs: `name`, `dtype` and the like.
+
+    Raises:
+        ValueError: A size that is not a positive integer, a dropout outside [0, 1), an epsilon of 0.
+
+    Source: Vaswani et al. 2017, sections 3.1 and 5.4.
+    """
+
+    def __init__(
+        self,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        activation: Any = "relu",
+        layer_norm_epsilon: float = 1e-5,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        normalize_first: bool = False,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        use_attention_bias: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.intermediate_dim = positive_integer(intermediate_dim, "intermediate_dim")
+        self.num_heads = positive_integer(num_heads, "num_heads")
+        self.dropout = probability(dropout, "dropout")
+        self.activation = keras.activations.get(activation)
+        self.layer_norm_epsilon = positive_number(layer_norm_epsilon, "layer_norm_epsilon")
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.normalize_first = normalize_first
+        self.attention_dropout = probability(attention_dropout, "attention_dropout")
+        self.activation_dropout = probability(activation_dropout, "activation_dropout")
+        self.use_attention_bias = use_attention_bias
+
+    def block_config(self) -> dict[str, Any]:
+        """The arguments above, in a form that can be saved.
+
+        Returns:
+            Keyword arguments for a block of the same kind.
+        """
+        return {
+            "intermediate_dim": self.intermediate_dim,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "normalize_first": self.normalize_first,
+            "attention_dropout": self.attention_dropout,
+            "activation_dropout": self.activation_dropout,
+            "use_attention_bias": self.use_attention_bias,
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.block_config()}
+
+    def _enter(self, norm: keras.layers.Layer, x: Any) -> Any:
+        """What the sub-layer is given: x, or LayerNorm(x) with pre-norm."""
+        return norm(x) if self.normalize_first else x
+
+    def _leave(self, norm: keras.layers.Layer, x: Any, y: Any, training: bool | None) -> Any:
+        """LayerNorm(x + Dropout(y)), or x + Dropout(y) with pre-norm."""
+        x = x + self.residual_dropout(y, training=training)
+        return x if self.normalize_first else norm(x)
+
+    def _self_attention(self, width: int) -> MultiHeadSelfAttention:
+        self._check_heads(width)
+        return MultiHeadSelfAttention(self.num_heads, name="self_attention", **self._attention_arguments())
+
+    def _cross_attention(self, width: int) -> MultiHeadAttention:
+        key_dim = width // self.num_heads
+        return MultiHeadAttention(self.num_heads, key_dim, name="cross_attention", **self._attention_arguments())
+
+    def _feed_forward(self) -> FeedForward:
+        return FeedForward(
+            self.intermediate_dim,
+            activation=self.activation,
+            dropout=self.activation_dropout,
+            kernel_initializer=self.kernel_initializer,
+            bias_initializer=self.bias_initializer,
+            dtype=self.dtype_policy,
+            name="feed_forward",
+        )
+
+    def _norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+
+    def _dropout(self) -> keras.layers.Dropout:
+        return keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+
+    def _attention_arguments(self) -> dict[str, Any]:
+        return {
+            "dropout": self.attention_dropout,
+            "use_bias": self.use_attention_bias,
+            "kernel_initializer": self.kernel_initializer,
+            "bias_initializer": self.bias_initializer,
+            "dtype": self.dtype_policy,
+        }
+
+    def _check_heads(self, width: int) -> None:
+        if width % self.num_heads:
+            raise ValueError(
+                f"`num_heads` must divide the width of the inputs. Received: num_heads={self.num_heads}, width={width}"
+            )

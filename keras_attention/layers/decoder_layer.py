@@ -1,0 +1,148 @@
+"""One layer of the decoder.
+
+Shapes: B batch, T target length, S source length, M model width, H heads, K beams.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers.arguments import first_given
+from keras_attention.layers.attention import KeyValueCache
+from keras_attention.layers.block import Block
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class DecoderLayer(Block):
+    """Causal self-attention, attention to the encoder's output, feed-forward; each x = LayerNorm(x + …(x)).
+
+    Without an encoder sequence it is a block of a language model. The arguments are those of `Block`, and
+    of KerasHub's `TransformerDecoder`.
+
+    Example:
+        >>> layer = DecoderLayer(intermediate_dim=64, num_heads=4)
+        >>> layer(keras.ops.ones((2, 5, 16)), keras.ops.ones((2, 7, 16))).shape
+        (2, 5, 16)
+
+    Source: Vaswani et al. 2017, section 3.1 and figure 1, right.
+    """
+
+    def build(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> None:
+        shape = decoder_sequence_shape
+        self.self_attention = self._self_attention(shape[-1])
+        self.self_attention_norm = self._norm("self_attention_norm")
+        self.cross_attention = None
+        if encoder_sequence_shape is not None:
+            self.cross_attention = self._cross_attention(shape[-1])
+            self.cross_attention_norm = self._norm("cross_attention_norm")
+            self.cross_attention.build(shape, encoder_sequence_shape)
+            self.cross_attention_norm.build(shape)
+        self.feed_forward = self._feed_forward()
+        self.feed_forward_norm = self._norm("feed_forward_norm")
+        self.residual_dropout = self._dropout()
+        for layer in (self.self_attention, self.self_attention_norm, self.feed_forward, self.feed_forward_norm):
+            layer.build(shape)
+
+    def call(
+        self,
+        decoder_sequence: Any,
+        encoder_sequence: Any = None,
+        decoder_padding_mask: Any = None,
+        decoder_attention_mask: Any = None,
+        encoder_padding_mask: Any = None,
+        encoder_attention_mask: Any = None,
+        self_attention_cache: KeyValueCache | None = None,
+        cross_attention_cache: KeyValueCache | None = None,
+        use_causal_mask: bool = True,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        mask: Any = None,
+        decoder_sequence_mask: Any = None,
+        encoder_sequence_mask: Any = None,
+    ) -> Any:
+        """Applies the three sub-layers.
+
+        Args:
+            decoder_sequence: (B, T, M).
+            encoder_sequence: The encoder's output (B, S, M); None for a language model, or where
+                `cross_attention_cache` stands for it.
+            decoder_padding_mask: Boolean (B, T), True at real tokens.
+            decoder_attention_mask: Boolean (B, T, T) or (B, H, T, T).
+            encoder_padding_mask: Boolean (B, S), True at real tokens.
+            encoder_attention_mask: Boolean (B, T, S) or (B, H, T, S).
+            self_attention_cache: Keys and values of the target positions before these.
+            cross_attention_cache: Keys and values of the encoder's output, from `project_memory`. Its batch
+                may be B/K: the K beams of a sentence, which follow one another, share it.
+            use_causal_mask: Whether a position sees only itself and what is before it.
+            training: Whether to drop out.
+            return_attention_scores: Also returns the self-attention weights (B, H, T, T) and, with an encoder
+                sequence, the cross-attention weights (B, H, T, S).
+            mask: The implicit mask of the decoder sequence, which Keras fills in.
+            decoder_sequence_mask: The same, where there are other tensors.
+            encoder_sequence_mask: The implicit mask of the encoder sequence.
+
+        Returns:
+            (B, T, M); then the weights if asked for; then, where a self-attention cache was given, that cache
+            with these positions appended.
+        """
+        x = decoder_sequence
+        y, self_weights, *new_cache = self.self_attention(
+            self._enter(self.self_attention_norm, x),
+            padding_mask=first_given(decoder_padding_mask, mask, decoder_sequence_mask),
+            attention_mask=decoder_attention_mask,
+            use_causal_mask=use_causal_mask,
+            training=training,
+            return_attention_scores=True,
+            cache=self_attention_cache,
+        )  # (B, T, M), (B, H, T, T)
+        x = self._leave(self.self_attention_norm, x, y, training)
+
+        weights = [self_weights]
+        if self.cross_attention is not None:
+            y, cross_weights = self._attend_to_memory(
+                self._enter(self.cross_attention_norm, x),
+                encoder_sequence,
+                cross_attention_cache,
+                value_mask=first_given(encoder_padding_mask, encoder_sequence_mask),
+                attention_mask=encoder_attention_mask,
+                training=training,
+            )  # (B, T, M), (B, H, T, S)
+            x = self._leave(self.cross_attention_norm, x, y, training)
+            weights.append(cross_weights)
+
+        y = self.feed_forward(self._enter(self.feed_forward_norm, x), training=training)
+        x = self._leave(self.feed_forward_norm, x, y, training)
+
+        results = [x, *(weights if return_attention_scores else []), *new_cache]
+        return x if len(results) == 1 else tuple(results)
+
+    def project_memory(self, encoder_sequence: Any) -> KeyValueCache:
+        """Projects the encoder's output once, for all steps of decoding.
+
+        Args:
+            encoder_sequence: (B, S, M).
+
+        Returns:
+            What `call` takes as `cross_attention_cache`.
+        """
+        return self.cross_attention.project(encoder_sequence)
+
+    def _attend_to_memory(self, x: Any, memory: Any, cache: KeyValueCache | None, **options: Any) -> Any:
+        """Cross-attention; over a cache, the beams of a sentence become query positions, without a copy."""
+        if cache is None:
+            if memory is None:
+                raise ValueError(
+                    "This layer was built with an encoder sequence, so it needs `encoder_sequence` or "
+                    "`cross_attention_cache`. Received: neither"
+                )
+            return self.cross_attention(x, memory, return_attention_scores=True, **options)
+        batch, length, width = ops.shape(x)
+        sentences = ops.shape(cache.key)[0]
+        beams = batch // ops.maximum(sentences, 1)
+        queries = ops.reshape(x, (sentences, beams * length, width))  # (B, K·T, M)
+        y, weights, _ = self.cross_attention(queries, cache=cache, return_attention_scores=True, **options)
+        weights = ops.reshape(weights, (sentences, self.num_heads, beams, length, cache.length))
+        weights = ops.transpose(weights, (0, 2, 1, 3, 4))  # (B, K, H, T, S)
+        weights = ops.reshape(weights, (batch, self.num_heads, length, cache.length))  # (B·K, H, T, S)
+        return ops.reshape(y, (batch, length, width)), weights  # (B·K, T, M)

@@ -1,0 +1,63 @@
+"""Token embedding whose matrix also makes the logits.
+
+Shapes: B batch, T length, M model width, V vocabulary.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attention.layers.arguments import positive_integer
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class TokenEmbedding(keras.layers.ReversibleEmbedding):
+    """x_t = E[id_t]; in reverse, logits = x Eᵀ.
+
+    E starts normal with deviation 1/√M, so that embeddings scaled by √M and logits both have unit size.
+
+    Args:
+        vocabulary_size: V.
+        hidden_dim: M.
+        mask_zero: Whether id 0 is padding: the output then carries an implicit mask.
+        embeddings_initializer: Of E.
+        **kwargs: As of `keras.layers.ReversibleEmbedding`.
+
+    Raises:
+        ValueError: A size that is not a positive integer.
+
+    Example:
+        >>> embedding = TokenEmbedding(100, 16)
+        >>> x = embedding(keras.ops.array([[3, 1, 4]]))
+        >>> x.shape, embedding(x, reverse=True).shape
+        ((1, 3, 16), (1, 3, 100))
+
+    Source: Vaswani et al. 2017, section 3.4; Press and Wolf 2016.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        hidden_dim: int,
+        mask_zero: bool = False,
+        embeddings_initializer: Any = None,
+        **kwargs: Any,
+    ):
+        positive_integer(vocabulary_size, "vocabulary_size")
+        positive_integer(hidden_dim, "hidden_dim")
+        if embeddings_initializer is None:
+            embeddings_initializer = keras.initializers.RandomNormal(stddev=hidden_dim**-0.5)
+        super().__init__(
+            vocabulary_size,
+            hidden_dim,
+            mask_zero=mask_zero,
+            embeddings_initializer=embeddings_initializer,
+            **kwargs,
+        )
+        self.supports_masking = True
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config["vocabulary_size"] = config.pop("input_dim")
+        config["hidden_dim"] = config.pop("output_dim")
+        return config

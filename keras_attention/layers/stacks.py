@@ -1,0 +1,183 @@
+"""Stacks of encoder and decoder layers.
+
+Shapes: B batch, T target length, S source length, M model width, H heads, N layers.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attention.layers.arguments import first_given, positive_integer
+from keras_attention.layers.attention import KeyValueCache
+from keras_attention.layers.block import Block
+from keras_attention.layers.decoder_layer import DecoderLayer
+from keras_attention.layers.encoder_layer import EncoderLayer
+
+
+class Stack(Block):
+    """N layers of one kind; with pre-norm, a last normalisation.
+
+    Args:
+        num_layers: N.
+        intermediate_dim: As of `Block`.
+        num_heads: As of `Block`.
+        **kwargs: The other arguments of `Block`.
+
+    Raises:
+        ValueError: `num_layers` is not a positive integer.
+    """
+
+    layer_class: type[Block]
+
+    def __init__(self, num_layers: int, intermediate_dim: int, num_heads: int, **kwargs: Any):
+        super().__init__(intermediate_dim, num_heads, **kwargs)
+        self.num_layers = positive_integer(num_layers, "num_layers")
+        arguments = {**self.block_config(), "dtype": self.dtype_policy}
+        # Each layer gets initializers of its own: a seeded one that is shared would repeat its weights.
+        self.layers = [self.layer_class(**arguments, name=f"layer_{i}") for i in range(num_layers)]
+        self.final_norm = self._norm("final_norm") if self.normalize_first else None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_layers": self.num_layers}
+
+    def _build_layers(self, *shapes: Any) -> None:
+        for layer in self.layers:
+            layer.build(*shapes)
+        if self.final_norm is not None:
+            self.final_norm.build(shapes[0])
+
+    def _finish(self, x: Any) -> Any:
+        return x if self.final_norm is None else self.final_norm(x)
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class Encoder(Stack):
+    """N encoder layers, one after the other.
+
+    Example:
+        >>> encoder = Encoder(num_layers=2, intermediate_dim=64, num_heads=4)
+        >>> encoder(keras.ops.ones((2, 5, 16))).shape
+        (2, 5, 16)
+
+    Source: Vaswani et al. 2017, section 3.1.
+    """
+
+    layer_class = EncoderLayer
+
+    def build(self, inputs_shape: Any) -> None:
+        self._build_layers(inputs_shape)
+
+    def call(
+        self,
+        inputs: Any,
+        padding_mask: Any = None,
+        attention_mask: Any = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        mask: Any = None,
+        inputs_mask: Any = None,
+    ) -> Any:
+        """Applies the layers.
+
+        Args:
+            inputs: (B, S, M).
+            padding_mask: Boolean (B, S), True at real tokens.
+            attention_mask: Boolean (B, S, S) or (B, H, S, S).
+            training: Whether to drop out.
+            return_attention_scores: Also returns the weights of each layer, a tuple of N (B, H, S, S).
+            mask: The implicit mask of the inputs, which Keras fills in; `padding_mask` beats it.
+            inputs_mask: The same, where the inputs are not the only tensor given.
+
+        Returns:
+            (B, S, M), then the weights if asked for.
+        """
+        padding_mask = first_given(padding_mask, mask, inputs_mask)
+        x, weights = inputs, []
+        for layer in self.layers:
+            x, layer_weights = layer(x, padding_mask, attention_mask, training=training, return_attention_scores=True)
+            weights.append(layer_weights)
+        x = self._finish(x)
+        return (x, tuple(weights)) if return_attention_scores else x
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class Decoder(Stack):
+    """N decoder layers, one after the other.
+
+    Example:
+        >>> decoder = Decoder(num_layers=2, intermediate_dim=64, num_heads=4)
+        >>> decoder(keras.ops.ones((2, 5, 16)), keras.ops.ones((2, 7, 16))).shape
+        (2, 5, 16)
+
+    Source: Vaswani et al. 2017, section 3.1.
+    """
+
+    layer_class = DecoderLayer
+
+    def build(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> None:
+        self._build_layers(decoder_sequence_shape, encoder_sequence_shape)
+
+    def call(
+        self,
+        decoder_sequence: Any,
+        encoder_sequence: Any = None,
+        decoder_padding_mask: Any = None,
+        encoder_padding_mask: Any = None,
+        self_attention_caches: tuple[KeyValueCache, ...] | None = None,
+        cross_attention_caches: tuple[KeyValueCache, ...] | None = None,
+        use_causal_mask: bool = True,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        mask: Any = None,
+        decoder_sequence_mask: Any = None,
+        encoder_sequence_mask: Any = None,
+    ) -> Any:
+        """Applies the layers.
+
+        Args:
+            decoder_sequence: (B, T, M).
+            encoder_sequence: The encoder's output (B, S, M), or None, as of `DecoderLayer`.
+            decoder_padding_mask: Boolean (B, T), True at real tokens.
+            encoder_padding_mask: Boolean (B, S), True at real tokens.
+            self_attention_caches: One for each layer.
+            cross_attention_caches: One for each layer.
+            use_causal_mask: Whether a position sees only itself and what is before it.
+            training: Whether to drop out.
+            return_attention_scores: Also returns the self-attention weights, a tuple of N, and, with an encoder
+                sequence, the cross-attention weights.
+            mask: The implicit mask of the decoder sequence, which Keras fills in.
+            decoder_sequence_mask: The same, where there are other tensors.
+            encoder_sequence_mask: The implicit mask of the encoder sequence.
+
+        Returns:
+            (B, T, M); then the weights if asked for; then, where self-attention caches were given, those
+            with these positions appended.
+        """
+        decoder_padding_mask = first_given(decoder_padding_mask, mask, decoder_sequence_mask)
+        encoder_padding_mask = first_given(encoder_padding_mask, encoder_sequence_mask)
+        x, self_weights, cross_weights, new_caches = decoder_sequence, [], [], []
+        nothing = (None,) * self.num_layers
+        for layer, self_cache, cross_cache in zip(
+            self.layers, self_attention_caches or nothing, cross_attention_caches or nothing, strict=True
+        ):
+            x, layer_self_weights, *rest = layer(
+                x,
+                encoder_sequence,
+                decoder_padding_mask=decoder_padding_mask,
+                encoder_padding_mask=encoder_padding_mask,
+                self_attention_cache=self_cache,
+                cross_attention_cache=cross_cache,
+                use_causal_mask=use_causal_mask,
+                training=training,
+                return_attention_scores=True,
+            )
+            self_weights.append(layer_self_weights)
+            if self_cache is not None:
+                new_caches.append(rest.pop())
+            cross_weights += rest
+        results = [self._finish(x)]
+        if return_attention_scores:
+            results += [tuple(weights) for weights in (self_weights, cross_weights) if weights]
+        if self_attention_caches is not None:
+            results.append(tuple(new_caches))
+        return results[0] if len(results) == 1 else tuple(results)

@@ -1,0 +1,6 @@
+"""Whole models assembled from the layers."""
+
+from keras_attention.models.config import PRESETS, TransformerConfig
+from keras_attention.models.transformer import DecoderCache, Transformer
+
+__all__ = ["PRESETS", "DecoderCache", "Transformer", "TransformerConfig"]

@@ -1,0 +1,116 @@
+"""The sizes of a Transformer and the named presets."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from keras_attention.layers.arguments import positive_integer, positive_number, probability
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What defines a Transformer; the defaults are the paper's base model.
+
+    Attributes:
+        vocabulary_size: V, shared by source and target.
+        num_layers: N, of the encoder and of the decoder.
+        hidden_dim: d_model.
+        intermediate_dim: d_ff.
+        num_heads: h; the head width is d_model / h.
+        dropout: P_drop, on each sub-layer's output and on the sums of embeddings and positions.
+        attention_dropout: On the attention weights.
+        activation_dropout: On the inner activations of the feed-forward networks.
+        activation: Of the feed-forward networks.
+        normalize_first: Pre-norm in place of the paper's post-norm.
+        layer_norm_epsilon: Added to the variance by the normalisation.
+        use_attention_bias: Whether the attention projections have a bias.
+
+    Raises:
+        ValueError: A size that cannot be, or heads that do not divide the width.
+
+    Example:
+        >>> TransformerConfig(vocabulary_size=37000).num_parameters
+        63045632
+
+    Source: Vaswani et al. 2017, table 3.
+    """
+
+    vocabulary_size: int
+    num_layers: int = 6
+    hidden_dim: int = 512
+    intermediate_dim: int = 2048
+    num_heads: int = 8
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    activation: str = "relu"
+    normalize_first: bool = False
+    layer_norm_epsilon: float = 1e-6
+    use_attention_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
+            positive_integer(getattr(self, name), name)
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            probability(getattr(self, name), name)
+        positive_number(self.layer_norm_epsilon, "layer_norm_epsilon")
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                "`num_heads` must divide `hidden_dim`. "
+                f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
+            )
+
+    @classmethod
+    def from_preset(cls, preset: str, vocabulary_size: int, **changes: Any) -> "TransformerConfig":
+        """The sizes of a preset, with changes.
+
+        Args:
+            preset: "tiny", "small", "base" or "big"; the last two are the paper's.
+            vocabulary_size: V.
+            **changes: Attributes that differ from the preset.
+
+        Returns:
+            A config.
+
+        Raises:
+            ValueError: An unknown preset.
+
+        Example:
+            >>> TransformerConfig.from_preset("small", vocabulary_size=8000, dropout=0.2).dropout
+            0.2
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"`preset` is one of {', '.join(PRESETS)}. Received: preset={preset!r}")
+        return cls(**{**PRESETS[preset], "vocabulary_size": vocabulary_size, **changes})
+
+    @property
+    def num_parameters(self) -> int:
+        """How many weights the model has: the tied embedding, then N encoder and N decoder layers."""
+        width, inner = self.hidden_dim, self.intermediate_dim
+        attention = 4 * width**2 + (4 * width if self.use_attention_bias else 0)
+        feed_forward = 2 * width * inner + inner + width
+        norm = 2 * width
+        encoder_layer = attention + feed_forward + 2 * norm
+        decoder_layer = 2 * attention + feed_forward + 3 * norm
+        final_norms = 2 * norm if self.normalize_first else 0
+        return self.vocabulary_size * width + self.num_layers * (encoder_layer + decoder_layer) + final_norms
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as a dictionary of plain values.
+
+        Returns:
+            Keyword arguments of the constructor.
+
+        Example:
+            >>> TransformerConfig(**TransformerConfig(100).to_dict()) == TransformerConfig(100)
+            True
+        """
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"num_layers": 2, "hidden_dim": 128, "intermediate_dim": 512, "num_heads": 4},
+    "small": {"num_layers": 3, "hidden_dim": 256, "intermediate_dim": 1024, "num_heads": 4},
+    "base": {"num_layers": 6, "hidden_dim": 512, "intermediate_dim": 2048, "num_heads": 8},
+    "big": {"num_layers": 6, "hidden_dim": 1024, "intermediate_dim": 4096, "num_heads": 16, "dropout": 0.3},
+}

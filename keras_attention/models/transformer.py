@@ -1,0 +1,185 @@
+"""The Transformer as a functional Keras model.
+
+Shapes: B batch, T target length, S source length, M model width, H heads, D head width, V vocabulary,
+K beams.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_attention.layers import Decoder, Encoder, KeyValueCache, PositionalEncoding, TokenEmbedding
+from keras_attention.models.config import TransformerConfig
+
+
+class DecoderCache(NamedTuple):
+    """What decoding step by step carries along.
+
+    Attributes:
+        layers: The self-attention cache of each layer, (B·K, H, t, D); a beam search reorders its rows.
+        cross: The keys and values of the encoder's output for each layer, (B, H, S, D); never changed.
+
+    Example:
+        >>> DecoderCache(layers=(), cross=()).layers
+        ()
+    """
+
+    layers: tuple[KeyValueCache, ...]
+    cross: tuple[KeyValueCache, ...]
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class Transformer(keras.Model):
+    """Encoder and decoder with one embedding matrix for source, target and logits.
+
+    A functional model: inputs `{"source": (B, S), "target": (B, T)}` token ids, 0 for padding; output
+    logits (B, T, V), those at t predicting the target token at t + 1. The masks are computed from the ids.
+
+    Args:
+        config: The sizes.
+        dtype: Dtype or policy of all layers, the global policy by default. Logits are float32 always.
+        **kwargs: `name` and the like.
+
+    Example:
+        >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
+        >>> ids = keras.ops.ones((2, 5), dtype="int32")
+        >>> model({"source": ids, "target": ids[:, :3]}).shape
+        (2, 3, 100)
+
+    Source: Vaswani et al. 2017, section 3 and figure 1.
+    """
+
+    def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
+        target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
+
+        embedding = TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding")
+        positions = PositionalEncoding(dtype=policy, name="positions")
+        block = {
+            name: getattr(config, name)
+            for name in (
+                "num_layers", "intermediate_dim", "num_heads", "dropout", "activation", "layer_norm_epsilon",
+                "normalize_first", "attention_dropout", "activation_dropout", "use_attention_bias",
+            )
+        }  # fmt: skip
+        encoder = Encoder(**block, dtype=policy, name="encoder")
+        decoder = Decoder(**block, dtype=policy, name="decoder")
+        source_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="source_dropout")
+        target_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="target_dropout")
+
+        source_mask = ops.not_equal(source, 0)  # (B, S)
+        memory = encoder(source_dropout(positions(embedding(source))), padding_mask=source_mask)  # (B, S, M)
+        # Padding stands at the end of a target, where the causal mask hides it from every real token.
+        x = target_dropout(positions(embedding(target)))  # (B, T, M)
+        x = decoder(x, memory, encoder_padding_mask=source_mask)  # (B, T, M)
+        logits = ops.cast(embedding(x, reverse=True), "float32")  # (B, T, V)
+
+        super().__init__(inputs={"source": source, "target": target}, outputs=logits, **kwargs)
+        self.config = config
+        self.dtype_policy = policy
+
+    @classmethod
+    def from_preset(cls, preset: str, vocabulary_size: int, dtype: Any = None, **changes: Any) -> "Transformer":
+        """A new model with the sizes of a preset.
+
+        Args:
+            preset: "tiny", "small", "base" or "big".
+            vocabulary_size: V.
+            dtype: As of the constructor.
+            **changes: Attributes of `TransformerConfig` that differ from the preset.
+
+        Returns:
+            An untrained model.
+
+        Raises:
+            ValueError: An unknown preset.
+
+        Example:
+            >>> Transformer.from_preset("tiny", vocabulary_size=100, num_layers=1).config.num_layers
+            1
+        """
+        return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
+
+    def encode(self, source: Any, return_attention_scores: bool = False) -> Any:
+        """Runs the encoder, without dropout.
+
+        Args:
+            source: Token ids (B, S), 0 for padding.
+            return_attention_scores: Also returns the weights of each layer.
+
+        Returns:
+            The memory (B, S, M) and its padding mask (B, S); then, if asked for, a tuple of N (B, H, S, S).
+        """
+        source_mask = ops.not_equal(source, 0)  # (B, S)
+        x = self.get_layer("positions")(self.get_layer("embedding")(source))  # (B, S, M)
+        memory, weights = self.get_layer("encoder")(
+            x, padding_mask=source_mask, training=False, return_attention_scores=True
+        )
+        return (memory, source_mask, weights) if return_attention_scores else (memory, source_mask)
+
+    def init_cache(self, memory: Any, batch_size: Any) -> DecoderCache:
+        """Projects the memory for cross-attention and starts empty self-attention caches.
+
+        Args:
+            memory: The encoder's output (B, S, M).
+            batch_size: Number of target sequences, B·K with K beams.
+
+        Returns:
+            The cache before the first step.
+        """
+        heads = self.config.num_heads
+        shape = (batch_size, heads, 0, self.config.hidden_dim // heads)
+        empty = ops.zeros(shape, dtype=self.compute_dtype)  # (B·K, H, 0, D)
+        layers = self.get_layer("decoder").layers
+        return DecoderCache(
+            layers=tuple(KeyValueCache(empty, empty) for _ in layers),
+            cross=tuple(layer.project_memory(memory) for layer in layers),
+        )
+
+    def decode_step(
+        self, ids: Any, cache: DecoderCache, source_mask: Any, return_attention_scores: bool = False
+    ) -> Any:
+        """Runs the decoder on the next tokens, without dropout.
+
+        Args:
+            ids: The next T tokens of each target (B·K, T); positions go on from the cache's length.
+            cache: From `init_cache` or the step before.
+            source_mask: The padding mask (B, S) from `encode`.
+            return_attention_scores: Also returns the cross-attention weights of each layer.
+
+        Returns:
+            Logits (B·K, T, V) and the cache with the tokens appended; then, if asked for, a tuple of N
+            (B·K, H, T, S).
+        """
+        embedding = self.get_layer("embedding")
+        x = self.get_layer("positions")(embedding(ids), start_index=cache.layers[0].length)  # (B·K, T, M)
+        x, _, weights, layers = self.get_layer("decoder")(
+            x,
+            encoder_padding_mask=source_mask,
+            self_attention_caches=cache.layers,
+            cross_attention_caches=cache.cross,
+            training=False,
+            return_attention_scores=True,
+        )
+        logits = ops.cast(embedding(x, reverse=True), "float32")  # (B·K, T, V)
+        cache = DecoderCache(layers, cache.cross)
+        return (logits, cache, weights) if return_attention_scores else (logits, cache)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Transformer":
+        arguments = dict(config)
+        arguments["config"] = TransformerConfig(**arguments["config"])
+        trainable = arguments.pop("trainable", True)
+        model = cls(**arguments)
+        model.trainable = trainable
+        return model
