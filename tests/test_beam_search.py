@@ -1,6 +1,7 @@
 """Beam search against enumeration, and against a search written with plain lists."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,9 +33,7 @@ def log_softmax(logits):
 
 
 def log_prob(table, tokens):
-    return sum(
-        log_softmax(table[node(tokens[:place])])[token] for place, token in enumerate(tokens)
-    )
+    return sum(log_softmax(table[node(tokens[:place])])[token] for place, token in enumerate(tokens))
 
 
 def penalty(length, alpha):
@@ -76,9 +75,7 @@ def search(table, beams, max_length, **options):
 
 def as_lists(found, sentence):
     """The hypotheses of one sentence as (score, tokens), empty places left out."""
-    rows = zip(
-        *(x.numpy()[sentence] for x in (found.scores, found.ids, found.lengths)), strict=True
-    )
+    rows = zip(*(x.numpy()[sentence] for x in (found.scores, found.ids, found.lengths)), strict=True)
     return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
 
 
@@ -90,11 +87,7 @@ def assert_same(found, expected):
 def enumerate_all(table, max_length, alpha):
     """Every sentence of at most `max_length` tokens, best first."""
     words = [token for token in range(V) if token != EOS]
-    sentences = [
-        [*tokens, EOS]
-        for length in range(max_length)
-        for tokens in itertools.product(words, repeat=length)
-    ]
+    sentences = [[*tokens, EOS] for length in range(max_length) for tokens in itertools.product(words, repeat=length)]
     scored = [(log_prob(table, s) / penalty(len(s), alpha), s) for s in sentences]
     return sorted(scored, key=lambda pair: -pair[0])
 
@@ -111,9 +104,7 @@ def list_search(table, beams, max_length, alpha, num_return):
         ]
         candidates = sorted(candidates, key=lambda pair: -pair[0])[: 2 * beams]
         finished += [
-            (total / penalty(length, alpha), tokens)
-            for total, tokens in candidates[:beams]
-            if tokens[-1] == EOS
+            (total / penalty(length, alpha), tokens) for total, tokens in candidates[:beams] if tokens[-1] == EOS
         ]
         finished = sorted(finished, key=lambda pair: -pair[0])[:beams]
         live = [pair for pair in candidates if pair[1][-1] != EOS][:beams]
@@ -286,6 +277,11 @@ def test_in_a_graph_with_an_unknown_batch():
         run([0, 1], [5, 0])
 
 
+class KeyAndValue(NamedTuple):
+    key: tf.Tensor
+    value: tf.Tensor
+
+
 def test_a_growing_state_of_named_tuples_is_reordered_with_the_beams():
     """What a hypothesis left in the state at each step must be its own tokens."""
     table = make_table(3, seed=37, scale=0.5)
@@ -295,24 +291,29 @@ def test_a_growing_state_of_named_tuples_is_reordered_with_the_beams():
     def watched(ids, state):
         logits, inner = step(ids, state["table"])
         token = tf.cast(ids, tf.float32)[:, None, None, None] * tf.ones([1, 1, 2, 3])
-        (key, value), *_ = state["cache"]
-        cache = ((tf.concat([key, token], 1), tf.concat([value, -token], 1)),)
-        seen.append((inner["prefix"].numpy(), cache[0][0].numpy(), cache[0][1].numpy()))
-        return logits, {"table": inner, "cache": cache}
+        ((key, value),) = state["cache"]  # one grows on axis 1, the other on axis 2
+        key = tf.concat([key, token], 1)
+        value = tf.concat([value, -tf.transpose(token, [0, 2, 1, 3])], 2)
+        seen.append((inner["prefix"], key, tf.transpose(value, [0, 2, 1, 3])))
+        return logits, {"table": inner, "cache": (KeyAndValue(key, value),)}
 
-    empty = tf.zeros([12, 0, 2, 3])
     state = {
         "table": {
             "sentence": tf.repeat(tf.range(3), 4),
             "prefix": tf.zeros([12, 0], tf.int32),
         },
-        "cache": ((empty, empty),),
+        "cache": (KeyAndValue(tf.zeros([12, 0, 2, 3]), tf.zeros([12, 2, 0, 3])),),
     }
-    beam_search(watched, state, batch_size=3, beam_size=4, max_length=DEPTH, num_return=4)
+    options = {"batch_size": 3, "beam_size": 4, "max_length": DEPTH, "num_return": 4}
+    eager = beam_search(watched, state, **options)
     assert len(seen) == DEPTH
     for prefix, key, value in seen:
-        assert (key == prefix[:, :, None, None]).all()
-        assert (value == -prefix[:, :, None, None]).all()
+        expected = np.broadcast_to(prefix.numpy()[:, :, None, None], key.shape)
+        assert (key == expected).numpy().all()
+        assert (value == -expected).numpy().all()
+    in_graph = tf.function(lambda: beam_search(watched, state, **options))()
+    for sentence in range(3):
+        assert_same(as_lists(in_graph, sentence), as_lists(eager, sentence))
 
 
 def test_forbidden_tokens_never_come():

@@ -70,7 +70,7 @@ def beam_search(
         step: Takes the last token of each beam (B·K,) int32 and the state; returns the logits of
             the next token (B·K, V) and the new state.
         state: Nest of tensors of B·K rows (beams of a sentence side by side), reordered with the
-            beams; axis 1 may grow from step to step, as that of a cache does.
+            beams. Middle axes, and the second of a matrix, may grow from step to step as caches do.
         batch_size: Number of sentences B; 0 is allowed.
         beam_size: Number of live hypotheses K of a sentence, and the most that it can finish.
         max_length: The most tokens, eos counted: one number, or one for each sentence (B,).
@@ -138,9 +138,7 @@ def beam_search(
     return Hypotheses(*(x[:, :num_return] for x in finished))
 
 
-def _expand(
-    live: Live, logits: tf.Tensor, final: tf.Tensor, eos_id: int
-) -> tuple[Candidates, tf.Tensor]:
+def _expand(live: Live, logits: tf.Tensor, final: tf.Tensor, eos_id: int) -> tuple[Candidates, tf.Tensor]:
     """Returns the best 2K continuations, and which sentences (B,) have unusable logits.
 
     The best 2K of each row are enough to find the best 2K of a sentence, so only these few are
@@ -175,9 +173,7 @@ def _expand(
     return Candidates(best, places // per_row, ids), broken
 
 
-def _ended(
-    live: Live, candidates: Candidates, eos_id: int, length: tf.Tensor, alpha: float
-) -> Hypotheses:
+def _ended(live: Live, candidates: Candidates, eos_id: int, length: tf.Tensor, alpha: float) -> Hypotheses:
     """Returns the candidates within the best K that end, scored; the others leave empty places."""
     beams = live.log_probs.shape[1]
     log_probs, parents, ids = (x[:, :beams] for x in candidates)
@@ -189,17 +185,11 @@ def _ended(
     )
 
 
-def _keep_best(
-    finished: Hypotheses, ended: Hypotheses, broken: tf.Tensor, done: tf.Tensor, pad_id: int
-) -> Hypotheses:
+def _keep_best(finished: Hypotheses, ended: Hypotheses, broken: tf.Tensor, done: tf.Tensor, pad_id: int) -> Hypotheses:
     """Returns the best K of the finished hypotheses and those that just ended."""
     beams = finished.scores.shape[1]
-    before = finished._replace(
-        ids=tf.pad(finished.ids, [[0, 0], [0, 0], [0, 1]], constant_values=pad_id)
-    )
-    ids, scores, lengths = (
-        tf.concat([old, new], axis=1) for old, new in zip(before, ended, strict=True)
-    )
+    before = finished._replace(ids=tf.pad(finished.ids, [[0, 0], [0, 0], [0, 1]], constant_values=pad_id))
+    ids, scores, lengths = (tf.concat([old, new], axis=1) for old, new in zip(before, ended, strict=True))
     scores, places = tf.math.top_k(tf.where(done[:, None], NEVER, scores), beams)  # (B, K)
     lengths = tf.gather(lengths, places, batch_dims=1)
     ids = tf.where(lengths[:, :, None] > 0, tf.gather(ids, places, batch_dims=1), pad_id)
@@ -217,9 +207,7 @@ def _survivors(live: Live, candidates: Candidates, eos_id: int) -> tuple[Live, t
     return Live(_extended(live.ids, parents, ids), log_probs), parents
 
 
-def _is_settled(
-    live: Live, finished: Hypotheses, limit_penalty: tf.Tensor, num_return: int
-) -> tf.Tensor:
+def _is_settled(live: Live, finished: Hypotheses, limit_penalty: tf.Tensor, num_return: int) -> tf.Tensor:
     """Returns for which sentences (B,) no live hypothesis matters any more.
 
     Log probabilities only fall, and no penalty is larger than that at the sentence's `max_length`:
@@ -257,5 +245,6 @@ def _invariant(x: tf.Tensor) -> tf.TensorShape:
 
 
 def _growing(x: tf.Tensor) -> tf.TensorShape:
-    """Returns the shape that a tensor of the state keeps: axes 0 and 1 may change."""
-    return tf.TensorShape([None, None, *x.shape[2:]][: x.shape.rank])
+    """Returns the shape that a tensor of the state keeps: the last axis, from rank 3 on."""
+    kept = x.shape[-1:] if x.shape.rank > 2 else [None]
+    return tf.TensorShape([None] * (x.shape.rank - 1)).concatenate(kept)

@@ -25,9 +25,7 @@ def limits(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) -> tf.Tenso
 def check_options(beam_size: int, num_return: int, alpha: float) -> None:
     """Checks the numbers that are given in Python."""
     if beam_size < 1:
-        raise ValueError(
-            f"beam_size must be 1 (greedy decoding) or more. Received: beam_size={beam_size}"
-        )
+        raise ValueError(f"beam_size must be 1 (greedy decoding) or more. Received: beam_size={beam_size}")
     if not 1 <= num_return <= beam_size:
         raise ValueError(
             "num_return must be between 1 and beam_size: ask for fewer hypotheses or search with "
@@ -35,8 +33,7 @@ def check_options(beam_size: int, num_return: int, alpha: float) -> None:
         )
     if not alpha >= 0:
         raise ValueError(
-            "length_penalty must be 0 (none) or more; the paper uses 0.6. "
-            f"Received: length_penalty={alpha}"
+            f"length_penalty must be 0 (none) or more; the paper uses 0.6. Received: length_penalty={alpha}"
         )
 
 
@@ -64,7 +61,4 @@ def check_logits(logits: tf.Tensor, eos_id: int) -> None:
             f"Received: shape {logits.shape}"
         )
     if logits.shape[1] is not None and not 0 <= eos_id < logits.shape[1]:
-        raise ValueError(
-            f"eos_id must be a token of the vocabulary of {logits.shape[1]}. "
-            f"Received: eos_id={eos_id}"
-        )
+        raise ValueError(f"eos_id must be a token of the vocabulary of {logits.shape[1]}. Received: eos_id={eos_id}")
