@@ -54,14 +54,16 @@ class Report:
         setup = ", ".join(f"{key} {value}" for key, value in self.setup.items())
         table = Table(title=f"{self.name} ({setup})")
         for heading in ("case", "side"):
-            table.add_column(heading)
-        for heading in ("median ms", "fastest ms", "slowest ms", f"time / {self.peer}"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, no_wrap=True)
+        for heading in ("median ms", "range ms", f"/ {self.peer}"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for case in self.cases:
             for side, seconds in case.seconds.items():
-                times = (case.median(side), min(seconds), max(seconds))
-                row = [f"{1000 * value:.2f}" for value in times]
-                table.add_row(case.name, side, *row, f"{case.ratio(side, self.peer):.3f}")
+                fastest, median, slowest = (
+                    f"{1000 * value:.2f}" for value in (min(seconds), case.median(side), max(seconds))
+                )
+                ratio = f"{case.ratio(side, self.peer):.3f}"
+                table.add_row(case.name, side, median, f"{fastest} – {slowest}", ratio)
             table.add_section()
         console.print(table)
 
@@ -83,9 +85,7 @@ class Report:
         return path
 
 
-def measure_in_turn(
-    sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
-) -> dict[str, list[float]]:
+def measure_in_turn(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
     """Times each side once per round, with the order turned from round to round.
 
     A side must return only when its work is done: convert an output to NumPy in it.

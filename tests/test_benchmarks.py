@@ -32,7 +32,7 @@ def test_report_is_shown_and_saved(tmp_path):
     report = Report("toy", "peer", {"rounds": 3}, [CASE])
     text = io.StringIO()
     report.show(Console(file=text, width=100))
-    assert "time / peer" in text.getvalue()
+    assert "/ peer" in text.getvalue()
     assert "3000.00" in text.getvalue()
     content = json.loads(report.save(tmp_path / "new").read_text(encoding="utf-8"))
     assert content["cases"][0]["time_over_peer"] == {"ours": 0.5, "peer": 1.0}

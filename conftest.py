@@ -1,0 +1,37 @@
+"""What every test and every example in a docstring finds: the usual names, a fixed seed."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_attention as ka
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """The same numbers whatever ran before."""
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(autouse=True)
+def doctest_names(doctest_namespace, tmp_path, monkeypatch, request):
+    """Names the docstrings' examples may use; an example that writes files does so in its folder."""
+    if isinstance(request.node, pytest.DoctestItem):
+        doctest_namespace.update(keras=keras, ka=ka, np=np)
+        monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tokenizer():
+    """A small tokenizer of made-up words, for examples."""
+    from tiny_translator import tiny_tokenizer
+
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def translator():
+    """A small translator with untrained weights, for examples."""
+    from tiny_translator import tiny_translator
+
+    return tiny_translator()

@@ -1,0 +1,142 @@
+"""The project itself: metadata, light import, public names, links, no machine's own paths."""
+
+import importlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import keras_attention
+
+ROOT = Path(__file__).parent.parent
+EXTRAS = {"text", "tensorboard", "serving", "cli", "test", "docs", "all"}
+# Joined here so that this file does not contain what it forbids.
+MACHINE_PATH = re.compile(rf"(?<![\w.~/<>-])/(?:{'|'.join(['home', 'root', 'tmp', 'work'])})/")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def tracked_files() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a checkout")
+    command = ["git", "ls-files", "-z"]
+    listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    # A file deleted but not yet committed is still listed.
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def module_names() -> list[str]:
+    modules = pkgutil.walk_packages(keras_attention.__path__, "keras_attention.")
+    return ["keras_attention", *(module.name for module in modules)]
+
+
+def public_names() -> list[tuple[str, str]]:
+    """The names in every `__all__`; importing the modules here also shows that each imports."""
+    pairs = []
+    for module in map(importlib.import_module, module_names()):
+        pairs += [(module.__name__, name) for name in getattr(module, "__all__", [])]
+    return pairs
+
+
+def in_fresh_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def heading_anchors(page: Path) -> set[str]:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+\s+(.*?)\s*$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def test_metadata_names_every_extra_and_the_command():
+    distribution = metadata.metadata("keras-attention")
+    assert distribution["Name"] == "keras-attention"
+    assert distribution["Version"] == "0.1.0"
+    assert distribution["Requires-Python"] == ">=3.11"
+    assert set(distribution.get_all("Provides-Extra")) == EXTRAS
+    commands = metadata.entry_points(group="console_scripts", name="keras-attention")
+    assert [command.value for command in commands] == ["keras_attention.cli:main"]
+
+
+def test_core_needs_neither_text_nor_tensorboard():
+    requirements = metadata.requires("keras-attention")
+    core = {re.match(r"[\w-]+", line)[0] for line in requirements if "extra ==" not in line}
+    assert core == {"keras", "tensorflow", "numpy"}
+
+
+def test_all_holds_every_feature():
+    requirements = metadata.requires("keras-attention")
+
+    def of(extra: str) -> set[str]:
+        return {line.split(";")[0] for line in requirements if f'extra == "{extra}"' in line}
+
+    assert of("all") == of("text") | of("tensorboard") | of("serving") | of("cli")
+
+
+def test_import_is_light():
+    heavy = ["tensorflow_text", "tensorboard", "sentencepiece", "sacrebleu", "matplotlib"]
+    code = f"import keras_attention, sys; print([n for n in {heavy} if n in sys.modules])"
+    assert in_fresh_python(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("room", ["text", "training", "decoding", "serving"])
+def test_rooms_load_when_named(room):
+    code = f"""if True:
+        import keras_attention as ka, sys
+        assert "keras_attention.{room}" not in sys.modules, "loaded too early"
+        print(ka.{room}.__name__, "tensorflow_text" in sys.modules)
+    """
+    name, _ = in_fresh_python(code).split()
+    assert name == f"keras_attention.{room}"
+
+
+def test_typed_marker_is_there():
+    assert (ROOT / "keras_attention" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(("module", "name"), public_names())
+def test_public_name_exists_and_is_documented(module, name):
+    value = getattr(importlib.import_module(module), name)
+    if callable(value) or isinstance(value, type(sys)):
+        assert (value.__doc__ or "").strip(), f"{module}.{name} has no docstring"
+
+
+def test_public_names_are_sorted_into_no_duplicates():
+    pairs = public_names()
+    assert len(pairs) == len(set(pairs))
+
+
+def test_links_between_pages_resolve():
+    broken = []
+    for page in (path for path in tracked_files() if path.suffix == ".md"):
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for link in (first or second for first, second in LINK.findall(text)):
+            if re.match(r"[a-z]+:", link):
+                continue  # another site's
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in heading_anchors(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+def test_no_file_mentions_a_path_of_one_machine():
+    found = []
+    for path in tracked_files():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue  # not text
+        found += [
+            f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+            for number, line in enumerate(lines, 1)
+            if MACHINE_PATH.search(line)
+        ]
+    assert not found
