@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(names()))
     if unknown:
-        parser.error(
-            f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(names())}"
-        )
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(names())}")
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1. Received: {options.rounds}")
     console = Console()

@@ -66,6 +66,4 @@ def _assert_equal(case: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -
     np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=OUTPUT_TOLERANCE, err_msg=case)
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
         scale = np.abs(other).max()
-        np.testing.assert_allclose(
-            mine, other, rtol=0, atol=GRADIENT_TOLERANCE * scale, err_msg=f"gradient, {case}"
-        )
+        np.testing.assert_allclose(mine, other, rtol=0, atol=GRADIENT_TOLERANCE * scale, err_msg=f"gradient, {case}")
