@@ -134,15 +134,17 @@ class MultiHeadAttention(keras.layers.Layer):
         head_dim = self._head_dim(query_shape[-1])
         value_dim = self.value_dim or head_dim
         output_dim = self.output_dim or query_shape[-1]
-        split, join = "bsm,mhd->bshd", "bshd,hdm->bsm"
-        self.query_dense = self._projection("query", split, (None, self.num_heads, head_dim))
-        self.key_dense = self._projection("key", split, (None, self.num_heads, head_dim))
-        self.value_dense = self._projection("value", split, (None, self.num_heads, value_dim))
-        self.output_dense = self._projection("attention_output", join, (None, output_dim))
-        self.query_dense.build(query_shape)
-        self.key_dense.build(key_shape)
-        self.value_dense.build(value_shape)
-        self.output_dense.build((*query_shape[:2], self.num_heads, value_dim))
+        # Positions of all sequences stand in one row axis n: a single matrix product, and a single one for
+        # the gradient of the kernel, where (b, s, m) would make a small one for each sequence.
+        split, join = "nm,mhd->nhd", "nhd,hdm->nm"
+        self.query_dense = self._projection("query", split, (self.num_heads, head_dim))
+        self.key_dense = self._projection("key", split, (self.num_heads, head_dim))
+        self.value_dense = self._projection("value", split, (self.num_heads, value_dim))
+        self.output_dense = self._projection("attention_output", join, (output_dim,))
+        self.query_dense.build((None, query_shape[-1]))
+        self.key_dense.build((None, key_shape[-1]))
+        self.value_dense.build((None, value_shape[-1]))
+        self.output_dense.build((None, self.num_heads, value_dim))
         self.weights_dropout = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
 
     def call(
@@ -188,7 +190,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if value is not None:
             memory = self.project(value, key, value_mask if cache is None else None)
             memory = memory if cache is None else cache.append(memory)
-        queries = _split_heads(self.query_dense(query))  # (B, H, T, D)
+        queries = _split_heads(self.query_dense, query)  # (B, H, T, D)
 
         mask = masks.combine_masks(
             None if query_mask is None else ops.swapaxes(masks.key_mask(query_mask), 2, 3),  # (B, 1, T, 1)
@@ -204,7 +206,7 @@ class MultiHeadAttention(keras.layers.Layer):
         context, weights = dot_product_attention(
             queries, memory.key, memory.value, mask, self._weights_dropout(training)
         )  # (B, H, T, D), (B, H, T, S)
-        output = self.output_dense(ops.transpose(context, (0, 2, 1, 3)))  # (B, T, M)
+        output = _join_heads(self.output_dense, context)  # (B, T, M)
 
         results = [output]
         if return_attention_scores:
@@ -238,7 +240,7 @@ class MultiHeadAttention(keras.layers.Layer):
             cleaned = ops.where(real, value, ops.zeros_like(value))
             key = cleaned if key is value else ops.where(real, key, ops.zeros_like(key))
             value = cleaned
-        return KeyValueCache(_split_heads(self.key_dense(key)), _split_heads(self.value_dense(value)))
+        return KeyValueCache(_split_heads(self.key_dense, key), _split_heads(self.value_dense, value))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -265,10 +267,10 @@ class MultiHeadAttention(keras.layers.Layer):
         return self.key_dim
 
     def _projection(self, name: str, equation: str, output_shape: tuple) -> keras.layers.EinsumDense:
-        dense = keras.layers.EinsumDense(
+        return keras.layers.EinsumDense(
             equation,
             output_shape=output_shape,
-            bias_axes=("hd" if len(output_shape) == 3 else "m") if self.use_bias else None,
+            bias_axes=equation[-len(output_shape) :] if self.use_bias else None,
             # A seeded initializer shared by the four would give them the same weights.
             kernel_initializer=self.kernel_initializer.clone(),
             bias_initializer=self.bias_initializer.clone(),
@@ -279,8 +281,6 @@ class MultiHeadAttention(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=name,
         )
-        dense.supports_masking = True  # positions stay apart, so a mask may pass
-        return dense
 
     def _weights_dropout(self, training: bool | None) -> Any:
         if self.dropout == 0.0:
@@ -365,5 +365,15 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         return width // self.num_heads
 
 
-def _split_heads(projected: Any) -> Any:
-    return ops.transpose(projected, (0, 2, 1, 3))  # (B, S, H, D) -> (B, H, S, D)
+def _split_heads(dense: keras.layers.Layer, x: Any) -> Any:
+    batch, length, width = ops.shape(x)
+    heads = dense(ops.reshape(x, (batch * length, width)))  # (B·S, H, D)
+    heads = ops.reshape(heads, (batch, length, *heads.shape[1:]))  # (B, S, H, D)
+    return ops.transpose(heads, (0, 2, 1, 3))  # (B, H, S, D)
+
+
+def _join_heads(dense: keras.layers.Layer, context: Any) -> Any:
+    batch, heads, length, width = ops.shape(context)
+    rows = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch * length, heads, width))  # (B·T, H, D)
+    rows = dense(rows)  # (B·T, M)
+    return ops.reshape(rows, (batch, length, rows.shape[-1]))  # (B, T, M)
