@@ -116,7 +116,7 @@ def list_search(table, beams, max_length, alpha, num_return):
     return finished[:num_return]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.5])
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.5])
 @pytest.mark.parametrize("max_length", [1, 3, 5])
 def test_wide_beams_find_the_best_of_all_sentences(alpha, max_length):
     table = make_table(2)
@@ -128,7 +128,7 @@ def test_wide_beams_find_the_best_of_all_sentences(alpha, max_length):
         assert_same(as_lists(found, sentence), expected)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize(("beams", "number"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (7, 2)])
 def test_narrow_beams_follow_the_rules_written_with_lists(alpha, beams, number):
     table = make_table(11, seed=23, scale=1.0)

@@ -63,9 +63,6 @@ def beam_search(
     Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or nothing but
     -inf ends at once with scores of NaN and no tokens; the other sentences go on.
 
-    An option out of its range, or a shape other than described, raises a `ValueError` that says how
-    to mend it; a `max_length` below 1 that shows only when a graph runs, an `InvalidArgumentError`.
-
     Args:
         step: Takes the last token of each beam (B·K,) int32 and the state; returns the logits of
             the next token (B·K, V) and the new state.
@@ -83,6 +80,11 @@ def beam_search(
     Returns:
         `Hypotheses` with ids (B, n, L), scores (B, n) and lengths (B, n), best first; L is the
         number of steps that were needed.
+
+    Raises:
+        ValueError: If an option is out of its range, or if `state` or what `step` returns has a
+            shape other than described.
+        tf.errors.InvalidArgumentError: If a `max_length` below 1 shows only when a graph runs.
 
     Example:
         >>> logits = tf.constant([[0.0, 0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
