@@ -1,0 +1,1 @@
+"""A translation task small enough to learn while one watches."""
