@@ -1,0 +1,238 @@
+"""A model and its tokenizer as one function from text to text."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.decoding import Hypotheses, beam_search
+from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
+
+# The paper's limit on the output: the length of the input and this many tokens.
+EXTRA_LENGTH = 50
+SOURCE = tf.TensorSpec([None], tf.string, name="source")
+
+
+class Translator(tf.Module):
+    """Translates text with a `Transformer`, its tokenizer and beam search.
+
+    Everything from text to text is one TensorFlow graph, so Python and the exported model give the
+    same. There is one output for each input, whatever the input: an empty text, bytes that are not
+    UTF-8 (each bad one counts as �), a text too long (it is cut). Outputs are valid UTF-8. At most
+    as many tokens as the source has and 50 more are written, as in the paper.
+
+    Args:
+        model: The `Transformer`, or another model with its `encode`, `init_cache` and `decode_step`.
+        tokenizer: The `SubwordTokenizer` that the model was trained with.
+        beam_size: Hypotheses followed at a time; 1 is greedy decoding.
+        length_penalty: The alpha of `decoding.length_penalty`.
+        max_source_length: Tokens of a text that are read, the end of sentence counted.
+
+    Raises:
+        ValueError: If `max_source_length` has no room for a token and the end of sentence.
+
+    Example:
+        >>> import pathlib
+        >>> _ = pathlib.Path("train.en").write_text("the cat sat\\nthe hat\\n", encoding="utf-8")
+        >>> tokenizer = ka.text.SubwordTokenizer.train("train.en", vocabulary_size=15)
+        >>> model = ka.Transformer.from_preset("tiny", tokenizer.vocabulary_size, num_layers=1)
+        >>> translator = Translator(model, tokenizer, beam_size=2)
+        >>> translations = translator(["the cat", "", "a hat"])  # of an untrained model
+        >>> len(translations)
+        3
+
+    Source: Vaswani et al. 2017, section 6.1.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        beam_size: int = 4,
+        length_penalty: float = 0.6,
+        max_source_length: int = 256,
+    ):
+        super().__init__(name="translator")
+        if max_source_length < 2:
+            raise ValueError(
+                "max_source_length must be 2 or more: a token and the end of sentence. "
+                f"Received: max_source_length={max_source_length}"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self._beam_size = beam_size
+        self._length_penalty = length_penalty
+        self._max_source_length = max_source_length
+
+    # The graphs are built once, with these numbers in them: setting one later would do nothing.
+
+    @property
+    def beam_size(self) -> int:
+        """Hypotheses followed at a time."""
+        return self._beam_size
+
+    @property
+    def length_penalty(self) -> float:
+        """The alpha of the length penalty."""
+        return self._length_penalty
+
+    @property
+    def max_source_length(self) -> int:
+        """Tokens of a text that are read, the end of sentence counted."""
+        return self._max_source_length
+
+    def __call__(self, texts: Sequence[str | bytes]) -> list[str]:
+        """Translates a few texts as one batch.
+
+        Args:
+            texts: The texts; as bytes where they may not be UTF-8.
+
+        Returns:
+            The best translation of each.
+
+        Raises:
+            ValueError: If the model's output is not a number for one of them.
+        """
+        found = self.serve(_as_tensor(texts))
+        broken = np.flatnonzero(np.isnan(found["score"].numpy()))
+        if len(broken):
+            raise ValueError(
+                f"The model gives no usable probabilities for texts {broken.tolist()}: its weights "
+                "probably hold NaN. Use an earlier checkpoint."
+            )
+        return [text.decode() for text in found["text"].numpy()]
+
+    def translate(
+        self, texts: Sequence[str | bytes], tokens_per_batch: int = 4096, progress: bool = False
+    ) -> list[str]:
+        """Translates many texts, such as the lines of a file.
+
+        Texts of similar length share a batch, so that little of it is padding; the translations come
+        in the order of the texts.
+
+        Args:
+            texts: The texts; as bytes where they may not be UTF-8.
+            tokens_per_batch: The most source tokens of a batch, padding counted.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The best translation of each.
+
+        Raises:
+            ValueError: If `tokens_per_batch` is below 1.
+        """
+        if tokens_per_batch < 1:
+            raise ValueError(
+                "tokens_per_batch must be 1 or more; a text longer than that gets its own batch. "
+                f"Received: tokens_per_batch={tokens_per_batch}"
+            )
+        lengths = self._source_ids(_as_tensor(texts))[1].numpy()
+        translations = [""] * len(texts)
+        batches = list(_batches(lengths, tokens_per_batch))
+        for batch in _with_progress(batches, len(texts)) if progress else batches:
+            found = self([texts[place] for place in batch])
+            for place, text in zip(batch, found, strict=True):
+                translations[place] = text
+        return translations
+
+    @tf.function(input_signature=[SOURCE], autograph=False)
+    def serve(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Translates in the graph; the export's signature `serving_default`.
+
+        Args:
+            source: Texts (B,).
+
+        Returns:
+            `text` (B,), the best translations, and `score` (B,), their scores.
+        """
+        found = self._search(source, num_return=1)
+        return {"text": self._texts(found)[:, 0], "score": found.scores[:, 0]}
+
+    @tf.function(input_signature=[SOURCE], autograph=False)
+    def serve_nbest(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Gives as many translations as there are beams; the export's signature `translate_nbest`.
+
+        Args:
+            source: Texts (B,).
+
+        Returns:
+            `texts` (B, K) and `scores` (B, K), best first.
+        """
+        found = self._search(source, num_return=self.beam_size)
+        return {"texts": self._texts(found), "scores": found.scores}
+
+    def _source_ids(self, source: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns ids (B, S) that end in eos, padded, and how many of each count (B,)."""
+        pieces = self.tokenizer.tokenize(source)[:, : self.max_source_length - 1]
+        eos = tf.fill([tf.size(source), 1], EOS_ID)
+        ids = tf.concat([pieces, eos], axis=1)
+        return ids.to_tensor(PAD_ID), tf.cast(ids.row_lengths(), tf.int32)
+
+    def _search(self, source: tf.Tensor, num_return: int) -> Hypotheses:
+        source_ids, lengths = self._source_ids(source)  # (B, S), (B,)
+        memory, source_mask = self.model.encode(source_ids)  # (B, S, M), (B, S)
+        batch_size = tf.size(source)
+        cache = self.model.init_cache(memory, batch_size * self.beam_size)
+
+        def step(ids, layers):  # (B·K,) -> (B·K, V)
+            # The keys and values of the source stay outside the state: beams share them.
+            so_far = cache._replace(layers=layers)
+            logits, grown = self.model.decode_step(ids[:, None], so_far, source_mask)
+            return logits[:, 0], grown.layers
+
+        return beam_search(
+            step,
+            cache.layers,
+            batch_size=batch_size,
+            beam_size=self.beam_size,
+            max_length=lengths - 1 + EXTRA_LENGTH,
+            length_penalty=self.length_penalty,
+            num_return=num_return,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            pad_id=PAD_ID,
+        )
+
+    def _texts(self, found: Hypotheses) -> tf.Tensor:
+        batch, number, length = tf.unstack(tf.shape(found.ids))
+        texts = self.tokenizer.detokenize(tf.reshape(found.ids, [batch * number, length]))
+        return tf.reshape(texts, [batch, number])
+
+
+def _as_tensor(texts: Sequence[str | bytes]) -> tf.Tensor:
+    """Returns the texts (B,) as bytes; lone surrogates become bytes that are no UTF-8."""
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"texts must be a list of texts; write [text] for one. Received: {texts!r:.80}")
+    wrong = [place for place, text in enumerate(texts) if not isinstance(text, str | bytes)]
+    if wrong:
+        raise TypeError(
+            "Each text must be str or bytes. "
+            f"Received: {texts[wrong[0]]!r:.80} ({type(texts[wrong[0]]).__name__}) at {wrong[0]}"
+        )
+    encoded = [t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in texts]
+    return tf.constant(encoded, tf.string, shape=[len(encoded)])
+
+
+def _batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """Yields the places of texts of similar length, the longest first.
+
+    So the batch that needs the most memory comes first, and what is left goes ever faster.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + max(1, tokens_per_batch // lengths[order[start]])
+        yield order[start:stop]
+        start = stop
+
+
+def _with_progress(batches: list[np.ndarray], number: int) -> Iterator[np.ndarray]:
+    """Yields the batches under a progress bar of the texts done."""
+    from rich.progress import Progress  # only the command line needs it
+
+    with Progress() as bar:
+        task = bar.add_task("translating", total=number)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch))

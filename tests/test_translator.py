@@ -1,0 +1,172 @@
+"""The translator: one output for each input, the same alone and in a batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_translator, words
+
+from keras_attention.decoding import length_penalty
+from keras_attention.serving import Translator
+
+
+class FixedModel:
+    """Stands in for a `Transformer`: the next token's logits depend on the last token alone."""
+
+    def __init__(self, logits):
+        self.logits = tf.constant(logits, tf.float32)  # (V, V)
+
+    def encode(self, source):
+        self.source = source
+        return tf.zeros([*tf.unstack(tf.shape(source)), 1]), source != 0
+
+    def init_cache(self, memory, batch_size):
+        self.cache_size = batch_size
+        return FixedCache(layers=())
+
+    def decode_step(self, ids, cache, source_mask):
+        return tf.gather(self.logits, ids), cache
+
+
+class FixedCache:
+    def __init__(self, layers):
+        self.layers = layers
+
+    def _replace(self, layers):
+        return FixedCache(layers)
+
+
+def fixed_logits(**rows):
+    """Logits (V, V) that are equal but for the given rows."""
+    logits = np.zeros([tiny_tokenizer().vocabulary_size] * 2, "float32")
+    for token, row in rows.items():
+        logits[int(token[1:])] = row
+    return logits
+
+
+@pytest.fixture(scope="module")
+def translator():
+    return tiny_translator()
+
+
+@pytest.fixture(scope="module")
+def translations(translator):
+    return translator(ODD_TEXTS)
+
+
+def test_one_valid_output_for_each_input(translations):
+    assert len(translations) == len(ODD_TEXTS)
+    assert all(isinstance(text, str) for text in translations)
+    assert len(set(translations)) > 5  # the outputs depend on the inputs
+
+
+def test_a_batch_gives_what_its_texts_give_alone(translator, translations):
+    assert [translator([text])[0] for text in ODD_TEXTS] == translations
+
+
+def test_no_text(translator):
+    assert translator([]) == []
+    assert translator.translate([]) == []
+    found = translator.serve_nbest(tf.constant([], tf.string))
+    assert found["texts"].shape == found["scores"].shape == (0, 3)
+
+
+def test_the_order_of_texts_is_kept_however_they_are_batched(translator, translations, capsys):
+    assert translator.translate(ODD_TEXTS, tokens_per_batch=29) == translations
+    assert capsys.readouterr().out == ""
+    assert translator.translate(ODD_TEXTS[3:5], progress=True) == translations[3:5]
+    assert "100%" in capsys.readouterr().out
+
+
+def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
+    shapes = []
+
+    def watched(self, texts):
+        ids, _ = self._source_ids(tf.constant(texts))
+        shapes.append(tuple(ids.shape))
+        return texts
+
+    monkeypatch.setattr(Translator, "__call__", watched)
+    texts = lines(97)
+    assert translator.translate(texts, tokens_per_batch=131) == texts
+    assert sum(count for count, _ in shapes) == 97
+    assert all(count * length <= 131 for count, length in shapes)
+    lengths = [length for _, length in shapes]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(shapes) <= 1.2 * sum(count * length for count, length in shapes) / 131 + 1
+
+
+def test_lone_surrogates_count_as_bad_bytes(translator):
+    text, as_bytes = "\ud800 " + words()[1], b"\xed\xa0\x80 " + words()[1].encode()
+    assert translator([text]) == translator([as_bytes])
+
+
+def test_the_best_of_the_best_is_the_best(translator, translations):
+    texts = tf.constant([t if isinstance(t, bytes) else t.encode() for t in ODD_TEXTS])
+    best, nbest = translator.serve(texts), translator.serve_nbest(texts)
+    assert nbest["texts"].shape == nbest["scores"].shape == (len(ODD_TEXTS), 3)
+    assert (nbest["texts"][:, 0] == best["text"]).numpy().all()
+    assert [text.decode() for text in best["text"].numpy()] == translations
+    np.testing.assert_allclose(nbest["scores"][:, 0], best["score"], rtol=1e-5)
+    assert (np.diff(nbest["scores"]) <= 0).all()
+
+
+def test_scores_are_those_of_the_model_on_the_whole_sentence(translator, monkeypatch):
+    """The search in steps, with caches and beams, against one pass of the functional model."""
+    monkeypatch.setattr("keras_attention.serving.translator.EXTRA_LENGTH", 2)
+    text = lines()[0]
+    found = translator._search(tf.constant([text]), num_return=3)
+    source = [[*tiny_tokenizer().encode([text])[0], 3]]
+    for ids, score, length in zip(*(x[0].numpy() for x in found[:3]), strict=True):
+        target = [[2, *ids[: length - 1]]]
+        logits = tiny_model()({"source": tf.constant(source), "target": tf.constant(target)})
+        chosen = tf.gather(tf.nn.log_softmax(logits)[0], ids[:length], batch_dims=1)
+        expected = tf.reduce_sum(chosen) / length_penalty(length, 0.6)
+        np.testing.assert_allclose(score, expected, rtol=1e-4)
+
+
+def test_long_texts_are_cut_and_keep_their_end():
+    translator = Translator(None, tiny_tokenizer(), max_source_length=11)
+    ids, lengths = translator._source_ids(tf.constant(["", words()[0], " ".join(words())]))
+    pieces = tiny_tokenizer().encode([words()[0], " ".join(words())])
+    assert lengths.numpy().tolist() == [1, len(pieces[0]) + 1, 11]
+    assert ids.shape == (3, 11)
+    assert ids[0].numpy().tolist() == [3] + [0] * 10
+    assert ids[1].numpy().tolist()[: len(pieces[0]) + 2] == [*pieces[0], 3, 0]
+    assert ids[2].numpy().tolist() == [*pieces[1][:10], 3]
+
+
+def test_outputs_have_at_most_fifty_tokens_more_than_the_source():
+    logits = fixed_logits()
+    logits[:, 3] = -30.0  # no sentence wants to end
+    translator = Translator(FixedModel(logits), tiny_tokenizer(), beam_size=2)
+    found = translator._search(tf.constant(["", words()[0]]), num_return=1)
+    pieces = len(tiny_tokenizer().encode([words()[0]])[0])
+    assert found.lengths.numpy().tolist() == [[50], [50 + pieces]]
+
+
+def test_a_model_that_gives_nan_is_reported():
+    logits = fixed_logits(t2=np.nan)
+    translator = Translator(FixedModel(logits), tiny_tokenizer())
+    with pytest.raises(ValueError, match=r"no usable probabilities for texts \[0, 1\]"):
+        translator(["", "a"])
+    found = translator.serve(tf.constant(["", "a"]))
+    assert found["text"].numpy().tolist() == [b"", b""]
+    assert np.isnan(found["score"]).all()
+
+
+def test_one_text_is_not_a_list(translator):
+    with pytest.raises(TypeError, match=r"write \[text\] for one. Received: 'guten tag'"):
+        translator("guten tag")
+    with pytest.raises(TypeError, match=r"must be str or bytes. Received: 7 \(int\) at 1"):
+        translator(["guten tag", 7])
+
+
+def test_bad_numbers(translator):
+    with pytest.raises(ValueError, match="tokens_per_batch must be 1 or more"):
+        translator.translate(["a"], tokens_per_batch=0)
+    with pytest.raises(ValueError, match="max_source_length must be 2 or more"):
+        Translator(None, None, max_source_length=1)
+    with pytest.raises(AttributeError):
+        translator.beam_size = 5  # the graph would not follow
+    assert (translator.beam_size, translator.length_penalty) == (3, 0.6)
+    assert Translator(None, None).max_source_length == 256
