@@ -1,0 +1,8 @@
+"""Whole jobs on files and folders: what the commands of `keras-attention` call."""
+
+from keras_attention.pipeline.config import RunConfig
+from keras_attention.pipeline.evaluate import Scores, score
+from keras_attention.pipeline.folder import RunFolder
+from keras_attention.pipeline.train import average, train
+
+__all__ = ["RunConfig", "RunFolder", "Scores", "average", "score", "train"]

@@ -1,0 +1,220 @@
+"""Training from two text files to checkpoints, and going on where a run stopped."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_attention.models import Transformer
+from keras_attention.pipeline.config import RunConfig
+from keras_attention.pipeline.evaluate import quick_bleu
+from keras_attention.pipeline.folder import RunFolder
+from keras_attention.serving import Translator
+from keras_attention.text import ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.training import (
+    Checkpoints,
+    MaskedAccuracy,
+    MaskedCrossEntropy,
+    Perplexity,
+    Score,
+    StopAfter,
+    Throughput,
+    average_checkpoints,
+    paper_optimizer,
+    write_whole,
+)
+
+# `fit` wants a number of epochs; with a limit in minutes alone, more than it can reach.
+UNLIMITED = 9999
+
+
+def train(
+    folder: str | Path,
+    config: RunConfig | None = None,
+    *,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+) -> Transformer:
+    """Trains a translator, or goes on with the run that the folder holds.
+
+    One "epoch" of the progress bar is `config.evaluate_every` steps: after each come the validation loss, BLEU
+    on a sample and a checkpoint. Training ends at the first limit; then the kept checkpoints are averaged, and
+    `final.keras` is the average or the best single one, whichever has the lower validation loss.
+
+    Args:
+        folder: Where the run lies.
+        config: What to train; None goes on with an existing run.
+        epochs: Passes over the training data, those of earlier calls counted in.
+        max_steps: Steps, those of earlier calls counted in.
+        max_minutes: Minutes of this call.
+
+    Returns:
+        The final model.
+
+    Raises:
+        FileNotFoundError: No config was given and the folder holds no run, or a text file is missing.
+        ValueError: The folder holds a run with another config, no limit was given, or the texts are not usable.
+    """
+    if epochs is None and max_steps is None and max_minutes is None:
+        raise ValueError("Give a limit: `epochs`, `max_steps` or `max_minutes`. Received: none of them")
+    run = RunFolder(folder)
+    config = _settle_config(run, config)
+    keras.utils.set_random_seed(config.seed)
+
+    corpus = ParallelCorpus(config.source, config.target)
+    valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
+    tokenizer = _settle_tokenizer(run, config)
+    options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
+    batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options)
+    valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
+    print(batches.summary())
+
+    model = _settle_model(run, config)
+    step = int(model.optimizer.iterations)
+    limits = [max_steps, None if epochs is None else epochs * len(batches)]
+    limit = min((value for value in limits if value is not None), default=None)
+    if limit is None or step < limit:
+        _fit(model, run, config, batches, valid_batches, valid_corpus, tokenizer, step, limit, max_minutes)
+    return _finish(model, run, valid_batches.dataset())
+
+
+def _settle_config(run: RunFolder, config: RunConfig | None) -> RunConfig:
+    """The config of an existing run, or the given one, written into a new folder."""
+    if config is None:
+        return run.config
+    if run.exists:
+        old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
+        differing = [f"{name}: {old[name]!r} there, {new[name]!r} given" for name in old if old[name] != new[name]]
+        if differing:
+            raise ValueError(
+                f"{run.path} holds a run with another config; go on with it without one, or take another folder. "
+                f"Differing: {'; '.join(differing)}"
+            )
+    # A config that cannot be, or text that cannot be read, leaves no folder behind.
+    config.transformer()
+    for source, target in ((config.source, config.target), (config.valid_source, config.valid_target)):
+        ParallelCorpus(source, target)
+    run.path.mkdir(parents=True, exist_ok=True)
+    config.save(run.config_file)
+    return config
+
+
+def _settle_tokenizer(run: RunFolder, config: RunConfig) -> SubwordTokenizer:
+    if not run.tokenizer_file.exists():
+        print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
+        tokenizer = SubwordTokenizer.train([config.source, config.target], config.vocabulary_size)
+        write_whole(run.tokenizer_file, tokenizer.save)
+    return run.tokenizer
+
+
+def _settle_model(run: RunFolder, config: RunConfig) -> Transformer:
+    """The model of the last checkpoint with its optimizer, or a new one."""
+    last = run.model_file("last")
+    if last.exists():
+        model = keras.models.load_model(last)
+        print(f"going on from step {int(model.optimizer.iterations):,}")
+        return model
+    model = Transformer(config.transformer(), dtype=config.dtype)
+    optimizer = paper_optimizer(model.config, config.warmup_steps, config.learning_rate_scale)
+    model.compile(
+        optimizer,
+        loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
+        metrics=[MaskedAccuracy(), Perplexity()],
+    )
+    return model
+
+
+def _fit(
+    model: Transformer,
+    run: RunFolder,
+    config: RunConfig,
+    batches: TokenBatches,
+    valid_batches: TokenBatches,
+    valid_corpus: ParallelCorpus,
+    tokenizer: SubwordTokenizer,
+    step: int,
+    limit: int | None,
+    max_minutes: float | None,
+) -> None:
+    started = time.monotonic()
+    initial = step // config.evaluate_every
+    translator = Translator(model, tokenizer, beam_size=1)
+    sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
+    sources, references = map(list, zip(*sample, strict=True))
+
+    def bleu() -> Mapping[str, float]:
+        return {"val_bleu": quick_bleu(translator.translate(sources), references)}
+
+    model.fit(
+        batches.dataset(first_epoch=step // len(batches)).repeat(),
+        steps_per_epoch=config.evaluate_every,
+        initial_epoch=initial,
+        epochs=UNLIMITED if limit is None else initial + -(-(limit - step) // config.evaluate_every),
+        validation_data=valid_batches.dataset(),
+        callbacks=[
+            StopAfter(steps=limit, minutes=max_minutes),
+            Throughput(batches.num_tokens / len(batches)),
+            Score(bleu),
+            *_tensorboard(run),
+            keras.callbacks.CSVLogger(str(run.history_file), append=step > 0),
+            Checkpoints(run.checkpoints, keep=config.keep_checkpoints),
+        ],
+    )
+    print(f"{int(model.optimizer.iterations) - step:,} steps in {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
+    try:
+        import tensorboard  # noqa: F401  Keras' callback imports it only when training begins
+    except ImportError:
+        print("no TensorBoard logs: install keras-attention[tensorboard] to have them")
+        return []
+    return [keras.callbacks.TensorBoard(str(run.logs))]
+
+
+def average(folder: str | Path, last: int | None = None) -> Path:
+    """Averages the weights that a run kept, as `train` does at its end.
+
+    Args:
+        folder: The run.
+        last: How many of the newest; all that were kept by default.
+
+    Returns:
+        The path of `average.keras`.
+
+    Raises:
+        FileNotFoundError: No run here, or none of its weights were kept yet.
+        ValueError: `last` is more than were kept, or below 1.
+    """
+    run = RunFolder(folder)
+    model = Transformer(run.config.transformer(), dtype=run.config.dtype)
+    kept = run.weights
+    if not kept:
+        raise FileNotFoundError(f"{run.path} has no checkpoints yet: train it first")
+    last = len(kept) if last is None else last
+    if not 1 <= last <= len(kept):
+        raise ValueError(f"{run.path} kept {len(kept)} checkpoints. Received: last={last}")
+    average_checkpoints(model, kept[-last:])
+    write_whole(run.model_file("average"), model.save)
+    return run.model_file("average")
+
+
+def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
+    """Writes `average.keras`, and as `final.keras` the average or the best, whichever validates better."""
+    average(run.path)
+    losses = {}
+    for name in ("best", "average"):
+        model.load_weights(run.model_file(name))
+        results = model.evaluate(data, verbose=0, return_dict=True)
+        losses[name] = results["loss"]
+        print(f"validation perplexity of the {name} checkpoint: {results['perplexity']:.3f}")
+    write_whole(
+        run.model_file("final"),
+        lambda path: shutil.copyfile(run.model_file(min(losses, key=losses.get)), path),
+    )
+    return keras.models.load_model(run.model_file("final"), compile=False)

@@ -1,0 +1,23 @@
+"""Losses, metrics, the schedule, callbacks and averaging. They run on every Keras backend."""
+
+from keras_attention.training.averaging import average_checkpoints
+from keras_attention.training.callbacks import Checkpoints, Score, StopAfter, Throughput, weight_files, write_whole
+from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
+from keras_attention.training.metrics import MaskedAccuracy, Perplexity
+from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
+
+__all__ = [
+    "Checkpoints",
+    "InverseSqrtSchedule",
+    "MaskedAccuracy",
+    "MaskedCrossEntropy",
+    "Perplexity",
+    "Score",
+    "StopAfter",
+    "Throughput",
+    "average_checkpoints",
+    "paper_optimizer",
+    "token_cross_entropy",
+    "weight_files",
+    "write_whole",
+]

@@ -1,0 +1,165 @@
+"""Callbacks that `fit` takes beside those of Keras."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_attention.layers.arguments import positive_integer, positive_number
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends training after a number of steps or minutes, whichever comes first.
+
+    Args:
+        steps: Steps of the optimizer, those of earlier runs counted in; None sets no limit.
+        minutes: Minutes since training began; None sets no limit.
+
+    Raises:
+        ValueError: A limit that is not above zero.
+
+    Example:
+        >>> StopAfter(minutes=30).minutes
+        30
+    """
+
+    def __init__(self, steps: int | None = None, minutes: float | None = None):
+        super().__init__()
+        self.steps = None if steps is None else positive_integer(steps, "steps")
+        self.minutes = None if minutes is None else positive_number(minutes, "minutes")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        late = self.minutes is not None and time.monotonic() - self._started >= 60 * self.minutes
+        done = self.steps is not None and int(self.model.optimizer.iterations) >= self.steps
+        if late or done:
+            self.model.stop_training = True
+
+
+class Score(keras.callbacks.Callback):
+    """Adds the numbers of a function, such as BLEU on a sample, to the logs of each epoch.
+
+    Stands before the callbacks that read the logs (TensorBoard, CSVLogger, ModelCheckpoint).
+
+    Args:
+        score: Called at the end of each epoch; returns numbers by name.
+
+    Example:
+        >>> logs = {}
+        >>> Score(lambda: {"val_bleu": 31.5}).on_epoch_end(0, logs)
+        >>> logs
+        {'val_bleu': 31.5}
+    """
+
+    def __init__(self, score: Callable[[], Mapping[str, float]]):
+        super().__init__()
+        self.score = score
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs.update(self.score())
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds `tokens_per_second` to the logs of each epoch, evaluation not counted.
+
+    Args:
+        tokens_per_step: Source and target tokens of an average batch, padding not counted.
+
+    Example:
+        >>> Throughput(tokens_per_step=7000).tokens_per_step
+        7000
+    """
+
+    def __init__(self, tokens_per_step: float):
+        super().__init__()
+        self.tokens_per_step = tokens_per_step
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._steps, self._started = 0, time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._steps, self._seconds = self._steps + 1, time.monotonic() - self._started
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs["tokens_per_second"] = self._steps * self.tokens_per_step / self._seconds
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the whole model for going on, the weights of the last epochs for averaging, and the best.
+
+    Each file is written beside its place and renamed, so that a run that is cut off leaves whole files:
+    `last.keras` (with the optimizer), `step-00001200.weights.h5`, and `best.keras`.
+
+    Args:
+        folder: Where they are kept.
+        keep: How many of the last weights are kept.
+        monitor: The entry of the logs that is smallest for the best.
+
+    Raises:
+        ValueError: `keep` is not a positive integer.
+
+    Example:
+        >>> Checkpoints("runs/en-de/checkpoints", keep=5).keep
+        5
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 10, monitor: str = "val_loss"):
+        super().__init__()
+        self.folder = Path(folder)
+        self.keep = positive_integer(keep, "keep")
+        self.monitor = monitor
+        self.best = float("inf")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        step = int(self.model.optimizer.iterations)
+        write_whole(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights)
+        for path in weight_files(self.folder)[: -self.keep]:
+            path.unlink()
+        value = (logs or {}).get(self.monitor)
+        if value is not None and value < self.best:
+            self.best = float(value)
+            write_whole(self.folder / "best.keras", self.model.save)
+        # Last, so that the step it holds is one whose other files are there.
+        write_whole(self.folder / "last.keras", self.model.save)
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The weights that `Checkpoints` kept, the oldest first.
+
+    Args:
+        folder: Where they are kept.
+
+    Returns:
+        Their paths.
+
+    Example:
+        >>> weight_files("no/such/folder")
+        []
+    """
+    return sorted(Path(folder).glob("step-*.weights.h5"))
+
+
+def write_whole(path: Path, write: Callable[[str], Any]) -> None:
+    """Writes a file beside its place and renames it.
+
+    Args:
+        path: The file's place.
+        write: Called with a path of the same endings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "note.txt"
+        ...     write_whole(path, lambda beside: Path(beside).write_text("whole"))
+        ...     path.read_text()
+        'whole'
+    """
+    beside = path.with_name(f".writing-{path.name}")
+    write(str(beside))
+    os.replace(beside, path)

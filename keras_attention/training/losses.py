@@ -1,0 +1,142 @@
+"""Label-smoothed cross-entropy over real tokens.
+
+Shapes: B batch, T target length, V vocabulary.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers.arguments import probability
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class MaskedCrossEntropy(keras.losses.Loss):
+    """L = −1/n Σ_t [(1 − ε) log p(y_t) + ε/V Σ_v log p(v)] over the n tokens that are not padding.
+
+    With log p(v) = z_v − log Σ exp z, so neither the probabilities' logarithms nor a one-hot of the
+    vocabulary is ever stored, forward or backward.
+
+    Args:
+        label_smoothing: ε.
+        ignore_id: The label that is padding.
+        **kwargs: `name`, `reduction`, `dtype`.
+
+    Raises:
+        ValueError: An ε outside [0, 1).
+
+    Example:
+        >>> loss = MaskedCrossEntropy(label_smoothing=0.1)
+        >>> float(loss(keras.ops.array([[5, 0, 0]]), keras.ops.zeros((1, 3, 10))))  # log 10
+        2.302585...
+
+    Source: Vaswani et al. 2017, section 5.4; Szegedy et al. 2015, section 7.
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, ignore_id: int = 0, name: str = "masked_cross_entropy", **kwargs: Any
+    ):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = probability(label_smoothing, "label_smoothing")
+        self.ignore_id = ignore_id
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each token, scaled so that the mean over all positions is the mean over real ones.
+
+        Args:
+            y_true: Token ids (B, T).
+            y_pred: Logits (B, T, V).
+
+        Returns:
+            (B, T), zero at padding.
+        """
+        labels = ops.cast(y_true, "int32")
+        real = ops.cast(ops.not_equal(labels, self.ignore_id), "float32")  # (B, T)
+        share = ops.maximum(ops.mean(real), 1e-9)
+        return token_cross_entropy(labels, y_pred, self.label_smoothing) * real / share
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "label_smoothing": self.label_smoothing, "ignore_id": self.ignore_id}
+
+
+def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) -> Any:
+    """Cross-entropy of each token against its smoothed label.
+
+    Args:
+        labels: Token ids (B, T).
+        logits: (B, T, V).
+        label_smoothing: ε.
+
+    Returns:
+        (B, T), float32.
+
+    Example:
+        >>> token_cross_entropy(keras.ops.zeros((2, 3), dtype="int32"), keras.ops.zeros((2, 3, 7))).shape
+        (2, 3)
+    """
+    shape = ops.shape(labels)
+    vocabulary_size = logits.shape[-1]
+    labels = ops.reshape(labels, (-1,))  # (N,) with N = B·T
+    logits = ops.reshape(ops.cast(logits, "float32"), (-1, vocabulary_size))  # (N, V)
+    smooth = label_smoothing / vocabulary_size
+
+    # The gradient is softmax(z) − target. Written out, it costs two passes over (N, V); derived from the
+    # forward pass, the gathered logit and the mean would each cost a tensor of that size more.
+    @ops.custom_gradient
+    def cross_entropy(logits: Any) -> Any:
+        exponentials, log_sum = exponentials_and_log_sum(logits)  # (N, V), (N,)
+        label_logits = gather_labels(logits, labels)  # (N,)
+        losses = log_sum - (1 - label_smoothing) * label_logits
+        if label_smoothing:
+            losses -= label_smoothing * ops.mean(logits, axis=-1)
+
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            upstream = args[0] if upstream is None else upstream  # (N,)
+            scale = upstream / ops.sum(exponentials, axis=-1)
+            others = exponentials * scale[:, None] - (upstream * smooth)[:, None]  # (N, V)
+            at_label = upstream * (ops.exp(label_logits - log_sum) - (1 - label_smoothing) - smooth)
+            rows = ops.arange(ops.shape(labels)[0], dtype=labels.dtype)
+            return ops.scatter_update(others, ops.stack([rows, labels], axis=-1), at_label)
+
+        return losses, gradient
+
+    return ops.reshape(cross_entropy(logits), shape)
+
+
+def exponentials_and_log_sum(logits: Any) -> tuple[Any, Any]:
+    """exp(z − max z) and log Σ exp z, in the same operations for loss and metrics.
+
+    A graph that holds both computes them once.
+
+    Args:
+        logits: (N, V).
+
+    Returns:
+        (N, V) and (N,).
+
+    Example:
+        >>> _, log_sum = exponentials_and_log_sum(keras.ops.zeros((1, 10)))
+        >>> float(log_sum[0])
+        2.302585...
+    """
+    largest = ops.max(logits, axis=-1)  # (N,)
+    exponentials = ops.exp(logits - largest[:, None])  # (N, V)
+    return exponentials, ops.log(ops.sum(exponentials, axis=-1)) + largest
+
+
+def gather_labels(logits: Any, labels: Any) -> Any:
+    """The logit of each row's label.
+
+    Args:
+        logits: (N, V).
+        labels: (N,).
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> keras.ops.convert_to_numpy(gather_labels(keras.ops.array([[1.0, 2.0], [3.0, 4.0]]), keras.ops.array([1, 0])))
+        array([2., 3.], dtype=float32)
+    """
+    return ops.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]

@@ -1,0 +1,71 @@
+"""The paper's learning-rate schedule and optimizer."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers.arguments import positive_integer, positive_number
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): a linear rise, then 1/√step.
+
+    Args:
+        hidden_dim: d_model.
+        warmup_steps: Steps of the rise.
+        scale: A factor on the whole; 1 in the paper.
+
+    Raises:
+        ValueError: A size or a scale that is not above zero.
+
+    Example:
+        >>> float(InverseSqrtSchedule(hidden_dim=512)(3999))  # the 4000th step, the highest
+        0.00069877...
+
+    Source: Vaswani et al. 2017, section 5.3, equation 3.
+    """
+
+    def __init__(self, hidden_dim: int, warmup_steps: int = 4000, scale: float = 1.0):
+        self.hidden_dim = positive_integer(hidden_dim, "hidden_dim")
+        self.warmup_steps = positive_integer(warmup_steps, "warmup_steps")
+        self.scale = positive_number(scale, "scale")
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "float32") + 1.0  # Keras counts the steps already taken
+        rise = step * self.warmup_steps**-1.5
+        return self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), rise)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"hidden_dim": self.hidden_dim, "warmup_steps": self.warmup_steps, "scale": self.scale}
+
+
+def paper_optimizer(
+    config: Any, warmup_steps: int = 4000, scale: float = 1.0, global_clipnorm: float | None = 1.0
+) -> keras.optimizers.Optimizer:
+    """Adam with β1 = 0.9, β2 = 0.98, ε = 1e-9 and the paper's schedule, gradients clipped by their norm.
+
+    Args:
+        config: Anything with a `hidden_dim`, such as `model.config`.
+        warmup_steps: As of `InverseSqrtSchedule`.
+        scale: As of `InverseSqrtSchedule`.
+        global_clipnorm: The largest norm of all gradients together; None clips nothing, as in the paper.
+
+    Returns:
+        An optimizer for `compile`.
+
+    Example:
+        >>> from keras_attention import TransformerConfig
+        >>> paper_optimizer(TransformerConfig(vocabulary_size=100)).epsilon
+        1e-09
+
+    Source: Vaswani et al. 2017, section 5.3.
+    """
+    return keras.optimizers.Adam(
+        InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale),
+        beta_1=0.9,
+        beta_2=0.98,
+        epsilon=1e-9,
+        global_clipnorm=global_clipnorm,
+    )
