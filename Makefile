@@ -45,7 +45,7 @@ bench: .venv/.installed ## measure against peers; results in benchmarks/results
 
 docs: .venv/.docs ## build the documentation into site/
 	@echo "docs: builds the documentation into site/"
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 tensorboard: .venv/.installed ## show the logs of runs/ in a browser
 	@echo "tensorboard: shows the logs of runs/"

@@ -1,5 +1,7 @@
 """What every test and every example in a docstring finds: the usual names, a fixed seed."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import keras_attention as ka
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """The same numbers whatever ran before."""
-    keras.utils.set_random_seed(1)
+    """The same numbers whatever ran before: Keras 3 draws its own seeds from Python's generator."""
+    random.seed(1)
+    np.random.seed(1)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ FEATURES = {
     "cli": ["click", "rich", "pyyaml", "matplotlib"],
 }
 TOOLS = {
-    "test": ["pytest>=8", "pytest-xdist", "ruff", "import-linter", "pydoclint"],
+    # setuptools: a test reads the metadata out of setup.py.
+    "test": ["pytest>=8", "pytest-xdist", "ruff", "import-linter", "pydoclint", "setuptools"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python"],
 }
 
