@@ -32,11 +32,7 @@ def export(translator: Translator, folder: str | os.PathLike) -> Path:
         The folder of the new version.
 
     Example:
-        >>> import pathlib
-        >>> _ = pathlib.Path("train.en").write_text("the cat sat\\nthe hat\\n", encoding="utf-8")
-        >>> tokenizer = ka.text.SubwordTokenizer.train("train.en", vocabulary_size=15)
-        >>> model = ka.Transformer.from_preset("tiny", tokenizer.vocabulary_size, num_layers=1)
-        >>> translator = ka.serving.Translator(model, tokenizer, beam_size=2)
+        >>> translator = getfixture("translator")
         >>> export(translator, "saved_models/en-de").as_posix()
         'saved_models/en-de/1'
 
