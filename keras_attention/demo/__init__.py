@@ -1,1 +1,6 @@
 """A translation task small enough to learn while one watches."""
+
+from keras_attention.demo.phrases import make_pairs, split_pairs
+from keras_attention.demo.run import run_demo
+
+__all__ = ["make_pairs", "run_demo", "split_pairs"]

@@ -29,6 +29,7 @@ class RunConfig:
         valid_target: Their translations.
         preset: "tiny", "small", "base" or "big".
         vocabulary_size: Pieces of the tokenizer that source and target share.
+        split_digits: Whether each digit is a piece of its own, for text full of numbers.
         model: Attributes of `TransformerConfig` that differ from the preset.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
         tokens_per_batch: The largest padded size of either side of a batch.
@@ -54,6 +55,7 @@ class RunConfig:
     valid_target: str
     preset: str = "small"
     vocabulary_size: int = 8000
+    split_digits: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     tokens_per_batch: int = 4096

@@ -107,7 +107,9 @@ def _settle_config(run: RunFolder, config: RunConfig | None) -> RunConfig:
 def _settle_tokenizer(run: RunFolder, config: RunConfig) -> SubwordTokenizer:
     if not run.tokenizer_file.exists():
         print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
-        tokenizer = SubwordTokenizer.train([config.source, config.target], config.vocabulary_size)
+        tokenizer = SubwordTokenizer.train(
+            [config.source, config.target], config.vocabulary_size, split_digits=config.split_digits
+        )
         write_whole(run.tokenizer_file, tokenizer.save)
     return run.tokenizer
 
@@ -154,6 +156,7 @@ def _fit(
         batches.dataset(first_epoch=step // len(batches)).repeat(),
         steps_per_epoch=config.evaluate_every,
         initial_epoch=initial,
+        shuffle=False,  # the batches are, by their seed and epoch
         epochs=UNLIMITED if limit is None else initial + -(-(limit - step) // config.evaluate_every),
         validation_data=valid_batches.dataset(),
         callbacks=[

@@ -136,6 +136,31 @@ class Translator(tf.Module):
                 translations[place] = text
         return translations
 
+    def attention(self, text: str) -> tuple[np.ndarray, list[str], list[str]]:
+        """Says where the decoder looks while it writes the best translation of a text.
+
+        Args:
+            text: One text.
+
+        Returns:
+            The cross-attention weights (T, S), averaged over the heads of the last layer, the T target
+            pieces and the S source pieces, each with its end of sentence.
+        """
+        source_ids, _ = self._source_ids(_as_tensor([text]))  # (1, S)
+        found = self._search(tf.constant([text]), num_return=1)
+        written = found.ids[0, :, : found.lengths[0, 0]]  # (1, T), the end of sentence last
+        read = tf.concat([[[BOS_ID]], written[:, :-1]], axis=1)  # (1, T)
+        memory, source_mask = self.model.encode(source_ids)
+        cache = self.model.init_cache(memory, 1)
+        *_, weights = self.model.decode_step(read, cache, source_mask, return_attention_scores=True)
+        last_layer = tf.cast(weights[-1], tf.float32)  # (1, H, T, S)
+        pieces = self.tokenizer.pieces
+        return (
+            tf.reduce_mean(last_layer, axis=1)[0].numpy(),
+            pieces(written.numpy()[0].tolist()),
+            pieces(source_ids.numpy()[0].tolist()),
+        )
+
     @tf.function(input_signature=[SOURCE], autograph=False)
     def serve(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
         """Translates in the graph; the export's signature `serving_default`.

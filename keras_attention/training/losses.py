@@ -136,7 +136,8 @@ def gather_labels(logits: Any, labels: Any) -> Any:
         (N,).
 
     Example:
-        >>> keras.ops.convert_to_numpy(gather_labels(keras.ops.array([[1.0, 2.0], [3.0, 4.0]]), keras.ops.array([1, 0])))
+        >>> logits = keras.ops.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> keras.ops.convert_to_numpy(gather_labels(logits, keras.ops.array([1, 0])))
         array([2., 3.], dtype=float32)
     """
     return ops.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
