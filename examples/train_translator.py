@@ -1,0 +1,33 @@
+"""From two text files to a SavedModel, in one page.
+
+Run it: python examples/train_translator.py train.en train.de saved_models/en-de
+"""
+
+import sys
+
+import keras
+
+import keras_attention as ka
+
+
+def main(source: str, target: str, folder: str, *, vocabulary_size: int = 8000, epochs: int = 10) -> ka.Transformer:
+    """Trains on two files, a sentence a line, and exports for TF Serving."""
+    tokenizer = ka.text.SubwordTokenizer.train([source, target], vocabulary_size=vocabulary_size)
+    data = ka.text.ParallelCorpus(source, target).batches(tokenizer, tokens_per_batch=4096, seed=1)
+    model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size)
+    model.compile(
+        ka.training.paper_optimizer(model.config, warmup_steps=1000),
+        loss=ka.training.MaskedCrossEntropy(label_smoothing=0.1),
+        metrics=[ka.training.MaskedAccuracy(), ka.training.Perplexity()],
+    )
+    model.fit(data, epochs=epochs, shuffle=False, callbacks=[keras.callbacks.TensorBoard("logs")])
+    translator = ka.serving.Translator(model, tokenizer, beam_size=4, length_penalty=0.6)
+    print(translator(["How are you?"]))
+    print(ka.serving.export(translator, folder))
+    return model
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

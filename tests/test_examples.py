@@ -1,0 +1,61 @@
+"""The examples and the listings of the README run as they stand."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attention.demo import make_pairs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """`train.en` and `train.de`, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    for side, name in enumerate(("train.en", "train.de")):
+        Path(name).write_text("".join(f"{pair[side]}\n" for pair in make_pairs("de", 300)), encoding="utf-8")
+    return tmp_path
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_classifier_learns_and_padding_changes_nothing(capsys):
+    example = load("classifier")
+    example.main(epochs=1)
+    change = float(re.search(r"change the answers by (\S+)", capsys.readouterr().out).group(1))
+    assert change < 1e-5
+
+
+def test_train_translator_then_ask_it(texts):
+    load("train_translator").main("train.en", "train.de", "out", vocabulary_size=300, epochs=1)
+    answers = load("ask_saved_model").ask("out", ["March 5, 2026", ""])
+    assert len(answers) == 2
+    assert all(np.isfinite(score) for _, score in answers)
+
+
+def listings() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_readme_listings_run(texts):
+    shortened = {"vocabulary_size=8000": "vocabulary_size=300", "epochs=10": "epochs=1", '"small"': '"tiny"'}
+    codes = listings()
+    assert len(codes) >= 2
+    for code in codes:
+        for long, short in shortened.items():
+            code = code.replace(long, short)
+        names = {}
+        exec(compile(code, "README.md", "exec"), names)
+        keras.backend.clear_session()
+    assert names["model"].count_params() > 0
+    assert (texts / "saved_models" / "en-de" / "1" / "saved_model.pb").exists()
