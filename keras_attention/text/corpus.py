@@ -156,6 +156,8 @@ class ParallelCorpus:
     ) -> "tf.data.Dataset":
         """Makes the dataset that `model.fit` takes, and prints one line on what is in it.
 
+        Give `shuffle=False` to `fit` with it: the order is the dataset's own, and Keras warns otherwise.
+
         Args:
             tokenizer: Turns both sides into pieces.
             tokens_per_batch: The most tokens of a batch on either side, padding counted.

@@ -57,7 +57,6 @@ class SubwordTokenizer(tf.Module):
             )
         self._model = model
         self._processor = load_processor(model)
-        self._in_graph: tensorflow_text.SentencepieceTokenizer | None = None
 
     @classmethod
     def train(
@@ -243,13 +242,10 @@ class SubwordTokenizer(tf.Module):
         return _valid_utf8(self._graph_tokenizer().detokenize(rows))
 
     def _graph_tokenizer(self) -> "tensorflow_text.SentencepieceTokenizer":
-        if self._in_graph is None:
-            import tensorflow_text
+        import tensorflow_text
 
-            # The first call may be a trace; the model outlives it, so it is made outside the graph.
-            with tf.init_scope():
-                self._in_graph = tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
-        return self._in_graph
+        # Made in each graph that uses it: an eager one would die with its kernel when a seed is set.
+        return tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
 
 
 def _valid_utf8(texts: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,122 @@
+"""Reading and checking parallel text."""
+
+import gzip
+
+import pytest
+
+from keras_attention.text import ParallelCorpus, SubwordTokenizer, read_lines
+
+
+def write(path, lines):
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"one\ntwo\n", ["one", "two"]),
+        (b"one\ntwo", ["one", "two"]),
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        (b"one\n\ntwo\n\n", ["one", "", "two", ""]),
+        ("one\u2028still\x0bone\x85\rtwo\n".encode(), ["one\u2028still\x0bone\x85\rtwo"]),
+        (b"\xef\xbb\xbfone\n", ["one"]),
+        (b"  kept \n", ["  kept "]),
+        (b"\n", [""]),
+        (b"", []),
+    ],
+)
+def test_lines_end_at_line_feeds_only(tmp_path, data, lines):
+    (tmp_path / "plain").write_bytes(data)
+    (tmp_path / "packed").write_bytes(gzip.compress(data))
+    assert read_lines(tmp_path / "plain") == lines
+    assert read_lines(str(tmp_path / "packed")) == lines
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No text file at .*missing"):
+        read_lines(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match="No text file at "):
+        read_lines(tmp_path)
+    (tmp_path / "latin").write_bytes("eins\nzwei\nfünf\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin:3: byte 0xfc is not UTF-8\. Convert the file, .*iconv"):
+        read_lines(tmp_path / "latin")
+    (tmp_path / "wide").write_bytes("eins\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"wide:1: byte 0xff is not UTF-8"):
+        read_lines(tmp_path / "wide")
+    packed = gzip.compress(b"one\n" * 1000)
+    for damaged in (packed[:-7], packed[:20] + b"\xff\xff" + packed[22:]):
+        (tmp_path / "damaged.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged\.gz: damaged gzip file"):
+            read_lines(tmp_path / "damaged.gz")
+
+
+def test_pairs_follow_the_files(tmp_path):
+    source = write(tmp_path / "a", ["one", "two", "three"])
+    target = write(tmp_path / "b", ["eins", "zwei", "drei"])
+    corpus = ParallelCorpus(source, str(target))
+    assert corpus.pairs == [("one", "eins"), ("two", "zwei"), ("three", "drei")]
+    assert len(corpus) == 3
+    assert corpus.problems() == []
+
+
+def test_a_file_may_be_its_own_translation(tmp_path):
+    path = write(tmp_path / "same", ["one", "two"])
+    assert ParallelCorpus(path, path).pairs == [("one", "one"), ("two", "two")]
+
+
+def test_blank_lines_are_named_and_left_out(tmp_path):
+    source = write(tmp_path / "a", ["one", "", "three", " \t", "five", "\u00a0"])
+    target = write(tmp_path / "b", ["eins", "zwei", "\u3000", "", "fünf", "sechs"])
+    corpus = ParallelCorpus(source, target)
+    assert corpus.pairs == [("one", "eins"), ("five", "fünf")]
+    assert corpus.problems() == [
+        f"{source}:2: blank, but {target}:2 has text",
+        f"{target}:3: blank, but {source}:3 has text",
+        f"{source}:4: blank, and so is {target}:4",
+        f"{source}:6: blank, but {target}:6 has text",
+    ]
+
+
+def test_corpora_that_cannot_be(tmp_path):
+    three = write(tmp_path / "three", ["a", "b", "c"])
+    two = write(tmp_path / "two", ["a", "b"])
+    empty = write(tmp_path / "empty", [])
+    with pytest.raises(ValueError, match=r"Received: 3 lines in .*three and 2 in .*two"):
+        ParallelCorpus(three, two)
+    with pytest.raises(ValueError, match="empty: the file is empty"):
+        ParallelCorpus(three, empty)
+    with pytest.raises(ValueError, match="empty: the file is empty"):
+        ParallelCorpus(empty, three)
+    with pytest.raises(FileNotFoundError, match=r"No text file at .*missing"):
+        ParallelCorpus(three, tmp_path / "missing")
+    with pytest.raises(ValueError, match=r"No line has text both in .*two and in .*half"):
+        ParallelCorpus(two, write(tmp_path / "half", ["", " "]))
+
+
+def test_samples_repeat_themselves(tmp_path):
+    numbers = [str(number) for number in range(101)]
+    corpus = ParallelCorpus(write(tmp_path / "a", numbers), write(tmp_path / "b", numbers))
+    assert corpus.sample(13, seed=7) == corpus.sample(13, seed=7)
+    assert corpus.sample(13, seed=7) != corpus.sample(13, seed=8)
+    assert len(set(corpus.sample(101))) == 101
+    assert corpus.sample(0) == []
+    for count in (-1, 102):
+        with pytest.raises(ValueError, match=rf"must be in 0\.\.101\. Received: count={count}"):
+            corpus.sample(count)
+
+
+def test_batches_print_one_line_and_pass_their_arguments_on(tmp_path, capsys):
+    words = ["a b", "b a b", "a b a b a b a"]
+    corpus = ParallelCorpus(write(tmp_path / "a", words), write(tmp_path / "b", words))
+    tokenizer = SubwordTokenizer.train(tmp_path / "a", vocabulary_size=7)
+    longest = 1 + max(len(ids) for ids in tokenizer.encode(words[:2]))
+    dataset = corpus.batches(tokenizer, tokens_per_batch=longest, max_length=longest, shuffle=False)
+    printed = (
+        f"pairs: 2, batches: 2 of up to {longest} tokens a side, padding: 0.0%, left out: 1 (over {longest} tokens)\n"
+    )
+    assert capsys.readouterr().out == printed
+    first, second = dataset.as_numpy_iterator()
+    for (inputs, labels), text in zip((first, second), words, strict=False):
+        assert tokenizer.decode(inputs["source"].tolist()) == [text]
+        assert tokenizer.decode(labels.tolist()) == [text]
