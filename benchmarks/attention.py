@@ -25,7 +25,7 @@ def run(rounds: int) -> Report:
     setup = {"batch": BATCH, "tokens": TOKENS, "heads": HEADS, "key_dim": KEY_DIM, "rounds": rounds}
     report = Report("attention", PEER, {**setup, "dtype": keras.config.floatx()})
     for mask, options in MASKS.items():
-        for kind, build in {"forward": _forward, "forward+backward": _with_gradients}.items():
+        for kind, build in {"forward": _forward, "gradients": _with_gradients}.items():
             steps = {side: build(layer, x, options) for side, layer in layers.items()}
             _assert_equal(f"{kind}, {mask}", steps[OURS](), steps[PEER]())
             report.cases.append(Case(f"{kind}, {mask}", measure_in_turn(steps, rounds)))

@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("keras-attention", "keras", "tensorflow", "numpy")
+PACKAGES = ("keras", "tensorflow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,15 @@ class Report:
     def show(self, console: Console) -> None:
         """Prints a table: one line per case and side."""
         setup = ", ".join(f"{key} {value}" for key, value in self.setup.items())
-        table = Table(title=f"{self.name} ({setup})")
+        table = Table(title=f"{self.name}, milliseconds ({setup})", box=box.SIMPLE_HEAD)
         for heading in ("case", "side"):
             table.add_column(heading, no_wrap=True)
-        for heading in ("median ms", "range ms", f"/ {self.peer}"):
+        for heading in ("median", "range", f"/ {self.peer}"):
             table.add_column(heading, justify="right", no_wrap=True)
         for case in self.cases:
             for side, seconds in case.seconds.items():
                 fastest, median, slowest = (
-                    f"{1000 * value:.2f}" for value in (min(seconds), case.median(side), max(seconds))
+                    f"{1000 * value:.4g}" for value in (min(seconds), case.median(side), max(seconds))
                 )
                 ratio = f"{case.ratio(side, self.peer):.3f}"
                 table.add_row(case.name, side, median, f"{fastest} – {slowest}", ratio)
@@ -117,7 +118,9 @@ def machine() -> dict[str, object]:
         "accelerators": _accelerators(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        # Of the last minute, the benchmark's own work included: above the cores, others were at work too.
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -136,10 +139,3 @@ def _accelerators() -> list[str]:
     devices = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(device) for device in devices]
     return [str(detail.get("device_name", "unknown")) for detail in details]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None  # run from a checkout that is not installed

@@ -33,7 +33,7 @@ def test_report_is_shown_and_saved(tmp_path):
     text = io.StringIO()
     report.show(Console(file=text, width=100))
     assert "/ peer" in text.getvalue()
-    assert "3000.00" in text.getvalue()
+    assert "3000" in text.getvalue()
     content = json.loads(report.save(tmp_path / "new").read_text(encoding="utf-8"))
     assert content["cases"][0]["time_over_peer"] == {"ours": 0.5, "peer": 1.0}
     assert content["cases"][0]["seconds"] == CASE.seconds

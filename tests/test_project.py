@@ -139,9 +139,8 @@ def test_documented_commands_exist():
     cli = importlib.import_module("keras_attention.cli")
     wrong = []
     for page in (path for path in tracked_files() if path.suffix == ".md"):
-        for line in re.findall(
-            r"^ *(?:echo .* \| )?keras-attention (\w.*)$", page.read_text(encoding="utf-8"), re.MULTILINE
-        ):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ *(?:echo .* \| )?keras-attention (\w.*)$", text, re.MULTILINE):
             name, *words = line.split()
             command = cli.main.commands.get(name)
             params = command.params if command else []
