@@ -16,7 +16,10 @@ def ask(folder: str, texts: list[str]) -> list[tuple[str, float]]:
     newest = max(versions, key=lambda path: int(path.name))
     signature = tf.saved_model.load(str(newest)).signatures["serving_default"]
     answer = signature(source=tf.constant(texts))
-    return [(text.decode(), float(score)) for text, score in zip(answer["text"].numpy(), answer["score"].numpy())]
+    return [
+        (text.decode(), float(score))
+        for text, score in zip(answer["text"].numpy(), answer["score"].numpy(), strict=True)
+    ]
 
 
 if __name__ == "__main__":

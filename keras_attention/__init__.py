@@ -1,6 +1,6 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
-Layers and models stand here; `text`, `training`, `decoding` and `serving` are rooms that are loaded when
+Layers and models stand here; `text`, `training`, `decoding`, `serving` and `pipeline` are rooms that are loaded when
 they are first used, so that importing the package stays light.
 """
 
@@ -24,7 +24,7 @@ from keras_attention.models import Transformer, TransformerConfig
 
 __version__ = "0.1.0"
 
-_ROOMS = ("decoding", "serving", "text", "training")
+_ROOMS = ("decoding", "pipeline", "serving", "text", "training")
 
 __all__ = [
     "Decoder",
@@ -43,6 +43,7 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "pipeline",
     "serving",
     "text",
     "training",

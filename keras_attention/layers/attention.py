@@ -84,8 +84,8 @@ class MultiHeadAttention(keras.layers.Layer):
         >>> attention = MultiHeadAttention(num_heads=2, key_dim=8)
         >>> query, value = keras.ops.ones((3, 5, 16)), keras.ops.ones((3, 7, 16))
         >>> output, weights = attention(query, value, return_attention_scores=True)
-        >>> output.shape, weights.shape
-        ((3, 5, 16), (3, 2, 5, 7))
+        >>> print(output.shape, weights.shape)
+        (3, 5, 16) (3, 2, 5, 7)
 
     Source: Vaswani et al. 2017, section 3.2.2.
     """
@@ -231,7 +231,7 @@ class MultiHeadAttention(keras.layers.Layer):
             >>> attention = MultiHeadAttention(num_heads=2, key_dim=8)
             >>> memory = keras.ops.ones((3, 7, 16))
             >>> _ = attention(memory, memory)
-            >>> attention.project(memory).key.shape
+            >>> print(attention.project(memory).key.shape)
             (3, 2, 7, 8)
         """
         key = value if key is None else key
@@ -300,7 +300,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
     Example:
         >>> attention = MultiHeadSelfAttention(num_heads=4)
         >>> x, padding_mask = keras.ops.ones((2, 5, 32)), keras.ops.ones((2, 5), dtype="bool")
-        >>> attention(x, padding_mask=padding_mask).shape
+        >>> print(attention(x, padding_mask=padding_mask).shape)
         (2, 5, 32)
 
     Source: Vaswani et al. 2017, section 3.2.3.

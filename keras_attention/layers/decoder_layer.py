@@ -22,7 +22,7 @@ class DecoderLayer(Block):
 
     Example:
         >>> layer = DecoderLayer(intermediate_dim=64, num_heads=4)
-        >>> layer(keras.ops.ones((2, 5, 16)), keras.ops.ones((2, 7, 16))).shape
+        >>> print(layer(keras.ops.ones((2, 5, 16)), keras.ops.ones((2, 7, 16))).shape)
         (2, 5, 16)
 
     Source: Vaswani et al. 2017, section 3.1 and figure 1, right.

@@ -29,8 +29,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     Example:
         >>> embedding = TokenEmbedding(100, 16)
         >>> x = embedding(keras.ops.array([[3, 1, 4]]))
-        >>> x.shape, embedding(x, reverse=True).shape
-        ((1, 3, 16), (1, 3, 100))
+        >>> print(x.shape, embedding(x, reverse=True).shape)
+        (1, 3, 16) (1, 3, 100)
 
     Source: Vaswani et al. 2017, section 3.4; Press and Wolf 2016.
     """

@@ -19,7 +19,7 @@ class EncoderLayer(Block):
 
     Example:
         >>> layer = EncoderLayer(intermediate_dim=64, num_heads=4)
-        >>> layer(keras.ops.ones((2, 5, 16)), padding_mask=keras.ops.ones((2, 5), dtype="bool")).shape
+        >>> print(layer(keras.ops.ones((2, 5, 16)), padding_mask=keras.ops.ones((2, 5), dtype="bool")).shape)
         (2, 5, 16)
 
     Source: Vaswani et al. 2017, section 3.1 and figure 1, left.

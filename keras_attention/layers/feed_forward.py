@@ -26,7 +26,7 @@ class FeedForward(keras.layers.Layer):
         ValueError: An `intermediate_dim` that is not a positive integer, or a dropout outside [0, 1).
 
     Example:
-        >>> FeedForward(intermediate_dim=64)(keras.ops.ones((2, 5, 16))).shape
+        >>> print(FeedForward(intermediate_dim=64)(keras.ops.ones((2, 5, 16))).shape)
         (2, 5, 16)
 
     Source: Vaswani et al. 2017, section 3.3, equation 2.

@@ -56,7 +56,7 @@ class Encoder(Stack):
 
     Example:
         >>> encoder = Encoder(num_layers=2, intermediate_dim=64, num_heads=4)
-        >>> encoder(keras.ops.ones((2, 5, 16))).shape
+        >>> print(encoder(keras.ops.ones((2, 5, 16))).shape)
         (2, 5, 16)
 
     Source: Vaswani et al. 2017, section 3.1.
@@ -106,7 +106,7 @@ class Decoder(Stack):
 
     Example:
         >>> decoder = Decoder(num_layers=2, intermediate_dim=64, num_heads=4)
-        >>> decoder(keras.ops.ones((2, 5, 16)), keras.ops.ones((2, 7, 16))).shape
+        >>> print(decoder(keras.ops.ones((2, 5, 16)), keras.ops.ones((2, 7, 16))).shape)
         (2, 5, 16)
 
     Source: Vaswani et al. 2017, section 3.1.

@@ -44,7 +44,7 @@ class Transformer(keras.Model):
     Example:
         >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
         >>> ids = keras.ops.ones((2, 5), dtype="int32")
-        >>> model({"source": ids, "target": ids[:, :3]}).shape
+        >>> print(model({"source": ids, "target": ids[:, :3]}).shape)
         (2, 3, 100)
 
     Source: Vaswani et al. 2017, section 3 and figure 1.

@@ -31,8 +31,8 @@ def dot_product_attention(
     Example:
         >>> q, k, v = keras.ops.ones((2, 3, 5, 7)), keras.ops.ones((2, 3, 11, 7)), keras.ops.ones((2, 3, 11, 13))
         >>> output, weights = dot_product_attention(q, k, v)
-        >>> output.shape, weights.shape
-        ((2, 3, 5, 13), (2, 3, 5, 11))
+        >>> print(output.shape, weights.shape)
+        (2, 3, 5, 13) (2, 3, 5, 11)
 
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """

@@ -50,7 +50,7 @@ def key_mask(padding_mask: Any) -> Any:
         ValueError: The mask is not of rank 2.
 
     Example:
-        >>> key_mask(keras.ops.ones((3, 5), dtype="bool")).shape
+        >>> print(key_mask(keras.ops.ones((3, 5), dtype="bool")).shape)
         (3, 1, 1, 5)
     """
     padding_mask = as_mask(padding_mask, "padding_mask")
@@ -76,7 +76,7 @@ def pair_mask(attention_mask: Any) -> Any:
         ValueError: Another rank; a (B, S) mask would be taken for (T, S) otherwise.
 
     Example:
-        >>> pair_mask(keras.ops.ones((3, 5, 7), dtype="bool")).shape
+        >>> print(pair_mask(keras.ops.ones((3, 5, 7), dtype="bool")).shape)
         (3, 1, 5, 7)
     """
     attention_mask = as_mask(attention_mask, "attention_mask")

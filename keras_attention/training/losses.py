@@ -21,7 +21,8 @@ class MaskedCrossEntropy(keras.losses.Loss):
     Args:
         label_smoothing: ε.
         ignore_id: The label that is padding.
-        **kwargs: `name`, `reduction`, `dtype`.
+        name: Shown by `summary` and in logs.
+        **kwargs: `reduction`, `dtype`.
 
     Raises:
         ValueError: An ε outside [0, 1).
@@ -72,7 +73,7 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
         (B, T), float32.
 
     Example:
-        >>> token_cross_entropy(keras.ops.zeros((2, 3), dtype="int32"), keras.ops.zeros((2, 3, 7))).shape
+        >>> print(token_cross_entropy(keras.ops.zeros((2, 3), dtype="int32"), keras.ops.zeros((2, 3, 7))).shape)
         (2, 3)
     """
     shape = ops.shape(labels)
