@@ -1,6 +1,9 @@
 """What layers share about their arguments: checks, with messages that say how to mend them, and precedence."""
 
+import zlib
 from typing import Any
+
+import keras
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -69,6 +72,35 @@ def positive_number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ValueError(f"`{name}` must be a number above zero. Received: {name}={value!r}")
     return value
+
+
+def initializer_for(name: str, initializer: Any) -> Any:
+    """An initializer for one of several weights that were given the same one.
+
+    A seeded initializer draws the same numbers at each call, so each weight gets a seed of its own, made from
+    the given one and the name.
+
+    Args:
+        name: What the weight, or the layer that holds it, is called.
+        initializer: From `keras.initializers.get`.
+
+    Returns:
+        An initializer of the same kind.
+
+    Example:
+        >>> seeded = keras.initializers.GlorotUniform(seed=1)
+        >>> initializer_for("query", seeded).seed == initializer_for("key", seeded).seed
+        False
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer  # a function of shape and dtype
+    config = initializer.get_config()
+    seed = config.get("seed")
+    if isinstance(seed, int):
+        config["seed"] = zlib.crc32(f"{seed}/{name}".encode())
+    elif seed is not None:
+        return initializer  # a SeedGenerator, which moves on by itself
+    return type(initializer).from_config(config)
 
 
 def first_given(*options: Any) -> Any:

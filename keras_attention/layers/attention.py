@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import first_given, positive_integer, probability
+from keras_attention.layers.arguments import first_given, initializer_for, positive_integer, probability
 from keras_attention.ops import masks
 from keras_attention.ops.attention import dot_product_attention
 
@@ -271,9 +271,8 @@ class MultiHeadAttention(keras.layers.Layer):
             equation,
             output_shape=output_shape,
             bias_axes=equation[-len(output_shape) :] if self.use_bias else None,
-            # A seeded initializer shared by the four would give them the same weights.
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
+            kernel_initializer=initializer_for(name, self.kernel_initializer),
+            bias_initializer=initializer_for(name, self.bias_initializer),
             kernel_regularizer=self.kernel_regularizer,
             bias_regularizer=self.bias_regularizer,
             kernel_constraint=self.kernel_constraint,

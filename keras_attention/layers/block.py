@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import positive_integer, positive_number, probability
+from keras_attention.layers.arguments import initializer_for, positive_integer, positive_number, probability
 from keras_attention.layers.attention import MultiHeadAttention, MultiHeadSelfAttention
 from keras_attention.layers.feed_forward import FeedForward
 
@@ -95,21 +95,18 @@ class Block(keras.layers.Layer):
 
     def _self_attention(self, width: int) -> MultiHeadSelfAttention:
         self._check_heads(width)
-        return MultiHeadSelfAttention(self.num_heads, name="self_attention", **self._attention_arguments())
+        return MultiHeadSelfAttention(self.num_heads, **self._attention_arguments("self_attention"))
 
     def _cross_attention(self, width: int) -> MultiHeadAttention:
         key_dim = width // self.num_heads
-        return MultiHeadAttention(self.num_heads, key_dim, name="cross_attention", **self._attention_arguments())
+        return MultiHeadAttention(self.num_heads, key_dim, **self._attention_arguments("cross_attention"))
 
     def _feed_forward(self) -> FeedForward:
         return FeedForward(
             self.intermediate_dim,
             activation=self.activation,
             dropout=self.activation_dropout,
-            kernel_initializer=self.kernel_initializer,
-            bias_initializer=self.bias_initializer,
-            dtype=self.dtype_policy,
-            name="feed_forward",
+            **self._sub_layer_arguments("feed_forward"),
         )
 
     def _norm(self, name: str) -> keras.layers.LayerNormalization:
@@ -118,13 +115,19 @@ class Block(keras.layers.Layer):
     def _dropout(self) -> keras.layers.Dropout:
         return keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
-    def _attention_arguments(self) -> dict[str, Any]:
+    def _attention_arguments(self, name: str) -> dict[str, Any]:
         return {
             "dropout": self.attention_dropout,
             "use_bias": self.use_attention_bias,
-            "kernel_initializer": self.kernel_initializer,
-            "bias_initializer": self.bias_initializer,
+            **self._sub_layer_arguments(name),
+        }
+
+    def _sub_layer_arguments(self, name: str) -> dict[str, Any]:
+        return {
+            "kernel_initializer": initializer_for(name, self.kernel_initializer),
+            "bias_initializer": initializer_for(name, self.bias_initializer),
             "dtype": self.dtype_policy,
+            "name": name,
         }
 
     def _check_heads(self, width: int) -> None:

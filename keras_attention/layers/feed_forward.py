@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import positive_integer, probability
+from keras_attention.layers.arguments import initializer_for, positive_integer, probability
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -84,8 +84,8 @@ class FeedForward(keras.layers.Layer):
         return keras.layers.Dense(
             units,
             activation=activation,
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
+            kernel_initializer=initializer_for(name, self.kernel_initializer),
+            bias_initializer=initializer_for(name, self.bias_initializer),
             dtype=self.dtype_policy,
             name=name,
         )

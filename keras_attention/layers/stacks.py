@@ -32,9 +32,10 @@ class Stack(Block):
     def __init__(self, num_layers: int, intermediate_dim: int, num_heads: int, **kwargs: Any):
         super().__init__(intermediate_dim, num_heads, **kwargs)
         self.num_layers = positive_integer(num_layers, "num_layers")
-        arguments = {**self.block_config(), "dtype": self.dtype_policy}
-        # Each layer gets initializers of its own: a seeded one that is shared would repeat its weights.
-        self.layers = [self.layer_class(**arguments, name=f"layer_{i}") for i in range(num_layers)]
+        self.layers = [
+            self.layer_class(**{**self.block_config(), **self._sub_layer_arguments(f"layer_{i}")})
+            for i in range(num_layers)
+        ]
         self.final_norm = self._norm("final_norm") if self.normalize_first else None
 
     def get_config(self) -> dict[str, Any]:
