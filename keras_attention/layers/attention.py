@@ -186,16 +186,19 @@ class MultiHeadAttention(keras.layers.Layer):
         """
         if value is None and cache is None:
             raise ValueError("Give `value`, `cache` or both. Received: value=None, cache=None")
+        keys_mask = masks.combine_masks(
+            None if value_mask is None else masks.key_mask(value_mask, "value_mask"),
+            None if key_mask is None else masks.key_mask(key_mask, "key_mask"),
+        )  # (B, 1, 1, S)
         memory = cache
         if value is not None:
-            memory = self.project(value, key, value_mask if cache is None else None)
+            memory = self.project(value, key, None if keys_mask is None or cache is not None else keys_mask[:, 0, 0])
             memory = memory if cache is None else cache.append(memory)
         queries = _split_heads(self.query_dense, query)  # (B, H, T, D)
 
         mask = masks.combine_masks(
-            None if query_mask is None else ops.swapaxes(masks.key_mask(query_mask), 2, 3),  # (B, 1, T, 1)
-            None if value_mask is None else masks.key_mask(value_mask),  # (B, 1, 1, S)
-            None if key_mask is None else masks.key_mask(key_mask),  # (B, 1, 1, S)
+            keys_mask,
+            None if query_mask is None else masks.query_mask(query_mask),  # (B, 1, T, 1)
             None if attention_mask is None else masks.pair_mask(attention_mask),  # (B, H, T, S)
         )
         if use_causal_mask:
@@ -236,7 +239,7 @@ class MultiHeadAttention(keras.layers.Layer):
         """
         key = value if key is None else key
         if padding_mask is not None:
-            real = masks.as_mask(padding_mask, "value_mask")[:, :, None]  # (B, S, 1)
+            real = masks.key_mask(padding_mask)[:, 0, 0, :, None]  # (B, S, 1)
             cleaned = ops.where(real, value, ops.zeros_like(value))
             key = cleaned if key is value else ops.where(real, key, ops.zeros_like(key))
             value = cleaned

@@ -36,11 +36,12 @@ def causal_mask(query_length: Any, key_length: Any, offset: Any = 0) -> Any:
     return keys <= queries  # (T, S)
 
 
-def key_mask(padding_mask: Any) -> Any:
+def key_mask(padding_mask: Any, name: str = "padding_mask") -> Any:
     """Turns a padding mask of the keys (B, S) into an attention mask (B, 1, 1, S).
 
     Args:
         padding_mask: Boolean (B, S), True at real tokens.
+        name: What the caller calls it, for the message.
 
     Returns:
         The same mask, to be broadcast over heads and queries.
@@ -53,13 +54,33 @@ def key_mask(padding_mask: Any) -> Any:
         >>> print(key_mask(keras.ops.ones((3, 5), dtype="bool")).shape)
         (3, 1, 1, 5)
     """
-    padding_mask = as_mask(padding_mask, "padding_mask")
+    padding_mask = as_mask(padding_mask, name)
     if len(padding_mask.shape) != 2:
         raise ValueError(
-            "A padding mask has shape (batch, length), True at real tokens; a mask over pairs of positions "
-            f"goes to `attention_mask`. Received: padding_mask.shape={tuple(padding_mask.shape)}"
+            f"`{name}` has shape (batch, length), True at real tokens; a mask over pairs of positions goes to "
+            f"`attention_mask`. Received: {name}.shape={tuple(padding_mask.shape)}"
         )
     return padding_mask[:, None, None, :]
+
+
+def query_mask(padding_mask: Any) -> Any:
+    """Turns a padding mask of the queries (B, T) into an attention mask (B, 1, T, 1).
+
+    Args:
+        padding_mask: Boolean (B, T), True where the query attends to anything.
+
+    Returns:
+        The same mask, to be broadcast over heads and keys.
+
+    Raises:
+        TypeError: A float mask: whether it adds or selects cannot be known.
+        ValueError: The mask is not of rank 2.
+
+    Example:
+        >>> print(query_mask(keras.ops.ones((3, 5), dtype="bool")).shape)
+        (3, 1, 5, 1)
+    """
+    return ops.swapaxes(key_mask(padding_mask, "query_mask"), 2, 3)
 
 
 def pair_mask(attention_mask: Any) -> Any:

@@ -1,0 +1,198 @@
+"""The pure functions: attention, softmax under a mask, masks, sinusoids."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+import tensorflow as tf
+
+from keras_attention import ops
+
+B, H, T, S, D, E = 2, 3, 5, 7, 11, 13
+
+
+def draw(*shape, scale=1.0):
+    return (np.random.normal(size=shape) * scale).astype("float32")
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def oracle_attention(query, key, value, mask):
+    mask = np.broadcast_to(mask, (B, H, T, S))
+    outputs, weights = np.zeros((B, H, T, E)), np.zeros((B, H, T, S))
+    for b, h in np.ndindex(B, H):
+        outputs[b, h], weights[b, h] = oracle.attention(query[b, h], key[b, h], value[b, h], mask[b, h])
+    return outputs, weights
+
+
+MASKS = {
+    "none": lambda: np.ones((), bool),
+    "keys": lambda: np.random.rand(B, 1, 1, S) < 0.6,
+    "queries": lambda: np.random.rand(B, 1, T, 1) < 0.6,
+    "pairs": lambda: np.random.rand(B, 1, T, S) < 0.6,
+    "heads": lambda: np.random.rand(B, H, T, S) < 0.6,
+    "nothing": lambda: np.zeros((B, H, T, S), bool),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_attention_equals_the_formula(kind):
+    query, key, value, mask = draw(B, H, T, D), draw(B, H, S, D), draw(B, H, S, E), MASKS[kind]()
+    output, weights = ops.dot_product_attention(query, key, value, None if kind == "none" else mask)
+    expected_output, expected_weights = oracle_attention(query, key, value, mask)
+    np.testing.assert_allclose(output, expected_output, atol=1e-5)
+    np.testing.assert_allclose(weights, expected_weights, atol=1e-6)
+    assert np.all(numpy(weights)[~np.broadcast_to(mask, weights.shape)] == 0), "a masked pair has a weight"
+
+
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_gradient_of_attention_equals_finite_differences(argument):
+    arguments, mask = [draw(B, H, T, D), draw(B, H, S, D), draw(B, H, S, E)], MASKS["pairs"]()
+    mask[0, 0, 1] = False  # a query that may see nothing
+    direction = draw(B, H, T, E)
+    x = tf.Variable(arguments[argument])
+    with tf.GradientTape() as tape:
+        output, _ = ops.dot_product_attention(*arguments[:argument], x, *arguments[argument + 1 :], mask)
+        total = tf.reduce_sum(output * direction)
+    gradient = tape.gradient(total, x).numpy()
+
+    def total_of_head(place):
+        def total(part):
+            parts = [array[place].astype("float64") for array in arguments]
+            parts[argument] = part
+            return (oracle.attention(*parts, mask[place[0], 0])[0] * direction[place]).sum()
+
+        return total
+
+    for place in [(0, 0), (1, 2)]:
+        expected = oracle.numeric_gradient(total_of_head(place), arguments[argument][place])
+        np.testing.assert_allclose(gradient[place], expected, atol=2e-4)
+
+
+def test_dropout_touches_the_output_but_not_the_returned_weights():
+    query, key, value = draw(B, H, T, D), draw(B, H, S, D), draw(B, H, S, E)
+    plain_output, plain_weights = ops.dot_product_attention(query, key, value)
+    output, weights = ops.dot_product_attention(query, key, value, dropout=lambda weights: weights * 3)
+    np.testing.assert_array_equal(weights, plain_weights)
+    np.testing.assert_allclose(output, 3 * plain_output, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_query_is_scaled_before_the_product(dtype):
+    # 64 · 40 · 40 = 102400 overflows float16; with the query divided by √64 first, it is 12800.
+    query, key = tf.fill((B, H, T, 64), 40.0), np.full((B, H, S, 64), 40.0)
+    key[:, :, 3:] = -40.0  # three keys share the weight
+    value = draw(B, H, S, E)
+    output, weights = ops.dot_product_attention(*(tf.cast(x, dtype) for x in (query, key, value)))
+    assert output.dtype == weights.dtype == dtype
+    np.testing.assert_allclose(tf.cast(weights, "float32"), np.full((B, H, T, S), [1 / 3] * 3 + [0] * 4), atol=2e-3)
+    expected = np.repeat(value[:, :, None, :3].mean(3), T, axis=2)
+    np.testing.assert_allclose(tf.cast(output, "float32"), expected, atol=2e-2)
+
+
+def test_masked_softmax_is_the_softmax_of_what_is_allowed():
+    logits, mask = draw(T, S, scale=50), np.random.rand(T, S) < 0.5
+    mask[2], mask[3] = False, True
+    weights = numpy(ops.masked_softmax(logits, mask))
+    expected = [oracle.softmax(row.astype("float64"), allowed) for row, allowed in zip(logits, mask, strict=True)]
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    np.testing.assert_array_equal(weights[2], np.zeros(S))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e38])
+def test_masked_softmax_ignores_what_is_masked(bad):
+    logits, mask = draw(T, S), np.ones((T, S), bool)
+    mask[:, 3] = False
+    clean = ops.masked_softmax(logits, mask)
+    logits[:, 3] = bad
+    np.testing.assert_array_equal(ops.masked_softmax(logits, mask), clean)
+
+
+def test_masked_softmax_has_no_gradient_where_masked():
+    logits, mask = tf.Variable(draw(T, S)), np.random.rand(T, S) < 0.5
+    mask[2] = False
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(ops.masked_softmax(logits, mask) * draw(T, S))
+    gradient = tape.gradient(total, logits).numpy()
+    assert np.all(np.isfinite(gradient))
+    assert np.all(gradient[~mask] == 0)
+    assert np.any(gradient[mask] != 0)
+
+
+def test_softmax_over_one_key():
+    np.testing.assert_array_equal(ops.masked_softmax(draw(T, 1)), np.ones((T, 1)))
+    mask = np.array([[True], [False], [True], [False], [True]])
+    np.testing.assert_array_equal(ops.masked_softmax(draw(T, 1), mask), mask.astype("float32"))
+
+
+@pytest.mark.parametrize("offset", [0, 2, 11])
+def test_causal_mask_lets_a_query_see_up_to_its_place(offset):
+    mask = numpy(ops.causal_mask(T, S, offset))
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, [[s <= offset + t for s in range(S)] for t in range(T)])
+
+
+def test_causal_mask_of_lengths_known_at_run_time():
+    masks = tf.function(lambda x, y, offset: ops.causal_mask(tf.shape(x)[0], tf.shape(y)[0], offset))
+    expected = [[s <= 2 + t for s in range(S)] for t in range(T)]
+    np.testing.assert_array_equal(masks(tf.zeros(T), tf.zeros(S), tf.constant(2)), expected)
+
+
+@pytest.mark.parametrize("make", [list, np.array, tf.constant], ids=["list", "numpy", "tensor"])
+@pytest.mark.parametrize("cast", [bool, int])
+def test_masks_are_taken_in_any_form_that_is_not_float(make, cast):
+    rows = [[cast(1), cast(0), cast(1)], [cast(0), cast(1), cast(1)]]
+    mask = ops.as_mask(make(rows), "padding_mask")
+    assert keras.backend.standardize_dtype(mask.dtype) == "bool"
+    np.testing.assert_array_equal(mask, np.array(rows, bool))
+
+
+def test_key_and_pair_masks_get_the_axes_of_the_scores():
+    padding, pairs = np.random.rand(B, S) < 0.5, np.random.rand(B, T, S) < 0.5
+    np.testing.assert_array_equal(ops.key_mask(padding), padding.reshape(B, 1, 1, S))
+    np.testing.assert_array_equal(ops.query_mask(padding), padding.reshape(B, 1, S, 1))
+    np.testing.assert_array_equal(ops.pair_mask(pairs), pairs.reshape(B, 1, T, S))
+    heads = np.random.rand(B, H, T, S) < 0.5
+    np.testing.assert_array_equal(ops.pair_mask(heads), heads)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "dtype", "error", "message"),
+    [
+        (ops.key_mask, (B, S), "float32", TypeError, r"`padding_mask` is boolean.*mask > 0.*dtype=float32"),
+        (ops.key_mask, (B, T, S), "bool", ValueError, r"`padding_mask` has shape \(batch, length\).*shape=\(2, 5, 7\)"),
+        (ops.query_mask, (T,), "bool", ValueError, r"`query_mask` has shape \(batch, length\).*query_mask.shape=\(5,\)"),
+        (ops.pair_mask, (B, T, S), "float16", TypeError, r"`attention_mask` is boolean.*dtype=float16"),
+        (ops.pair_mask, (T, S), "bool", ValueError, r"write a \(queries, keys\) mask as mask\[None\].*shape=\(5, 7\)"),
+        (ops.pair_mask, (1, B, H, T, S), "bool", ValueError, r"attention_mask.shape=\(1, 2, 3, 5, 7\)"),
+    ],
+)
+def test_wrong_masks_are_refused(function, shape, dtype, error, message):
+    with pytest.raises(error, match=message):
+        function(np.ones(shape, dtype))
+
+
+def test_masks_combine_to_what_all_allow():
+    assert ops.combine_masks() is None
+    assert ops.combine_masks(None, None) is None
+    keys, pairs = np.random.rand(B, 1, 1, S) < 0.5, np.random.rand(1, H, T, S) < 0.5
+    assert ops.combine_masks(None, keys) is keys
+    np.testing.assert_array_equal(ops.combine_masks(keys, None, pairs), keys & pairs)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 16])
+@pytest.mark.parametrize("max_wavelength", [10000.0, 37.0])
+def test_sinusoids_equal_the_formula(dim, max_wavelength):
+    positions = [0, 1, 2, 3, 511, 5000, 4999]
+    table = ops.sinusoids(np.array(positions), dim, max_wavelength)
+    assert table.dtype == "float32"
+    # At position 5000 a float32 angle is known to 5000 · 2^-24 = 3e-4.
+    np.testing.assert_allclose(table, oracle.sinusoids(positions, dim, max_wavelength), atol=1e-3)
+
+
+def test_sinusoids_tell_neighbours_apart_far_from_the_start():
+    table = numpy(ops.sinusoids(np.arange(4990, 5010), 16))
+    distances = np.abs(np.diff(table, axis=0)).max(-1)
+    assert distances.min() > 0.3
