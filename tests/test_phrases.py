@@ -58,7 +58,7 @@ def test_full_dates_and_times_against_babel(french):
     [
         (r"[A-Z][a-z]+ \d+, \d{4}", r"\d+ \S+ \d{4}"),
         (r"\d+:\d\d [AP]M", r"\d\d:\d\d"),
-        (r"\d\d:\d\d:\d\d", r"\d\d:\d\d:\d\d"),
+        (r"\d+:\d\d:\d\d [AP]M", r"\d\d:\d\d:\d\d"),
         (r"-?\d,\d{3},\d{3}", "-?\\d\u202f\\d{3}\u202f\\d{3}"),
         (r"-?\d{1,2},\d{3}\.\d\d", "-?\\d{1,2}\u202f\\d{3},\\d\\d"),
         (r"\d+\.\d%", "\\d+,\\d\u00a0%"),

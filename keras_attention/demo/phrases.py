@@ -271,14 +271,14 @@ _DATE_TIMES = _Family(
     (
         _date_time("full", "short"),
         _date_time("long", "short"),
-        _date_time("medium", "medium"),
+        _date_time("medium", "short"),
         _date_time("short", "short"),
     ),
 )
 _FAMILIES = (
     _DATES,
     _DATE_TIMES,
-    _Family(_draw_time, (_time("short"), _time("medium"), _skeleton("Hm"), _skeleton("Hms"))),
+    _Family(_draw_time, (_time("short"), _time("medium"), _skeleton("Hm"))),
     _Family(_draw_number(decimals=0, digits=7), (_decimal,)),
     _Family(_draw_number(decimals=2, digits=7), (_decimal,)),
     _Family(_draw_number(decimals=1, digits=4), (_percent,)),
