@@ -341,11 +341,22 @@ class MultiHeadSelfAttention(MultiHeadAttention):
 
         Returns:
             As `MultiHeadAttention`: the output (B, T, M), then the weights, then the cache.
+
+        Raises:
+            TypeError: A float mask.
+            ValueError: A mask of the wrong rank, or an implicit mask alone beside a cache.
         """
+        implicit_mask = first_given(mask, x_mask)
+        if cache is not None and padding_mask is None and implicit_mask is not None:
+            raise ValueError(
+                "The mask that comes with the inputs covers the new positions only. Beside a cache, give the padding "
+                "mask (batch, cached and new positions) as an argument. "
+                f"Received: mask.shape={tuple(implicit_mask.shape)}, x.shape={tuple(x.shape)}"
+            )
         return super().call(
             x,
             x,
-            value_mask=first_given(padding_mask, mask, x_mask),
+            value_mask=first_given(padding_mask, implicit_mask),
             attention_mask=attention_mask,
             return_attention_scores=return_attention_scores,
             training=training,

@@ -67,7 +67,7 @@ class DecoderLayer(Block):
             decoder_sequence: (B, T, M).
             encoder_sequence: The encoder's output (B, S, M); None for a language model, or where
                 `cross_attention_cache` stands for it.
-            decoder_padding_mask: Boolean (B, T), True at real tokens.
+            decoder_padding_mask: Boolean (B, T), True at real tokens; T counts the cached positions too.
             decoder_attention_mask: Boolean (B, T, T) or (B, H, T, T).
             encoder_padding_mask: Boolean (B, S), True at real tokens.
             encoder_attention_mask: Boolean (B, T, S) or (B, H, T, S).
@@ -89,7 +89,8 @@ class DecoderLayer(Block):
         x = decoder_sequence
         y, self_weights, *new_cache = self.self_attention(
             self._enter(self.self_attention_norm, x),
-            padding_mask=first_given(decoder_padding_mask, mask, decoder_sequence_mask),
+            padding_mask=decoder_padding_mask,
+            mask=first_given(mask, decoder_sequence_mask),
             attention_mask=decoder_attention_mask,
             use_causal_mask=use_causal_mask,
             training=training,

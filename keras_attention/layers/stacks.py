@@ -138,7 +138,7 @@ class Decoder(Stack):
         Args:
             decoder_sequence: (B, T, M).
             encoder_sequence: The encoder's output (B, S, M), or None, as of `DecoderLayer`.
-            decoder_padding_mask: Boolean (B, T), True at real tokens.
+            decoder_padding_mask: Boolean (B, T), True at real tokens; T counts the cached positions too.
             encoder_padding_mask: Boolean (B, S), True at real tokens.
             self_attention_caches: One for each layer.
             cross_attention_caches: One for each layer.
@@ -154,7 +154,6 @@ class Decoder(Stack):
             (B, T, M); then the weights if asked for; then, where self-attention caches were given, those
             with these positions appended.
         """
-        decoder_padding_mask = first_given(decoder_padding_mask, mask, decoder_sequence_mask)
         encoder_padding_mask = first_given(encoder_padding_mask, encoder_sequence_mask)
         x, self_weights, cross_weights, new_caches = decoder_sequence, [], [], []
         nothing = (None,) * self.num_layers
@@ -171,6 +170,7 @@ class Decoder(Stack):
                 use_causal_mask=use_causal_mask,
                 training=training,
                 return_attention_scores=True,
+                mask=first_given(mask, decoder_sequence_mask),
             )
             self_weights.append(layer_self_weights)
             if self_cache is not None:

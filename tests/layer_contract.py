@@ -1,0 +1,351 @@
+"""What every layer keeps, as tests that a class of tests inherits for its layer.
+
+All axes have different sizes, primes where they can be, so that a swapped axis cannot pass. An adapter names
+what a layer is called with; the tests below know nothing else of it.
+"""
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from oracle import path_within, weights_of
+
+B, T, S, H, D, F, V = 2, 5, 7, 3, 11, 13, 17
+M = H * D
+MEMORY_WIDTH = 29
+PAST = 18  # positions in a cache
+BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
+LENGTHS = {T: [T, 3], S: [4, S]}  # real tokens of each of the two sentences
+
+
+def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return (np.random.normal(size=shape) * scale).astype("float32")
+
+
+def padding(length: int) -> np.ndarray:
+    """The padding mask (B, length) of a batch of sentences of different lengths."""
+    return np.arange(length) < np.array(LENGTHS[length])[:, None]
+
+
+def randomize(layer: Any) -> None:
+    """Weights that are neither 0 nor 1, so that no bias and no scale may be forgotten."""
+    for weight in layer.weights:
+        values = np.random.normal(size=weight.shape) * 0.3
+        weight.assign(values + 1 if weight.path.endswith("gamma") else values)
+
+
+def float32(structure: Any) -> Any:
+    return keras.tree.map_structure(lambda x: np.asarray(keras.ops.cast(x, "float32")), structure)
+
+
+def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
+    """Compares tensors, or structures of them, at float32 rounding unless told otherwise."""
+    keras.tree.assert_same_structure(actual, expected)
+    pairs = zip(keras.tree.flatten(float32(actual)), keras.tree.flatten(float32(expected)), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, **{"atol": 2e-5, "rtol": 1e-5, **tolerance})
+
+
+def influence(function: Any, x: np.ndarray) -> np.ndarray:
+    """Which input position (column) changes which output position (row), of one sentence (T, M)."""
+    x = tf.Variable(x[None])
+    with tf.GradientTape(persistent=True) as tape:
+        y = function(x)  # (1, T, M)
+        rows = tf.einsum("btm,m->t", y, draw(y.shape[-1]))
+    jacobian = tape.jacobian(rows, x, experimental_use_pfor=False)  # (T, 1, T, M)
+    return np.abs(jacobian.numpy()[:, 0]).max(-1) > 0
+
+
+def constructor_arguments(layer_class: type) -> dict[str, Any]:
+    """All arguments and defaults of the constructors up to Keras' own."""
+    found: dict[str, Any] = {}
+    for each in layer_class.__mro__:
+        if each.__module__.startswith("keras_attention"):
+            found = {**inspect.signature(each.__init__).parameters, **found}
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: each.default for name, each in found.items() if name != "self" and each.kind not in kinds}
+
+
+class Contract:
+    """A layer as its tests see it.
+
+    `inputs` maps each tensor of `call` to its (length, width); `padding_masks` maps such a tensor to the call
+    argument of its padding mask; `required` and `every_argument` are constructor arguments, the latter all of
+    them and none at its default; `variants` are call arguments to try.
+    """
+
+    layer_class: ClassVar[type]
+    inputs: ClassVar[Mapping[str, tuple[int, int]]]
+    padding_masks: ClassVar[Mapping[str, str]] = {}
+    required: ClassVar[dict[str, Any]] = {}
+    every_argument: ClassVar[dict[str, Any]] = {}
+    dropout_arguments: ClassVar[tuple[str, ...]] = ()
+    flags: ClassVar[tuple[str, ...]] = ()
+
+    def oracle(self, weights: Mapping[str, np.ndarray], inputs: list[np.ndarray], masks: dict[str, Any]) -> Any:
+        """The layer's output by the formulas, given padding masks by call argument."""
+        raise NotImplementedError
+
+    def variants(self) -> list[dict[str, Any]]:
+        """Call arguments beside the inputs: every combination of the flags."""
+        values = itertools.product([False, True], repeat=len(self.flags))
+        return [dict(zip(self.flags, each, strict=True)) for each in values]
+
+    def make(self, **arguments: Any) -> Any:
+        """A built layer with random weights."""
+        layer = self.layer_class(**{**self.required, **arguments})
+        layer(*self.draw_inputs())
+        randomize(layer)
+        return layer
+
+    def draw_inputs(self) -> list[np.ndarray]:
+        return [draw(B, length, width) for length, width in self.inputs.values()]
+
+    def masks(self) -> dict[str, np.ndarray]:
+        return {argument: padding(self.inputs[tensor][0]) for tensor, argument in self.padding_masks.items()}
+
+
+class ConfigContract(Contract):
+    """Every constructor argument survives a configuration and a file."""
+
+    def test_every_constructor_argument_is_tried(self):
+        arguments = constructor_arguments(self.layer_class)
+        assert set(self.every_argument) == set(arguments)
+        at_default = [name for name, value in self.every_argument.items() if value == arguments[name]]
+        assert not at_default, "these arguments are tried at their defaults only"
+
+    def test_every_argument_survives_get_config(self):
+        layer = self.layer_class(**self.every_argument, **BASE_ARGUMENTS)
+        config = layer.get_config()
+        again = self.layer_class.from_config(config)
+        assert again.get_config() == config
+        plain = self.layer_class(**self.required).get_config()
+        unchanged = [name for name in (*self.every_argument, *BASE_ARGUMENTS) if config[name] == plain[name]]
+        assert set(unchanged) <= set(self.required), "get_config does not show these arguments"
+        for name, value in BASE_ARGUMENTS.items():
+            shown = getattr(again, name) if name != "dtype" else again.dtype_policy.name
+            assert shown == value
+
+    def test_every_argument_survives_a_file(self, tmp_path):
+        keywords = {name: value for name, value in BASE_ARGUMENTS.items() if name != "dtype"}
+        layer = self.layer_class(**self.every_argument, **keywords)
+        model = self.model(layer)
+        randomize(layer)
+        model.save(tmp_path / "model.keras")
+        reloaded = keras.models.load_model(tmp_path / "model.keras")
+        again = reloaded.get_layer("other_name")
+        assert again.get_config() == layer.get_config()
+        assert [weight.path for weight in again.weights] == [weight.path for weight in layer.weights]
+        inputs = self.draw_inputs()
+        assert_close(reloaded(inputs), model(inputs), atol=0, rtol=0)
+
+    def test_weights_have_paths_of_their_own(self):
+        layer = self.make()
+        paths = [path_within(layer, weight) for weight in layer.weights]
+        assert len(set(paths)) == len(paths)
+        again = self.make()
+        assert paths == [path_within(again, weight) for weight in again.weights]
+
+    def model(self, layer: Any) -> Any:
+        inputs = [keras.Input((None, width)) for _, width in self.inputs.values()]
+        return keras.Model(inputs, layer(*inputs))
+
+
+class LayerContract(ConfigContract):
+    """The tests for a layer from float sequences to a float sequence."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stack(cls):
+        """Three layers, one after the other, on embeddings that carry masks; and what follows sees the mask."""
+        ids = [keras.Input((None,), dtype="int32", name=name) for name in cls.inputs]
+        x, *others = [
+            keras.layers.Embedding(V, width, mask_zero=True)(each)
+            for each, (_, width) in zip(ids, cls.inputs.values(), strict=True)
+        ]
+        layers = [cls.layer_class(**cls.required) for _ in range(3)]
+        for layer in layers:
+            x = layer(x, *others)
+            randomize(layer)
+        return keras.Model(ids, [x, keras.layers.GlobalAveragePooling1D()(x)])
+
+    @pytest.mark.parametrize("mode", ["eager", "function", "xla", "predict", "reloaded"])
+    def test_padded_stack_equals_trimmed(self, stack, mode, tmp_path):
+        run = {
+            "eager": stack,
+            "function": tf.function(stack),
+            "xla": tf.function(stack, jit_compile=True),
+            "predict": lambda ids: stack.predict(ids, verbose=0),
+            "reloaded": lambda ids: self.reload(stack, tmp_path)(ids),
+        }[mode]
+        lengths = [length for length, _ in self.inputs.values()]
+        ids = [np.where(padding(length), np.random.randint(1, V, (B, length)), 0) for length in lengths]
+        padded = run([tf.constant(each, "int32") for each in ids])
+        for b in range(B):
+            trimmed = [tf.constant(each[b : b + 1, : LENGTHS[each.shape[1]][b]], "int32") for each in ids]
+            sequence, pooled = stack(trimmed)
+            assert_close(padded[0][b : b + 1, : sequence.shape[1]], sequence)
+            assert_close(padded[1][b : b + 1], pooled)
+
+    def test_explicit_mask_equals_trimmed_whatever_the_padding_holds(self):
+        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
+        for x in inputs:
+            x[~padding(x.shape[1])] = np.nan
+        output = layer(*inputs, **masks)
+        for b in range(B):
+            sentence = layer(*(x[b : b + 1, : LENGTHS[x.shape[1]][b]] for x in inputs))
+            assert_close(output[b : b + 1, : sentence.shape[1]], sentence)
+
+    def test_padding_gets_no_gradient_and_gives_none(self):
+        layer, masks = self.make(), self.masks()
+        inputs = [tf.Variable(x) for x in self.draw_inputs()]
+        with tf.GradientTape() as tape:
+            output = layer(*inputs, **masks)
+            real = tf.boolean_mask(output, padding(output.shape[1]))
+            total = tf.reduce_sum(real * draw(*real.shape))
+        for x, gradient in zip(inputs, tape.gradient(total, inputs), strict=True):
+            gradient, real = gradient.numpy(), padding(x.shape[1])
+            assert np.all(gradient[~real] == 0)
+            assert np.all(np.any(gradient[real] != 0, axis=-1)), "a real token has no influence"
+
+    def test_callers_masks_are_untouched_and_flow_on(self):
+        layer = self.make()
+        inputs = [self.with_mask(x) for x in self.draw_inputs()]
+        before = [x._keras_mask for x in inputs]
+        output = layer(*inputs)
+        for x, mask in zip(inputs, before, strict=True):
+            assert x._keras_mask is mask
+            np.testing.assert_array_equal(mask, padding(x.shape[1]))
+        np.testing.assert_array_equal(output._keras_mask, padding(output.shape[1]))
+
+    def test_implicit_masks_do_what_explicit_ones_do(self):
+        layer, inputs = self.make(), self.draw_inputs()
+        implicit = layer(*map(self.with_mask, inputs))
+        explicit = layer(*inputs, **self.masks())
+        real = padding(implicit.shape[1])
+        assert_close(implicit[real], explicit[real])
+
+    def test_explicit_mask_beats_implicit(self):
+        layer, inputs = self.make(), self.draw_inputs()
+        for argument, mask in self.masks().items():
+            other = ~mask
+            other[:, 0] = True
+            explicit = {**self.masks(), argument: other}
+            plain = layer(*inputs, **explicit)
+            both = layer(*map(self.with_mask, inputs), **explicit)
+            assert_close(both[:, :3], plain[:, :3])  # the first three positions are real in both sentences
+            assert np.abs(plain - layer(*inputs, **self.masks())).max() > 1e-3, "the mask changes nothing"
+
+    @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+    def test_symbolic_equals_eager(self, known):
+        layer, inputs = self.make(), self.draw_inputs()
+        for variant in self.variants():
+            eager = layer(*inputs, **variant)
+            arguments = keras.tree.map_structure(lambda x: self.symbol(x, known), (inputs, variant))
+            symbolic = layer(*arguments[0], **arguments[1])
+            keras.tree.assert_same_structure(symbolic, eager)
+            for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
+                assert keras.backend.standardize_dtype(one.dtype) == keras.backend.standardize_dtype(other.dtype)
+                unknown = {} if known else {B, T, S, PAST, PAST + T}
+                expected = tuple(None if size in unknown else size for size in other.shape)
+                assert tuple(one.shape) == expected, variant
+
+    def test_asking_for_weights_changes_no_output(self):
+        if "return_attention_scores" not in self.flags:
+            return
+        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
+        output, *weights = layer(*inputs, **masks, return_attention_scores=True)
+        assert_close(output, layer(*inputs, **masks), atol=0, rtol=0)
+        assert weights
+        for each in keras.tree.flatten(weights):
+            total = np.asarray(each).sum(-1)
+            assert np.all(np.isclose(total, 1, atol=1e-5) | (total == 0))
+
+    def test_dropout_at_inference_changes_no_output(self):
+        layer, inputs = self.make(), self.draw_inputs()
+        for name in self.dropout_arguments:
+            dropping = self.make(**{name: 0.5})
+            dropping.set_weights(layer.get_weights())
+            for training in (None, False):
+                assert_close(dropping(*inputs, training=training), layer(*inputs), atol=0, rtol=0)
+            assert np.abs(dropping(*inputs, training=True) - layer(*inputs)).max() > 1e-3, f"{name} does nothing"
+
+    def test_fully_masked_sentence_gives_zero_weights_and_finite_gradients(self):
+        if "return_attention_scores" not in self.flags:
+            return
+        layer, masks = self.make(), self.masks()
+        for mask in masks.values():
+            mask[0] = False
+        inputs = [tf.Variable(x) for x in self.draw_inputs()]
+        with tf.GradientTape() as tape:
+            output, *weights = layer(*inputs, **masks, return_attention_scores=True)
+            total = tf.reduce_sum(output * draw(*output.shape))
+        for each in keras.tree.flatten(weights):
+            assert np.all(each[0] == 0)
+            assert np.any(each[1] != 0)
+        # A lone bias of the keys has no gradient: it adds the same to all scores of a query.
+        gradients = tape.gradient(total, [inputs, layer.trainable_variables])
+        assert all(np.all(np.isfinite(each)) for each in keras.tree.flatten(gradients))
+
+    def test_equals_the_formulas(self):
+        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
+        expected = self.oracle(weights_of(layer), [x.astype("float64") for x in inputs], masks)
+        output = np.asarray(layer(*inputs, **masks))
+        real = padding(output.shape[1])
+        np.testing.assert_allclose(output[real], expected[real], atol=1e-4)
+
+    @pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01)])
+    def test_half_precision_follows_float32(self, policy, tolerance):
+        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
+        half = self.make(dtype=policy)
+        half.set_weights(layer.get_weights())
+        output = half(*inputs, **masks)
+        assert output.dtype == half.compute_dtype
+        expected = float32(layer(*inputs, **masks))
+        size = np.abs(expected).max()
+        assert_close(output, expected, atol=tolerance * size)
+        large = half(*(x * 30 for x in inputs), **masks)
+        assert np.all(np.isfinite(float32(large))), "large scores overflow"
+
+    def test_small_batches(self):
+        layer, inputs = self.make(), self.draw_inputs()
+        one = layer(*(x[:1, :1] for x in inputs))
+        assert one.shape[:2] == (1, 1)
+        assert np.all(np.isfinite(one))
+        first = next(iter(self.inputs.values()))
+        assert layer(*(x[:0] for x in inputs)).shape == (0, first[0], one.shape[-1])
+
+    def test_nothing_is_printed(self, capfd):
+        layer = self.make()
+        layer(*map(self.with_mask, self.draw_inputs()))
+        layer(*[keras.KerasTensor((None, None, width)) for _, width in self.inputs.values()])
+        assert capfd.readouterr() == ("", "")
+
+    def with_mask(self, x: np.ndarray) -> Any:
+        """The same values with an implicit mask, as a layer that knows of padding makes it."""
+        return MaskSource()(x)
+
+    def symbol(self, x: Any, known: bool) -> Any:
+        if not hasattr(x, "shape"):
+            return x
+        shape = [size if known or size not in {B, T, S, PAST, PAST + T} else None for size in x.shape]
+        return keras.KerasTensor(shape, dtype=keras.backend.standardize_dtype(x.dtype))
+
+    def reload(self, model: Any, folder: Any) -> Any:
+        model.save(folder / "model.keras")
+        return keras.models.load_model(folder / "model.keras")
+
+
+class MaskSource(keras.layers.Layer):
+    """Passes its inputs on with the padding mask of their length."""
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.copy(inputs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return keras.ops.convert_to_tensor(padding(inputs.shape[1]))

@@ -1,0 +1,221 @@
+"""What every layer keeps, for each layer."""
+
+import itertools
+
+import keras
+import numpy as np
+import oracle
+from layer_contract import MEMORY_WIDTH, PAST, B, ConfigContract, D, F, H, LayerContract, M, S, T, V, assert_close, draw
+
+import keras_attention as ka
+
+BLOCK = {
+    "intermediate_dim": F,
+    "num_heads": H,
+    "dropout": 0.3,
+    "activation": "gelu",
+    "layer_norm_epsilon": 1e-3,
+    "kernel_initializer": "he_normal",
+    "bias_initializer": "ones",
+    "normalize_first": True,
+    "attention_dropout": 0.2,
+    "activation_dropout": 0.4,
+    "use_attention_bias": False,
+}
+ATTENTION = {
+    "num_heads": H,
+    "key_dim": D,
+    "value_dim": 19,
+    "dropout": 0.2,
+    "use_bias": False,
+    "output_shape": 23,
+    "kernel_initializer": "he_normal",
+    "bias_initializer": "ones",
+    "kernel_regularizer": "l2",
+    "bias_regularizer": "l1",
+    "kernel_constraint": "max_norm",
+    "bias_constraint": "non_neg",
+    "seed": 43,
+}
+BLOCK_DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
+
+
+def filled_cache():
+    return ka.KeyValueCache(draw(B, H, PAST, D), draw(B, H, PAST, D))
+
+
+class TestMultiHeadAttention(LayerContract):
+    layer_class = ka.MultiHeadAttention
+    inputs = {"query": (T, M), "value": (S, MEMORY_WIDTH)}
+    padding_masks = {"value": "value_mask"}
+    required = {"num_heads": H, "key_dim": D}
+    every_argument = ATTENTION
+    dropout_arguments = ("dropout",)
+    flags = ("return_attention_scores", "use_causal_mask")
+
+    def oracle(self, weights, inputs, masks):
+        return oracle.multi_head_attention(weights, *inputs, mask=masks["value_mask"][:, None, None])[0]
+
+
+class TestMultiHeadSelfAttention(LayerContract):
+    layer_class = ka.MultiHeadSelfAttention
+    inputs = {"x": (T, M)}
+    padding_masks = {"x": "padding_mask"}
+    required = {"num_heads": H}
+    every_argument = ATTENTION
+    dropout_arguments = ("dropout",)
+    flags = ("return_attention_scores", "use_causal_mask")
+
+    def variants(self):
+        caches = [{}, {"cache": filled_cache()}]
+        return [{**flags, **cache} for flags, cache in itertools.product(super().variants(), caches)]
+
+    def oracle(self, weights, inputs, masks):
+        (x,) = inputs
+        return oracle.multi_head_attention(weights, x, x, mask=masks["padding_mask"][:, None, None])[0]
+
+
+class TestFeedForward(LayerContract):
+    layer_class = ka.FeedForward
+    inputs = {"inputs": (T, M)}
+    required = {"intermediate_dim": F}
+    every_argument = {
+        "intermediate_dim": F,
+        "activation": "gelu",
+        "dropout": 0.2,
+        "kernel_initializer": "he_normal",
+        "bias_initializer": "ones",
+    }
+    dropout_arguments = ("dropout",)
+
+    def oracle(self, weights, inputs, masks):
+        return oracle.feed_forward(weights, *inputs)
+
+
+class TestPositionalEncoding(LayerContract):
+    layer_class = ka.PositionalEncoding
+    inputs = {"inputs": (T, M)}
+    every_argument = {"max_wavelength": 37.0}
+
+    def variants(self):
+        return [{}, {"start_index": 5000}]
+
+    def oracle(self, weights, inputs, masks):
+        (x,) = inputs
+        return x * np.sqrt(M) + oracle.sinusoids(range(T), M)
+
+
+class TestEncoderLayer(LayerContract):
+    layer_class = ka.EncoderLayer
+    inputs = {"inputs": (T, M)}
+    padding_masks = {"inputs": "padding_mask"}
+    required = {"intermediate_dim": F, "num_heads": H}
+    every_argument = BLOCK
+    dropout_arguments = BLOCK_DROPOUTS
+    flags = ("return_attention_scores",)
+
+    def oracle(self, weights, inputs, masks):
+        return oracle.encoder_layer(weights, *inputs, mask=masks["padding_mask"][:, None, None])
+
+
+class TestDecoderLayer(LayerContract):
+    layer_class = ka.DecoderLayer
+    inputs = {"decoder_sequence": (T, M), "encoder_sequence": (S, MEMORY_WIDTH)}
+    padding_masks = {"decoder_sequence": "decoder_padding_mask", "encoder_sequence": "encoder_padding_mask"}
+    required = {"intermediate_dim": F, "num_heads": H}
+    every_argument = BLOCK
+    dropout_arguments = BLOCK_DROPOUTS
+    flags = ("return_attention_scores",)
+
+    def variants(self):
+        caches = [{}, {"self_attention_cache": filled_cache()}]
+        return [{**flags, **cache} for flags, cache in itertools.product(super().variants(), caches)]
+
+    def oracle(self, weights, inputs, masks):
+        return oracle.decoder_layer(
+            weights,
+            *inputs,
+            self_mask=masks["decoder_padding_mask"][:, None, None],
+            cross_mask=masks["encoder_padding_mask"][:, None, None],
+        )
+
+
+class TestEncoder(TestEncoderLayer):
+    layer_class = ka.Encoder
+    required = {"num_layers": 2, "intermediate_dim": F, "num_heads": H}
+    every_argument = {"num_layers": 2, **BLOCK}
+
+    def oracle(self, weights, inputs, masks):
+        (x,) = inputs
+        for i in range(2):
+            x = oracle.encoder_layer(oracle.part(weights, f"layer_{i}"), x, masks["padding_mask"][:, None, None])
+        return x
+
+
+class TestDecoder(TestDecoderLayer):
+    layer_class = ka.Decoder
+    required = {"num_layers": 2, "intermediate_dim": F, "num_heads": H}
+    every_argument = {"num_layers": 2, **BLOCK}
+
+    def variants(self):
+        caches = [{}, {"self_attention_caches": (filled_cache(), filled_cache())}]
+        flags = LayerContract.variants(self)
+        return [{**each, **cache} for each, cache in itertools.product(flags, caches)]
+
+    def oracle(self, weights, inputs, masks):
+        x, memory = inputs
+        for i in range(2):
+            x = oracle.decoder_layer(
+                oracle.part(weights, f"layer_{i}"),
+                x,
+                memory,
+                self_mask=masks["decoder_padding_mask"][:, None, None],
+                cross_mask=masks["encoder_padding_mask"][:, None, None],
+            )
+        return x
+
+
+class TestTokenEmbedding(ConfigContract):
+    layer_class = ka.TokenEmbedding
+    required = {"vocabulary_size": V, "hidden_dim": M}
+    every_argument = {"vocabulary_size": V, "hidden_dim": M, "mask_zero": True, "embeddings_initializer": "uniform"}
+
+    def draw_inputs(self):
+        return [np.random.randint(0, V, (B, T)).astype("int32")]
+
+    def model(self, layer):
+        ids = keras.Input((None,), dtype="int32")
+        return keras.Model([ids], layer(ids))
+
+    def test_looks_rows_up_and_multiplies_by_them(self):
+        layer, (ids,) = self.make(), self.draw_inputs()
+        (matrix,) = layer.get_weights()
+        x = layer(ids)
+        assert_close(x, matrix[ids], atol=0, rtol=0)
+        assert_close(layer(x, reverse=True), matrix[ids] @ matrix.T, atol=1e-4)
+        assert len(layer.weights) == 1
+
+    def test_starts_so_that_scaled_embeddings_and_logits_have_unit_size(self):
+        layer = ka.TokenEmbedding(997, 61)
+        x = layer(np.arange(997)[None])
+        assert np.isclose(np.std(x) * 61**0.5, 1, atol=0.02)
+        logits = layer(draw(1, 499, 61), reverse=True)
+        assert np.isclose(np.std(logits), 1, atol=0.05)
+
+    def test_mask_marks_what_is_not_padding(self):
+        ids = np.array([[3, 5, 0, 0], [7, 0, 2, 0]])
+        np.testing.assert_array_equal(self.make(mask_zero=True)(ids)._keras_mask, ids != 0)
+        assert getattr(self.make()(ids), "_keras_mask", None) is None
+
+    def test_symbolic_equals_eager(self):
+        layer, (ids,) = self.make(dtype="mixed_bfloat16"), self.draw_inputs()
+        for tokens in (keras.KerasTensor((B, T), "int32"), keras.KerasTensor((None, None), "int32")):
+            x = layer(tokens)
+            assert (x.shape, x.dtype) == ((*tokens.shape, M), layer(ids).dtype.name)
+            logits = layer(x, reverse=True)
+            assert (logits.shape, logits.dtype) == ((*tokens.shape, V), layer(layer(ids), reverse=True).dtype.name)
+
+    def test_nothing_is_printed(self, capfd):
+        layer = self.make(mask_zero=True)
+        layer(layer(self.draw_inputs()[0]), reverse=True)
+        assert capfd.readouterr() == ("", "")
