@@ -85,6 +85,7 @@ class Contract:
     required: ClassVar[dict[str, Any]] = {}
     every_argument: ClassVar[dict[str, Any]] = {}
     dropout_arguments: ClassVar[tuple[str, ...]] = ()
+    depth: ClassVar[int] = 3  # how many are stacked
     flags: ClassVar[tuple[str, ...]] = ()
 
     def oracle(self, weights: Mapping[str, np.ndarray], inputs: list[np.ndarray], masks: dict[str, Any]) -> Any:
@@ -162,35 +163,35 @@ class LayerContract(ConfigContract):
     @pytest.fixture(scope="class")
     @classmethod
     def stack(cls):
-        """Three layers, one after the other, on embeddings that carry masks; and what follows sees the mask."""
+        """Layers one after the other on embeddings that carry masks, and a layer after them that needs the mask.
+
+        With it come ids of two sentences, padded, and what the model makes of each of them alone, trimmed.
+        """
         ids = [keras.Input((None,), dtype="int32", name=name) for name in cls.inputs]
         x, *others = [
             keras.layers.Embedding(V, width, mask_zero=True)(each)
             for each, (_, width) in zip(ids, cls.inputs.values(), strict=True)
         ]
-        layers = [cls.layer_class(**cls.required) for _ in range(3)]
-        for layer in layers:
+        for _ in range(cls.depth):
+            layer = cls.layer_class(**cls.required)
             x = layer(x, *others)
             randomize(layer)
-        return keras.Model(ids, [x, keras.layers.GlobalAveragePooling1D()(x)])
+        model = keras.Model(ids, [x, keras.layers.GlobalAveragePooling1D()(x)])
+        lengths = [length for length, _ in cls.inputs.values()]
+        ids = [np.where(padding(length), np.random.randint(1, V, (B, length)), 0).astype("int32") for length in lengths]
+        alone = [model([each[b : b + 1, : LENGTHS[each.shape[1]][b]] for each in ids]) for b in range(B)]
+        return model, ids, alone
 
-    @pytest.mark.parametrize("mode", ["eager", "function", "xla", "predict", "reloaded"])
+    @pytest.mark.parametrize("mode", ["eager", "function", "predict", "reloaded"])
     def test_padded_stack_equals_trimmed(self, stack, mode, tmp_path):
+        model, ids, _ = stack
         run = {
-            "eager": stack,
-            "function": tf.function(stack),
-            "xla": tf.function(stack, jit_compile=True),
-            "predict": lambda ids: stack.predict(ids, verbose=0),
-            "reloaded": lambda ids: self.reload(stack, tmp_path)(ids),
+            "eager": model,
+            "function": tf.function(model),
+            "predict": lambda ids: model.predict(ids, verbose=0),
+            "reloaded": lambda ids: self.reload(model, tmp_path)(ids),
         }[mode]
-        lengths = [length for length, _ in self.inputs.values()]
-        ids = [np.where(padding(length), np.random.randint(1, V, (B, length)), 0) for length in lengths]
-        padded = run([tf.constant(each, "int32") for each in ids])
-        for b in range(B):
-            trimmed = [tf.constant(each[b : b + 1, : LENGTHS[each.shape[1]][b]], "int32") for each in ids]
-            sequence, pooled = stack(trimmed)
-            assert_close(padded[0][b : b + 1, : sequence.shape[1]], sequence)
-            assert_close(padded[1][b : b + 1], pooled)
+        assert_padded_equals_trimmed(run([tf.constant(each) for each in ids]), stack)
 
     def test_explicit_mask_equals_trimmed_whatever_the_padding_holds(self):
         layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
@@ -255,17 +256,6 @@ class LayerContract(ConfigContract):
                 expected = tuple(None if size in unknown else size for size in other.shape)
                 assert tuple(one.shape) == expected, variant
 
-    def test_asking_for_weights_changes_no_output(self):
-        if "return_attention_scores" not in self.flags:
-            return
-        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
-        output, *weights = layer(*inputs, **masks, return_attention_scores=True)
-        assert_close(output, layer(*inputs, **masks), atol=0, rtol=0)
-        assert weights
-        for each in keras.tree.flatten(weights):
-            total = np.asarray(each).sum(-1)
-            assert np.all(np.isclose(total, 1, atol=1e-5) | (total == 0))
-
     def test_dropout_at_inference_changes_no_output(self):
         layer, inputs = self.make(), self.draw_inputs()
         for name in self.dropout_arguments:
@@ -274,23 +264,6 @@ class LayerContract(ConfigContract):
             for training in (None, False):
                 assert_close(dropping(*inputs, training=training), layer(*inputs), atol=0, rtol=0)
             assert np.abs(dropping(*inputs, training=True) - layer(*inputs)).max() > 1e-3, f"{name} does nothing"
-
-    def test_fully_masked_sentence_gives_zero_weights_and_finite_gradients(self):
-        if "return_attention_scores" not in self.flags:
-            return
-        layer, masks = self.make(), self.masks()
-        for mask in masks.values():
-            mask[0] = False
-        inputs = [tf.Variable(x) for x in self.draw_inputs()]
-        with tf.GradientTape() as tape:
-            output, *weights = layer(*inputs, **masks, return_attention_scores=True)
-            total = tf.reduce_sum(output * draw(*output.shape))
-        for each in keras.tree.flatten(weights):
-            assert np.all(each[0] == 0)
-            assert np.any(each[1] != 0)
-        # A lone bias of the keys has no gradient: it adds the same to all scores of a query.
-        gradients = tape.gradient(total, [inputs, layer.trainable_variables])
-        assert all(np.all(np.isfinite(each)) for each in keras.tree.flatten(gradients))
 
     def test_equals_the_formulas(self):
         layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
@@ -339,6 +312,50 @@ class LayerContract(ConfigContract):
     def reload(self, model: Any, folder: Any) -> Any:
         model.save(folder / "model.keras")
         return keras.models.load_model(folder / "model.keras")
+
+
+def assert_padded_equals_trimmed(padded: Any, stack: Any) -> None:
+    padded_sequences, padded_pooled = padded
+    for b, (sequence, pooled) in enumerate(stack[2]):
+        assert_close(padded_sequences[b : b + 1, : sequence.shape[1]], sequence)
+        assert_close(padded_pooled[b : b + 1], pooled)
+
+
+class AttentionContract(LayerContract):
+    """More tests for a layer that can return its attention weights."""
+
+    def test_asking_for_weights_changes_no_output(self):
+        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
+        output, *weights = layer(*inputs, **masks, return_attention_scores=True)
+        assert_close(output, layer(*inputs, **masks), atol=0, rtol=0)
+        assert weights
+        for each in keras.tree.flatten(weights):
+            total = np.asarray(each).sum(-1)
+            assert np.all(np.isclose(total, 1, atol=1e-5) | (total == 0))
+
+    def test_fully_masked_sentence_gives_zero_weights_and_finite_gradients(self):
+        layer, masks = self.make(), self.masks()
+        for mask in masks.values():
+            mask[0] = False
+        inputs = [tf.Variable(x) for x in self.draw_inputs()]
+        with tf.GradientTape() as tape:
+            output, *weights = layer(*inputs, **masks, return_attention_scores=True)
+            total = tf.reduce_sum(output * draw(*output.shape))
+        for each in keras.tree.flatten(weights):
+            assert np.all(each[0] == 0)
+            assert np.any(each[1] != 0)
+        # A lone bias of the keys has no gradient: it adds the same to all scores of a query.
+        gradients = tape.gradient(total, [inputs, layer.trainable_variables])
+        assert all(np.all(np.isfinite(each)) for each in keras.tree.flatten(gradients))
+
+
+class CompiledContract:
+    """The test under XLA, for the layers that others are made of."""
+
+    def test_padded_stack_equals_trimmed_under_xla(self, stack):
+        model, ids, _ = stack
+        compiled = tf.function(model, jit_compile=True)
+        assert_padded_equals_trimmed(compiled([tf.constant(each) for each in ids]), stack)
 
 
 class MaskSource(keras.layers.Layer):

@@ -5,7 +5,24 @@ import itertools
 import keras
 import numpy as np
 import oracle
-from layer_contract import MEMORY_WIDTH, PAST, B, ConfigContract, D, F, H, LayerContract, M, S, T, V, assert_close, draw
+from layer_contract import (
+    MEMORY_WIDTH,
+    PAST,
+    AttentionContract,
+    B,
+    CompiledContract,
+    ConfigContract,
+    D,
+    F,
+    H,
+    LayerContract,
+    M,
+    S,
+    T,
+    V,
+    assert_close,
+    draw,
+)
 
 import keras_attention as ka
 
@@ -44,7 +61,7 @@ def filled_cache():
     return ka.KeyValueCache(draw(B, H, PAST, D), draw(B, H, PAST, D))
 
 
-class TestMultiHeadAttention(LayerContract):
+class TestMultiHeadAttention(CompiledContract, AttentionContract):
     layer_class = ka.MultiHeadAttention
     inputs = {"query": (T, M), "value": (S, MEMORY_WIDTH)}
     padding_masks = {"value": "value_mask"}
@@ -57,7 +74,7 @@ class TestMultiHeadAttention(LayerContract):
         return oracle.multi_head_attention(weights, *inputs, mask=masks["value_mask"][:, None, None])[0]
 
 
-class TestMultiHeadSelfAttention(LayerContract):
+class TestMultiHeadSelfAttention(CompiledContract, AttentionContract):
     layer_class = ka.MultiHeadSelfAttention
     inputs = {"x": (T, M)}
     padding_masks = {"x": "padding_mask"}
@@ -105,27 +122,33 @@ class TestPositionalEncoding(LayerContract):
         return x * np.sqrt(M) + oracle.sinusoids(range(T), M)
 
 
-class TestEncoderLayer(LayerContract):
-    layer_class = ka.EncoderLayer
+class EncoderCase(AttentionContract):
     inputs = {"inputs": (T, M)}
     padding_masks = {"inputs": "padding_mask"}
-    required = {"intermediate_dim": F, "num_heads": H}
-    every_argument = BLOCK
     dropout_arguments = BLOCK_DROPOUTS
     flags = ("return_attention_scores",)
+
+
+class TestEncoderLayer(CompiledContract, EncoderCase):
+    layer_class = ka.EncoderLayer
+    required = {"intermediate_dim": F, "num_heads": H}
+    every_argument = BLOCK
 
     def oracle(self, weights, inputs, masks):
         return oracle.encoder_layer(weights, *inputs, mask=masks["padding_mask"][:, None, None])
 
 
-class TestDecoderLayer(LayerContract):
-    layer_class = ka.DecoderLayer
+class DecoderCase(AttentionContract):
     inputs = {"decoder_sequence": (T, M), "encoder_sequence": (S, MEMORY_WIDTH)}
     padding_masks = {"decoder_sequence": "decoder_padding_mask", "encoder_sequence": "encoder_padding_mask"}
-    required = {"intermediate_dim": F, "num_heads": H}
-    every_argument = BLOCK
     dropout_arguments = BLOCK_DROPOUTS
     flags = ("return_attention_scores",)
+
+
+class TestDecoderLayer(CompiledContract, DecoderCase):
+    layer_class = ka.DecoderLayer
+    required = {"intermediate_dim": F, "num_heads": H}
+    every_argument = BLOCK
 
     def variants(self):
         caches = [{}, {"self_attention_cache": filled_cache()}]
@@ -140,9 +163,10 @@ class TestDecoderLayer(LayerContract):
         )
 
 
-class TestEncoder(TestEncoderLayer):
+class TestEncoder(EncoderCase):
     layer_class = ka.Encoder
     required = {"num_layers": 2, "intermediate_dim": F, "num_heads": H}
+    depth = 2  # of two layers each
     every_argument = {"num_layers": 2, **BLOCK}
 
     def oracle(self, weights, inputs, masks):
@@ -152,9 +176,10 @@ class TestEncoder(TestEncoderLayer):
         return x
 
 
-class TestDecoder(TestDecoderLayer):
+class TestDecoder(DecoderCase):
     layer_class = ka.Decoder
     required = {"num_layers": 2, "intermediate_dim": F, "num_heads": H}
+    depth = 2  # of two layers each
     every_argument = {"num_layers": 2, **BLOCK}
 
     def variants(self):
