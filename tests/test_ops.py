@@ -163,7 +163,13 @@ def test_key_and_pair_masks_get_the_axes_of_the_scores():
     [
         (ops.key_mask, (B, S), "float32", TypeError, r"`padding_mask` is boolean.*mask > 0.*dtype=float32"),
         (ops.key_mask, (B, T, S), "bool", ValueError, r"`padding_mask` has shape \(batch, length\).*shape=\(2, 5, 7\)"),
-        (ops.query_mask, (T,), "bool", ValueError, r"`query_mask` has shape \(batch, length\).*query_mask.shape=\(5,\)"),
+        (
+            ops.query_mask,
+            (T,),
+            "bool",
+            ValueError,
+            r"`query_mask` has shape \(batch, length\).*query_mask.shape=\(5,\)",
+        ),
         (ops.pair_mask, (B, T, S), "float16", TypeError, r"`attention_mask` is boolean.*dtype=float16"),
         (ops.pair_mask, (T, S), "bool", ValueError, r"write a \(queries, keys\) mask as mask\[None\].*shape=\(5, 7\)"),
         (ops.pair_mask, (1, B, H, T, S), "bool", ValueError, r"attention_mask.shape=\(1, 2, 3, 5, 7\)"),

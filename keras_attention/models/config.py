@@ -109,7 +109,7 @@ class TransformerConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"num_layers": 2, "hidden_dim": 128, "intermediate_dim": 512, "num_heads": 4},
+    "tiny": {"num_layers": 2, "hidden_dim": 64, "intermediate_dim": 256, "num_heads": 4},
     "small": {"num_layers": 3, "hidden_dim": 256, "intermediate_dim": 1024, "num_heads": 4},
     "base": {"num_layers": 6, "hidden_dim": 512, "intermediate_dim": 2048, "num_heads": 8},
     "big": {"num_layers": 6, "hidden_dim": 1024, "intermediate_dim": 4096, "num_heads": 16, "dropout": 0.3},
