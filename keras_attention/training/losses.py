@@ -42,6 +42,16 @@ class MaskedCrossEntropy(keras.losses.Loss):
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
         self.ignore_id = ignore_id
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        # The labels alone say what is padding. A mask that came with the logits is left behind by the copy:
+        # Keras would divide by its share of real tokens once more.
+        y_pred = ops.copy(y_pred)
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            if len(sample_weight.shape) == 1:
+                sample_weight = sample_weight[:, None]  # one for each sentence
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each token, scaled so that the mean over all positions is the mean over real ones.
 

@@ -1,0 +1,262 @@
+"""The loss and the metrics against NumPy, alone and in `fit`."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+import tensorflow as tf
+
+import keras_attention as ka
+from keras_attention.training import MaskedAccuracy, MaskedCrossEntropy, Perplexity, token_cross_entropy
+
+B, T, V = 3, 5, 11
+
+
+def batch(scale=3.0):
+    """Labels with padding, one of them all padding, and logits."""
+    labels = np.random.randint(1, V, (B, T)).astype("int32")
+    labels[0, 3:], labels[2] = 0, 0
+    return labels, (np.random.normal(size=(B, T, V)) * scale).astype("float32")
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.7])
+def test_token_losses_equal_the_formula(label_smoothing):
+    labels, logits = batch()
+    losses = token_cross_entropy(labels, logits, label_smoothing)
+    assert losses.dtype == "float32"
+    np.testing.assert_allclose(losses, oracle.token_losses(labels, logits, label_smoothing), rtol=1e-5)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", ["none", "sentences", "tokens"])
+def test_loss_is_the_mean_over_real_tokens(label_smoothing, weights):
+    labels, logits = batch()
+    weights = {"none": None, "sentences": np.random.rand(B), "tokens": np.random.rand(B, T)}[weights]
+    loss = MaskedCrossEntropy(label_smoothing=label_smoothing)(labels, logits, weights)
+    if weights is None or weights.ndim == 1:
+        weights = np.ones((B, 1)) if weights is None else weights[:, None]
+    expected = oracle.smoothed_cross_entropy(labels, logits, label_smoothing, weights)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_a_square_batch_does_not_take_sentence_weights_for_token_weights():
+    labels, logits = np.random.randint(1, V, (T, T)), np.random.normal(size=(T, T, V))
+    weights = [1.0, 0.0, 2.0, 0.5, 0.0]
+    loss = MaskedCrossEntropy()(labels, logits, weights)
+    expected = oracle.smoothed_cross_entropy(labels, logits, 0.0, np.array(weights)[:, None])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_padding_changes_nothing():
+    labels, logits = batch()
+    loss = MaskedCrossEntropy(label_smoothing=0.1)
+    wider = np.pad(labels, ((0, 1), (0, 2))), np.pad(logits, ((0, 1), (0, 2), (0, 0)), constant_values=7.0)
+    np.testing.assert_allclose(loss(*wider), loss(labels, logits), rtol=1e-6)
+    logits[labels == 0] += 100
+    np.testing.assert_allclose(loss(labels, logits), loss(*wider), rtol=1e-6)
+
+
+def test_another_id_may_be_padding():
+    labels, logits = batch()
+    loss = MaskedCrossEntropy(ignore_id=4)(labels, logits)
+    np.testing.assert_allclose(loss, oracle.smoothed_cross_entropy(labels, logits, ignore_id=4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "function"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_gradient_equals_finite_differences(label_smoothing, graph):
+    labels, logits = batch()
+    weights, loss = np.random.rand(B, T).astype("float32"), MaskedCrossEntropy(label_smoothing=label_smoothing)
+
+    def gradient_of(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            total = loss(labels, logits, weights)
+        return tape.gradient(total, logits)
+
+    if graph:
+        gradient_of = tf.function(gradient_of, input_signature=[tf.TensorSpec((None, None, V))])
+    gradient = gradient_of(tf.constant(logits)).numpy()
+    expected = oracle.numeric_gradient(
+        lambda z: oracle.smoothed_cross_entropy(labels, z, label_smoothing, weights), logits
+    )
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+    assert np.all(gradient[labels == 0] == 0)
+    assert np.all(np.any(gradient[labels != 0] != 0, axis=-1))
+
+
+def test_gradient_of_token_losses_takes_any_factor():
+    labels, logits = batch()
+    factors = np.random.normal(size=(B, T)).astype("float32")
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(token_cross_entropy(labels, variable, 0.1) * factors)
+    expected = oracle.numeric_gradient(lambda z: (oracle.token_losses(labels, z, 0.1) * factors).sum(), logits)
+    np.testing.assert_allclose(tf.convert_to_tensor(tape.gradient(total, variable)), expected, atol=1e-5)
+
+
+def test_nothing_but_padding_gives_zero_and_a_finite_gradient():
+    labels, logits = np.zeros((B, T), "int32"), tf.Variable(batch()[1])
+    with tf.GradientTape() as tape:
+        loss = MaskedCrossEntropy(label_smoothing=0.1)(labels, logits)
+    assert float(loss) == 0
+    np.testing.assert_array_equal(tape.gradient(loss, logits), np.zeros((B, T, V)))
+
+
+def test_large_logits_stay_finite():
+    labels, logits = batch(scale=1e4)
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        loss = MaskedCrossEntropy(label_smoothing=0.1)(labels, variable)
+    np.testing.assert_allclose(loss, oracle.smoothed_cross_entropy(labels, logits, 0.1), rtol=1e-5)
+    assert np.all(np.isfinite(tape.gradient(loss, variable)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_logits_are_taken_as_they_are(dtype):
+    labels, logits = batch()
+    half = tf.cast(logits, dtype)
+    exact = tf.cast(half, "float32").numpy()
+    loss = MaskedCrossEntropy(label_smoothing=0.1)(labels, half)
+    assert loss.dtype == "float32"
+    np.testing.assert_allclose(loss, oracle.smoothed_cross_entropy(labels, exact, 0.1), rtol=1e-5)
+    with tf.GradientTape() as tape:
+        tape.watch(half)
+        loss = MaskedCrossEntropy()(labels, half)
+    gradient = tape.gradient(loss, half)
+    assert gradient.dtype == dtype
+    expected = oracle.numeric_gradient(lambda z: oracle.smoothed_cross_entropy(labels, z), exact)
+    np.testing.assert_allclose(tf.cast(gradient, "float32"), expected, atol=2e-3)
+
+
+def test_logits_that_carry_a_mask_are_not_scaled_twice():
+    labels, logits = batch()
+    masked = keras.layers.Masking(mask_value=-999.0)(np.where((labels == 0)[..., None], -999, logits))
+    assert not np.all(masked._keras_mask)
+    for reduction in ("sum_over_batch_size", "sum"):
+        loss = MaskedCrossEntropy(reduction=reduction)
+        np.testing.assert_allclose(loss(labels, masked), loss(labels, logits), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, "0.1", True])
+def test_wrong_smoothing_is_refused(value):
+    with pytest.raises(ValueError, match=rf"`label_smoothing` is the share .* Received: label_smoothing={value!r}"):
+        MaskedCrossEntropy(label_smoothing=value)
+
+
+def test_loss_survives_serialisation():
+    loss = MaskedCrossEntropy(label_smoothing=0.2, ignore_id=4, name="other", reduction="sum")
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(again) is MaskedCrossEntropy
+    assert again.get_config() == loss.get_config()
+    assert again.get_config() == {"name": "other", "reduction": "sum", "label_smoothing": 0.2, "ignore_id": 4}
+    labels, logits = batch()
+    assert float(again(labels, logits)) == float(loss(labels, logits))
+
+
+def accuracy(labels, logits, weights, ignore_id=0):
+    weights = np.broadcast_to(weights, labels.shape) * (labels != ignore_id)
+    return ((logits.argmax(-1) == labels) * weights).sum() / weights.sum()
+
+
+def perplexity(labels, logits, weights, ignore_id=0):
+    weights = np.broadcast_to(weights, labels.shape) * (labels != ignore_id)
+    return np.exp((oracle.token_losses(labels, logits) * weights).sum() / weights.sum())
+
+
+METRICS = [(MaskedAccuracy, accuracy), (Perplexity, perplexity)]
+
+
+@pytest.mark.parametrize(("metric_class", "reference"), METRICS)
+@pytest.mark.parametrize("weights", ["none", "sentences", "tokens"])
+@pytest.mark.parametrize("ignore_id", [0, 4])
+def test_metrics_are_means_over_all_batches(metric_class, reference, weights, ignore_id):
+    metric, batches = metric_class(ignore_id=ignore_id), [batch(1.0), batch(1.0)]
+    batches[1] = batches[1][0][:2, :4], batches[1][1][:2, :4]  # a smaller batch counts less
+    labels = np.concatenate([labels.ravel() for labels, _ in batches])
+    logits = np.concatenate([logits.reshape(-1, V) for _, logits in batches])
+    logits[np.arange(0, len(labels), 3), labels[::3]] += 5  # some are right
+    all_weights, start = [], 0
+    for part, _ in batches:
+        given = {"none": None, "sentences": np.random.rand(len(part)), "tokens": np.random.rand(*part.shape)}[weights]
+        full = np.ones(part.shape) if given is None else np.broadcast_to(given.reshape(len(part), -1), part.shape)
+        all_weights.append(full.ravel())
+        now = logits[start : start + part.size].reshape(*part.shape, V)
+        metric.update_state(part, now, given)
+        start += part.size
+    expected = reference(labels, logits, np.concatenate(all_weights), ignore_id)
+    assert 0 < reference(labels, logits, 1.0, ignore_id) != 1
+    np.testing.assert_allclose(metric.result(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("metric_class", "empty"), [(MaskedAccuracy, 0.0), (Perplexity, 1.0)])
+def test_metrics_of_nothing_reset_and_serialisation(metric_class, empty):
+    metric = metric_class(name="other", ignore_id=4)
+    assert float(metric.result()) == empty
+    labels, logits = batch()
+    metric.update_state(np.full((B, T), 4), logits)
+    assert float(metric.result()) == empty
+    metric.update_state(labels, logits)
+    assert float(metric.result()) != empty
+    metric.reset_state()
+    assert float(metric.result()) == empty
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert type(again) is metric_class
+    assert again.get_config() == metric.get_config()
+    assert (again.name, again.ignore_id) == ("other", 4)
+
+
+def test_perplexity_is_exp_of_the_loss_without_smoothing():
+    labels, logits = batch()
+    metric = Perplexity()
+    metric.update_state(labels, tf.cast(logits, "bfloat16"))
+    loss = MaskedCrossEntropy()(labels, tf.cast(logits, "bfloat16"))
+    np.testing.assert_allclose(metric.result(), np.exp(loss), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def language_model():
+    """A plain model whose mask flows up to the loss."""
+    ids = keras.Input((None,), dtype="int32")
+    x = ka.TokenEmbedding(V, 16, mask_zero=True)(ids)
+    x = ka.DecoderLayer(intermediate_dim=13, num_heads=2)(ka.PositionalEncoding()(x))
+    return keras.Model(ids, keras.layers.Dense(V)(x))
+
+
+@pytest.mark.parametrize("eagerly", [True, False], ids=["eager", "graph"])
+def test_fit_reports_what_the_formulas_give(language_model, eagerly):
+    ids, _ = batch()
+    labels = np.pad(ids[:, 1:], ((0, 0), (0, 1)))
+    weights = np.random.rand(B, T).astype("float32")
+    logits = language_model(ids).numpy()
+    language_model.compile(
+        keras.optimizers.SGD(0.0),
+        loss=MaskedCrossEntropy(label_smoothing=0.1),
+        metrics=[MaskedAccuracy(), Perplexity()],
+        weighted_metrics=[Perplexity(name="weighted")],
+        run_eagerly=eagerly,
+    )
+    arguments = {"batch_size": B, "verbose": 0}
+    history = language_model.fit(ids, labels, sample_weight=weights, **arguments).history
+    expected = {
+        "loss": oracle.smoothed_cross_entropy(labels, logits, 0.1, weights),
+        "accuracy": accuracy(labels, logits, 1.0),
+        "perplexity": perplexity(labels, logits, 1.0),
+        "weighted": perplexity(labels, logits, weights),
+    }
+    assert set(history) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(history[name][0], value, rtol=1e-4, err_msg=name)
+    results = language_model.evaluate(ids, labels, return_dict=True, **arguments)
+    np.testing.assert_allclose(results["loss"], oracle.smoothed_cross_entropy(labels, logits, 0.1), rtol=1e-4)
+
+
+def test_compiled_model_survives_a_file(language_model, tmp_path):
+    ids, _ = batch()
+    metrics = [MaskedAccuracy(), Perplexity()]
+    language_model.compile("adam", MaskedCrossEntropy(label_smoothing=0.1), metrics=metrics, run_eagerly=True)
+    language_model.fit(ids, ids, verbose=0)
+    before = language_model.evaluate(ids, ids, verbose=0)
+    language_model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.evaluate(ids, ids, verbose=0), before, rtol=1e-5)
