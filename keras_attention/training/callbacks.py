@@ -93,7 +93,8 @@ class Checkpoints(keras.callbacks.Callback):
     """Keeps the whole model for going on, the weights of the last epochs for averaging, and the best.
 
     Each file is written beside its place and renamed, so that a run that is cut off leaves whole files:
-    `last.keras` (with the optimizer), `step-00001200.weights.h5`, and `best.keras`.
+    `last.keras` (with the optimizer), `step-00001200.weights.h5`, and `best.keras`, whose value stands in
+    `best.txt` for a run that goes on.
 
     Args:
         folder: Where they are kept.
@@ -115,6 +116,11 @@ class Checkpoints(keras.callbacks.Callback):
         self.monitor = monitor
         self.best = float("inf")
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        going_on = int(self.model.optimizer.iterations) > 0
+        if going_on and (self.folder / "best.txt").exists():
+            self.best = float((self.folder / "best.txt").read_text())
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         step = int(self.model.optimizer.iterations)
@@ -125,6 +131,7 @@ class Checkpoints(keras.callbacks.Callback):
         if value is not None and value < self.best:
             self.best = float(value)
             write_whole(self.folder / "best.keras", self.model.save)
+            write_whole(self.folder / "best.txt", lambda path: Path(path).write_text(repr(self.best)))
         # Last, so that the step it holds is one whose other files are there.
         write_whole(self.folder / "last.keras", self.model.save)
 

@@ -1,0 +1,227 @@
+"""Callbacks in `fit`, and the average of checkpoints."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attention.training import (
+    Checkpoints,
+    Score,
+    StopAfter,
+    Throughput,
+    average_checkpoints,
+    callbacks,
+    weight_files,
+    write_whole,
+)
+
+STEPS = 3  # in an epoch
+
+
+@pytest.fixture
+def model():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=True)  # no graph to trace: quicker here
+    return model
+
+
+def fit(model, epochs, *others, **options):
+    x, y = np.random.rand(STEPS, 2), np.random.rand(STEPS, 1)
+    return model.fit(x, y, batch_size=1, epochs=epochs, callbacks=list(others), verbose=0, **options)
+
+
+def steps_taken(model):
+    return int(model.optimizer.iterations)
+
+
+class Clock:
+    """A clock that moves when told to, in place of the machine's."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(callbacks.time, "monotonic", lambda: self.now)
+
+    def after_each_batch(self, seconds):
+        def move(batch, logs):
+            self.now += seconds
+
+        return keras.callbacks.LambdaCallback(on_train_batch_end=move)
+
+
+class Logs(keras.callbacks.Callback):
+    """Puts given values into the logs, one in each epoch."""
+
+    def __init__(self, **values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update({name: values[epoch] for name, values in self.values.items() if epoch < len(values)})
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6])
+def test_stops_after_a_number_of_steps(model, steps):
+    fit(model, 5, StopAfter(steps=steps))
+    assert steps_taken(model) == steps
+
+
+def test_steps_of_earlier_runs_count(model):
+    fit(model, 1)
+    fit(model, 5, StopAfter(steps=STEPS + 2))
+    assert steps_taken(model) == STEPS + 2
+
+
+def test_stops_after_minutes(model, monkeypatch):
+    clock = Clock(monkeypatch)
+    fit(model, 5, clock.after_each_batch(31.0), StopAfter(minutes=2))
+    assert steps_taken(model) == 4  # 124 seconds are the first at or above 120
+    fit(model, 5, clock.after_each_batch(30.0), StopAfter(minutes=2))
+    assert steps_taken(model) == 8  # the time of the first run does not count
+
+
+def test_stops_at_whichever_comes_first(model, monkeypatch):
+    clock = Clock(monkeypatch)
+    fit(model, 5, clock.after_each_batch(60.0), StopAfter(steps=2, minutes=7))
+    assert steps_taken(model) == 2
+    fit(model, 5, clock.after_each_batch(60.0), StopAfter(steps=100, minutes=1))
+    assert steps_taken(model) == 3
+
+
+def test_no_limit_stops_nothing(model):
+    fit(model, 2, StopAfter())
+    assert steps_taken(model) == 2 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: StopAfter(steps=0), r"`steps` must be a positive integer. Received: steps=0"),
+        (lambda: StopAfter(minutes=-1), r"`minutes` must be a number above zero. Received: minutes=-1"),
+        (lambda: Checkpoints("folder", keep=0), r"`keep` must be a positive integer. Received: keep=0"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_score_reaches_the_logs_of_each_epoch(model):
+    scores = iter([11.5, 13.0])
+    history = fit(model, 2, Score(lambda: {"val_bleu": next(scores)})).history
+    assert history["val_bleu"] == [11.5, 13.0]
+
+
+def test_throughput_counts_training_alone(model, monkeypatch):
+    clock = Clock(monkeypatch)
+
+    def evaluate(epoch, logs):
+        clock.now += 1000.0
+
+    slow_evaluation = keras.callbacks.LambdaCallback(on_epoch_end=evaluate)
+    history = fit(model, 2, clock.after_each_batch(0.5), slow_evaluation, Throughput(tokens_per_step=70)).history
+    assert history["tokens_per_second"] == [70 / 0.5] * 2
+
+
+def test_checkpoints_keep_the_last_weights_and_the_whole_model(model, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    fit(model, 4, Checkpoints(folder, keep=2))
+    names = [path.name for path in weight_files(folder)]
+    assert names == ["step-00000009.weights.h5", "step-00000012.weights.h5"]
+    assert sorted(path.name for path in folder.iterdir()) == ["last.keras", *names]
+    again = keras.models.load_model(folder / "last.keras")
+    assert steps_taken(again) == 12
+    for one, other in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    weights = model.get_weights()
+    fit(model, 1)
+    model.load_weights(weight_files(folder)[-1])
+    for one, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_best_is_the_epoch_with_the_lowest_value(model, tmp_path):
+    values = [3.0, math.nan, 2.0, 2.5]
+    fit(model, 5, Logs(val_loss=values), Checkpoints(tmp_path))  # the fifth epoch has none
+    assert steps_taken(keras.models.load_model(tmp_path / "best.keras")) == 3 * STEPS
+    assert steps_taken(keras.models.load_model(tmp_path / "last.keras")) == 5 * STEPS
+
+
+def test_another_entry_may_be_monitored(model, tmp_path):
+    fit(model, 3, Logs(val_loss=[1, 2, 3], other=[3, 1, 2]), Checkpoints(tmp_path, monitor="other"))
+    assert steps_taken(keras.models.load_model(tmp_path / "best.keras")) == 2 * STEPS
+
+
+@pytest.mark.parametrize(("later", "best"), [([2.5, 2.2], 1), ([2.5, 1.5], 4)], ids=["worse", "better"])
+def test_best_of_an_earlier_run_is_replaced_by_a_better_one_alone(model, tmp_path, later, best):
+    fit(model, 2, Logs(val_loss=[2.0, 3.0]), Checkpoints(tmp_path))
+    resumed = keras.models.load_model(tmp_path / "last.keras")
+    fit(resumed, 4, Logs(val_loss=[0, 0, *later]), Checkpoints(tmp_path), initial_epoch=2)
+    assert steps_taken(keras.models.load_model(tmp_path / "best.keras")) == best * STEPS
+
+
+def test_a_new_model_does_not_wait_for_the_best_of_an_old_one(model, tmp_path):
+    fit(model, 1, Logs(val_loss=[1.0]), Checkpoints(tmp_path))
+    new = keras.models.clone_model(model)
+    new.compile("adam", "mse", run_eagerly=True)
+    fit(new, 2, Logs(val_loss=[5.0, 4.0]), Checkpoints(tmp_path))
+    assert steps_taken(keras.models.load_model(tmp_path / "best.keras")) == 2 * STEPS
+
+
+def test_a_run_cut_off_while_writing_leaves_the_file_before(model, tmp_path, monkeypatch):
+    fit(model, 1, Checkpoints(tmp_path))
+
+    def half(path):
+        with open(path, "wb") as file:
+            file.write(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, 1, Checkpoints(tmp_path))
+    assert steps_taken(keras.models.load_model(tmp_path / "last.keras")) == STEPS
+    assert [path.name for path in weight_files(tmp_path)] == ["step-00000003.weights.h5", "step-00000006.weights.h5"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    place = tmp_path / "note.txt"
+    place.write_text("before")
+
+    def write(path):
+        assert place.read_text() == "before"
+        assert path.endswith(".txt"), "what is written may depend on the ending"
+        with open(path, "w") as file:
+            file.write("after")
+
+    write_whole(place, write)
+    assert place.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("kind", ["weights", "model"])
+def test_average_is_the_mean_of_each_weight(model, tmp_path, kind):
+    paths, values = [], []
+    for i in range(3):
+        model.set_weights([np.random.normal(size=weight.shape) for weight in model.weights])
+        values.append(model.get_weights())
+        paths.append(tmp_path / {"weights": f"{i}.weights.h5", "model": f"{i}.keras"}[kind])
+        (model.save_weights if kind == "weights" else model.save)(paths[-1])
+    average_checkpoints(model, paths)
+    for weight, *each in zip(model.get_weights(), *values, strict=True):
+        np.testing.assert_allclose(weight, np.mean(each, axis=0, dtype="float64"), rtol=1e-6)
+    average_checkpoints(model, [str(paths[1])])
+    for weight, expected in zip(model.get_weights(), values[1], strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_average_of_what_is_not_there_is_refused(model, tmp_path):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"`paths` names at least one checkpoint to average. Received: no paths"):
+        average_checkpoints(model, [])
+    model.save_weights(tmp_path / "there.weights.h5")
+    missing = tmp_path / "missing.weights.h5"
+    with pytest.raises(FileNotFoundError, match=rf"These checkpoints do not exist: {missing}$"):
+        average_checkpoints(model, [tmp_path / "there.weights.h5", missing])
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)

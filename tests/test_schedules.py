@@ -1,0 +1,74 @@
+"""The learning rate and the optimizer of the paper."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_attention as ka
+from keras_attention.training import InverseSqrtSchedule, paper_optimizer
+
+
+@pytest.mark.parametrize("hidden_dim", [512, 97])
+@pytest.mark.parametrize("warmup_steps", [4000, 7])
+def test_equals_the_formula(hidden_dim, warmup_steps):
+    schedule = InverseSqrtSchedule(hidden_dim, warmup_steps, scale=3.0)
+    for step in (1, 2, 6, 7, 8, 3999, 4000, 4001, 100_000):
+        expected = 3.0 * hidden_dim**-0.5 * min(step**-0.5, step * warmup_steps**-1.5)
+        np.testing.assert_allclose(schedule(step - 1), expected, rtol=1e-5)  # Keras counts the steps taken
+        np.testing.assert_allclose(schedule(keras.ops.convert_to_tensor(step - 1, "int64")), expected, rtol=1e-5)
+
+
+def test_rises_to_its_top_at_the_end_of_the_warm_up_and_falls():
+    rates = np.array([float(InverseSqrtSchedule(512, 11)(step)) for step in range(50)])
+    assert rates.argmax() == 10  # the eleventh step
+    assert np.all(np.diff(rates[:11]) > 0)
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert rates[0] > 0, "the first step must move the weights"
+
+
+def test_survives_serialisation():
+    schedule = InverseSqrtSchedule(97, 13, 2.5)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
+    assert type(again) is InverseSqrtSchedule
+    assert again.get_config() == {"hidden_dim": 97, "warmup_steps": 13, "scale": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden_dim": 0}, r"`hidden_dim` must be a positive integer. Received: hidden_dim=0"),
+        ({"warmup_steps": 0}, r"`warmup_steps` must be a positive integer. Received: warmup_steps=0"),
+        ({"warmup_steps": 1e3}, r"Received: warmup_steps=1000.0"),
+        ({"scale": 0}, r"`scale` must be a number above zero. Received: scale=0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        InverseSqrtSchedule(**{"hidden_dim": 512, **arguments})
+
+
+def test_optimizer_is_that_of_the_paper():
+    optimizer = paper_optimizer(ka.TransformerConfig(37000))
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.98, 1e-9)
+    assert optimizer.global_clipnorm == 1.0
+    np.testing.assert_allclose(optimizer.learning_rate, 512**-0.5 * 4000**-1.5, rtol=1e-5)
+    other = paper_optimizer(ka.TransformerConfig(37000), warmup_steps=5, scale=2.0, global_clipnorm=None)
+    assert other.global_clipnorm is None
+    np.testing.assert_allclose(other.learning_rate, 2 * 512**-0.5 * 5**-1.5, rtol=1e-5)
+
+
+def test_optimizer_follows_the_schedule_and_survives_serialisation():
+    optimizer = paper_optimizer(ka.TransformerConfig(37000), warmup_steps=3, global_clipnorm=None)
+    weight = keras.Variable(np.zeros(2, "float32"))
+    optimizer.build([weight])
+    moves = []
+    for _ in range(5):
+        before = weight.numpy()
+        optimizer.apply([np.array([5.0, -0.01], "float32")], [weight])
+        moves.append(weight.numpy() - before)
+    # With a gradient that stays the same, Adam moves each weight by the learning rate.
+    rates = [512**-0.5 * min(step**-0.5, step * 3**-1.5) for step in range(1, 6)]
+    np.testing.assert_allclose(moves, [[-rate, rate] for rate in rates], rtol=1e-4)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.get_config() == optimizer.get_config()
