@@ -41,6 +41,9 @@ class Transformer(keras.Model):
         dtype: Dtype or policy of all layers, the global policy by default. Logits are float32 always.
         **kwargs: `name` and the like.
 
+    Raises:
+        TypeError: `config` is something else, such as a dictionary.
+
     Example:
         >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
         >>> ids = keras.ops.ones((2, 5), dtype="int32")
@@ -51,6 +54,8 @@ class Transformer(keras.Model):
     """
 
     def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
+        if not isinstance(config, TransformerConfig):
+            raise TypeError(f"`config` is a TransformerConfig, such as TransformerConfig(8000). Received: {config=}")
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
         target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
