@@ -36,6 +36,16 @@ class RunFolder:
         """Whether a run was started here."""
         return self.config_file.exists()
 
+    def start(self, config: RunConfig) -> None:
+        """Makes the folder and writes the config, unless a run is there already.
+
+        Args:
+            config: What is to be trained.
+        """
+        if not self.exists:
+            self.path.mkdir(parents=True, exist_ok=True)
+            config.save(self.config_file)
+
     @property
     def config(self) -> RunConfig:
         """The config of the run."""

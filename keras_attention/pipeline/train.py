@@ -2,8 +2,8 @@
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -63,121 +63,17 @@ def train(
     if epochs is None and max_steps is None and max_minutes is None:
         raise ValueError("Give a limit: `epochs`, `max_steps` or `max_minutes`. Received: none of them")
     run = RunFolder(folder)
-    config = _settle_config(run, config)
+    config = run.config if config is None else _agree(run, config)
     keras.utils.set_random_seed(config.seed)
+    texts = _Texts.read(run, config)
+    print(texts.batches.summary())
 
-    corpus = ParallelCorpus(config.source, config.target)
-    valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
-    tokenizer = _settle_tokenizer(run, config)
-    options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
-    batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options)
-    valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
-    print(batches.summary())
-
-    model = _settle_model(run, config)
-    step = int(model.optimizer.iterations)
-    limits = [max_steps, None if epochs is None else epochs * len(batches)]
+    model = _load(run) if run.model_file("last").exists() else _build(config)
+    limits = [max_steps, None if epochs is None else epochs * len(texts.batches)]
     limit = min((value for value in limits if value is not None), default=None)
-    if limit is None or step < limit:
-        _fit(model, run, config, batches, valid_batches, valid_corpus, tokenizer, step, limit, max_minutes)
-    return _finish(model, run, valid_batches.dataset())
-
-
-def _settle_config(run: RunFolder, config: RunConfig | None) -> RunConfig:
-    """The config of an existing run, or the given one, written into a new folder."""
-    if config is None:
-        return run.config
-    if run.exists:
-        old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
-        differing = [f"{name}: {old[name]!r} there, {new[name]!r} given" for name in old if old[name] != new[name]]
-        if differing:
-            raise ValueError(
-                f"{run.path} holds a run with another config; go on with it without one, or take another folder. "
-                f"Differing: {'; '.join(differing)}"
-            )
-    # A config that cannot be, or text that cannot be read, leaves no folder behind.
-    config.transformer()
-    for source, target in ((config.source, config.target), (config.valid_source, config.valid_target)):
-        ParallelCorpus(source, target)
-    run.path.mkdir(parents=True, exist_ok=True)
-    config.save(run.config_file)
-    return config
-
-
-def _settle_tokenizer(run: RunFolder, config: RunConfig) -> SubwordTokenizer:
-    if not run.tokenizer_file.exists():
-        print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
-        tokenizer = SubwordTokenizer.train(
-            [config.source, config.target], config.vocabulary_size, split_digits=config.split_digits
-        )
-        write_whole(run.tokenizer_file, tokenizer.save)
-    return run.tokenizer
-
-
-def _settle_model(run: RunFolder, config: RunConfig) -> Transformer:
-    """The model of the last checkpoint with its optimizer, or a new one."""
-    last = run.model_file("last")
-    if last.exists():
-        model = keras.models.load_model(last)
-        print(f"going on from step {int(model.optimizer.iterations):,}")
-        return model
-    model = Transformer(config.transformer(), dtype=config.dtype)
-    optimizer = paper_optimizer(model.config, config.warmup_steps, config.learning_rate_scale)
-    model.compile(
-        optimizer,
-        loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
-        metrics=[MaskedAccuracy(), Perplexity()],
-    )
-    return model
-
-
-def _fit(
-    model: Transformer,
-    run: RunFolder,
-    config: RunConfig,
-    batches: TokenBatches,
-    valid_batches: TokenBatches,
-    valid_corpus: ParallelCorpus,
-    tokenizer: SubwordTokenizer,
-    step: int,
-    limit: int | None,
-    max_minutes: float | None,
-) -> None:
-    started = time.monotonic()
-    initial = step // config.evaluate_every
-    translator = Translator(model, tokenizer, beam_size=1)
-    sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
-    sources, references = map(list, zip(*sample, strict=True))
-
-    def bleu() -> Mapping[str, float]:
-        return {"val_bleu": quick_bleu(translator.translate(sources), references)}
-
-    model.fit(
-        batches.dataset(first_epoch=step // len(batches)).repeat(),
-        steps_per_epoch=config.evaluate_every,
-        initial_epoch=initial,
-        shuffle=False,  # the batches are, by their seed and epoch
-        epochs=UNLIMITED if limit is None else initial + -(-(limit - step) // config.evaluate_every),
-        validation_data=valid_batches.dataset(),
-        callbacks=[
-            StopAfter(steps=limit, minutes=max_minutes),
-            Throughput(batches.num_tokens / len(batches)),
-            Score(bleu),
-            *_tensorboard(run),
-            keras.callbacks.CSVLogger(str(run.history_file), append=step > 0),
-            Checkpoints(run.checkpoints, keep=config.keep_checkpoints),
-        ],
-    )
-    print(f"{int(model.optimizer.iterations) - step:,} steps in {(time.monotonic() - started) / 60:.1f} minutes")
-
-
-def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
-    try:
-        import tensorboard  # noqa: F401  Keras' callback imports it only when training begins
-    except ImportError:
-        print("no TensorBoard logs: install keras-attention[tensorboard] to have them")
-        return []
-    return [keras.callbacks.TensorBoard(str(run.logs))]
+    if limit is None or int(model.optimizer.iterations) < limit:
+        _fit(model, run, config, texts, limit, max_minutes)
+    return _finish(model, run, texts.valid_batches.dataset())
 
 
 def average(folder: str | Path, last: int | None = None) -> Path:
@@ -195,16 +91,122 @@ def average(folder: str | Path, last: int | None = None) -> Path:
         ValueError: `last` is more than were kept, or below 1.
     """
     run = RunFolder(folder)
-    model = Transformer(run.config.transformer(), dtype=run.config.dtype)
     kept = run.weights
     if not kept:
         raise FileNotFoundError(f"{run.path} has no checkpoints yet: train it first")
     last = len(kept) if last is None else last
     if not 1 <= last <= len(kept):
         raise ValueError(f"{run.path} kept {len(kept)} checkpoints. Received: last={last}")
+    model = Transformer(run.config.transformer(), dtype=run.config.dtype)
     average_checkpoints(model, kept[-last:])
     write_whole(run.model_file("average"), model.save)
     return run.model_file("average")
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What the text files of a run become."""
+
+    tokenizer: SubwordTokenizer
+    batches: TokenBatches
+    valid_batches: TokenBatches
+    sample: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, run: RunFolder, config: RunConfig) -> "_Texts":
+        corpus = ParallelCorpus(config.source, config.target)
+        valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
+        # Only now: text that cannot be used leaves no folder behind.
+        run.start(config)
+        if not run.tokenizer_file.exists():
+            print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
+            files = [config.source, config.target]
+            tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
+            write_whole(run.tokenizer_file, tokenizer.save)
+        tokenizer = run.tokenizer
+        options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
+        return cls(
+            tokenizer,
+            TokenBatches.from_pairs(corpus.pairs, tokenizer, **options),
+            TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False),
+            valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed),
+        )
+
+
+def _agree(run: RunFolder, config: RunConfig) -> RunConfig:
+    """The given config, checked, and against that of a run which is there already."""
+    config.transformer()
+    if run.exists:
+        old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
+        differing = [f"{name}: {old[name]!r} there, {new[name]!r} given" for name in old if old[name] != new[name]]
+        if differing:
+            raise ValueError(
+                f"{run.path} holds a run with another config; go on with it without one, or take another folder. "
+                f"Differing: {'; '.join(differing)}"
+            )
+    return config
+
+
+def _build(config: RunConfig) -> Transformer:
+    model = Transformer(config.transformer(), dtype=config.dtype)
+    model.compile(
+        paper_optimizer(model.config, config.warmup_steps, config.learning_rate_scale),
+        loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
+        metrics=[MaskedAccuracy(), Perplexity()],
+    )
+    return model
+
+
+def _load(run: RunFolder) -> Transformer:
+    """The model of the last checkpoint, with its optimizer."""
+    model = keras.models.load_model(run.model_file("last"))
+    print(f"going on from step {int(model.optimizer.iterations):,}")
+    return model
+
+
+def _fit(
+    model: Transformer,
+    run: RunFolder,
+    config: RunConfig,
+    texts: _Texts,
+    limit: int | None,
+    max_minutes: float | None,
+) -> None:
+    step = int(model.optimizer.iterations)
+    first_round = step // config.evaluate_every
+    translator = Translator(model, texts.tokenizer, beam_size=1)
+    sources, references = map(list, zip(*texts.sample, strict=True))
+
+    def bleu() -> Mapping[str, float]:
+        return {"val_bleu": quick_bleu(translator.translate(sources), references)}
+
+    throughput = Throughput(texts.batches.num_tokens / len(texts.batches))
+    model.fit(
+        texts.batches.dataset(first_epoch=step // len(texts.batches)).repeat(),
+        steps_per_epoch=config.evaluate_every,
+        initial_epoch=first_round,
+        epochs=UNLIMITED if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
+        shuffle=False,  # the batches are, by their seed and epoch
+        validation_data=texts.valid_batches.dataset(),
+        callbacks=[
+            StopAfter(steps=limit, minutes=max_minutes),
+            throughput,
+            Score(bleu),
+            *_tensorboard(run),
+            keras.callbacks.CSVLogger(str(run.history_file), append=step > 0),
+            Checkpoints(run.checkpoints, keep=config.keep_checkpoints),
+        ],
+    )
+    print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
+
+
+def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
+    try:
+        import tensorboard  # noqa: F401  Keras' callback imports it only when training begins
+    except ImportError:
+        print("no TensorBoard logs: install keras-attention[tensorboard] to have them")
+        return []
+    return [keras.callbacks.TensorBoard(str(run.logs))]
 
 
 def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
@@ -212,7 +214,7 @@ def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transf
     average(run.path)
     losses = {}
     for name in ("best", "average"):
-        model.load_weights(run.model_file(name))
+        model.set_weights(keras.models.load_model(run.model_file(name), compile=False).get_weights())
         results = model.evaluate(data, verbose=0, return_dict=True)
         losses[name] = results["loss"]
         print(f"validation perplexity of the {name} checkpoint: {results['perplexity']:.3f}")

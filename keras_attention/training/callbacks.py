@@ -78,6 +78,7 @@ class Throughput(keras.callbacks.Callback):
     def __init__(self, tokens_per_step: float):
         super().__init__()
         self.tokens_per_step = tokens_per_step
+        self.steps, self.seconds = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps, self._started = 0, time.monotonic()
@@ -86,7 +87,22 @@ class Throughput(keras.callbacks.Callback):
         self._steps, self._seconds = self._steps + 1, time.monotonic() - self._started
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.steps += self._steps
+        self.seconds += self._seconds
         logs["tokens_per_second"] = self._steps * self.tokens_per_step / self._seconds
+
+    def summary(self) -> str:
+        """Describes all epochs in one line.
+
+        Returns:
+            The line.
+
+        Example:
+            >>> Throughput(tokens_per_step=7000).summary()
+            '0.0 minutes of training, 0 source and target tokens/s'
+        """
+        rate = self.steps * self.tokens_per_step / max(self.seconds, 1e-9)
+        return f"{self.seconds / 60:.1f} minutes of training, {rate:,.0f} source and target tokens/s"
 
 
 class Checkpoints(keras.callbacks.Callback):
