@@ -1,7 +1,6 @@
 """What every layer keeps, as tests that a class of tests inherits for its layer.
 
-All axes have different sizes, primes where they can be, so that a swapped axis cannot pass. An adapter names
-what a layer is called with; the tests below know nothing else of it.
+A class names what its layer is built and called with; the tests here know nothing else of it.
 """
 
 import inspect
@@ -14,51 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from oracle import path_within, weights_of
+from tensors import LENGTHS, PAST, B, S, T, V, assert_close, draw, float32, padding, randomize
 
-B, T, S, H, D, F, V = 2, 5, 7, 3, 11, 13, 17
-M = H * D
-MEMORY_WIDTH = 29
-PAST = 18  # positions in a cache
 BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
-LENGTHS = {T: [T, 3], S: [4, S]}  # real tokens of each of the two sentences
-
-
-def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
-    return (np.random.normal(size=shape) * scale).astype("float32")
-
-
-def padding(length: int) -> np.ndarray:
-    """The padding mask (B, length) of a batch of sentences of different lengths."""
-    return np.arange(length) < np.array(LENGTHS[length])[:, None]
-
-
-def randomize(layer: Any) -> None:
-    """Weights that are neither 0 nor 1, so that no bias and no scale may be forgotten."""
-    for weight in layer.weights:
-        values = np.random.normal(size=weight.shape) * 0.3
-        weight.assign(values + 1 if weight.path.endswith("gamma") else values)
-
-
-def float32(structure: Any) -> Any:
-    return keras.tree.map_structure(lambda x: np.asarray(keras.ops.cast(x, "float32")), structure)
-
-
-def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
-    """Compares tensors, or structures of them, at float32 rounding unless told otherwise."""
-    keras.tree.assert_same_structure(actual, expected)
-    pairs = zip(keras.tree.flatten(float32(actual)), keras.tree.flatten(float32(expected)), strict=True)
-    for one, other in pairs:
-        np.testing.assert_allclose(one, other, **{"atol": 2e-5, "rtol": 1e-5, **tolerance})
-
-
-def influence(function: Any, x: np.ndarray) -> np.ndarray:
-    """Which input position (column) changes which output position (row), of one sentence (T, M)."""
-    x = tf.Variable(x[None])
-    with tf.GradientTape(persistent=True) as tape:
-        y = function(x)  # (1, T, M)
-        rows = tf.einsum("btm,m->t", y, draw(y.shape[-1]))
-    jacobian = tape.jacobian(rows, x, experimental_use_pfor=False)  # (T, 1, T, M)
-    return np.abs(jacobian.numpy()[:, 0]).max(-1) > 0
 
 
 def constructor_arguments(layer_class: type) -> dict[str, Any]:
@@ -184,14 +141,18 @@ class LayerContract(ConfigContract):
 
     @pytest.mark.parametrize("mode", ["eager", "function", "predict", "reloaded"])
     def test_padded_stack_equals_trimmed(self, stack, mode, tmp_path):
-        model, ids, _ = stack
+        model, ids, alone = stack
         run = {
             "eager": model,
             "function": tf.function(model),
-            "predict": lambda ids: model.predict(ids, verbose=0),
+            "predict": lambda ids: model.predict(ids, verbose=0),  # under XLA, as Keras does by default
             "reloaded": lambda ids: self.reload(model, tmp_path)(ids),
         }[mode]
-        assert_padded_equals_trimmed(run([tf.constant(each) for each in ids]), stack)
+        assert model.jit_compile, "predict does not run under XLA"
+        padded_sequences, padded_pooled = run([tf.constant(each) for each in ids])
+        for b, (sequence, pooled) in enumerate(alone):
+            assert_close(padded_sequences[b : b + 1, : sequence.shape[1]], sequence)
+            assert_close(padded_pooled[b : b + 1], pooled)
 
     def test_explicit_mask_equals_trimmed_whatever_the_padding_holds(self):
         layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
@@ -314,13 +275,6 @@ class LayerContract(ConfigContract):
         return keras.models.load_model(folder / "model.keras")
 
 
-def assert_padded_equals_trimmed(padded: Any, stack: Any) -> None:
-    padded_sequences, padded_pooled = padded
-    for b, (sequence, pooled) in enumerate(stack[2]):
-        assert_close(padded_sequences[b : b + 1, : sequence.shape[1]], sequence)
-        assert_close(padded_pooled[b : b + 1], pooled)
-
-
 class AttentionContract(LayerContract):
     """More tests for a layer that can return its attention weights."""
 
@@ -347,15 +301,6 @@ class AttentionContract(LayerContract):
         # A lone bias of the keys has no gradient: it adds the same to all scores of a query.
         gradients = tape.gradient(total, [inputs, layer.trainable_variables])
         assert all(np.all(np.isfinite(each)) for each in keras.tree.flatten(gradients))
-
-
-class CompiledContract:
-    """The test under XLA, for the layers that others are made of."""
-
-    def test_padded_stack_equals_trimmed_under_xla(self, stack):
-        model, ids, _ = stack
-        compiled = tf.function(model, jit_compile=True)
-        assert_padded_equals_trimmed(compiled([tf.constant(each) for each in ids]), stack)
 
 
 class MaskSource(keras.layers.Layer):

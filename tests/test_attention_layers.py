@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
-from layer_contract import MEMORY_WIDTH, B, D, F, H, M, S, T, assert_close, draw, influence, padding, randomize
+from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, assert_close, draw, influence, padding, randomize
 
 import keras_attention as ka
 

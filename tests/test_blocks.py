@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
-from layer_contract import MEMORY_WIDTH, B, D, F, H, M, S, T, assert_close, draw, influence, padding, randomize
+from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, assert_close, draw, influence, padding, randomize
 
 import keras_attention as ka
 
@@ -269,7 +269,7 @@ def classifier():
         x = ka.EncoderLayer(intermediate_dim=F, num_heads=H, dropout=0.1)(x)
     y = keras.layers.Dense(1, activation="sigmoid")(keras.layers.GlobalAveragePooling1D()(x))
     model = keras.Model(ids, y)
-    model.compile("adam", "binary_crossentropy")
+    model.compile("adam", "binary_crossentropy", jit_compile=False)  # XLA takes long to compile
     return model
 
 

@@ -5,24 +5,8 @@ import itertools
 import keras
 import numpy as np
 import oracle
-from layer_contract import (
-    MEMORY_WIDTH,
-    PAST,
-    AttentionContract,
-    B,
-    CompiledContract,
-    ConfigContract,
-    D,
-    F,
-    H,
-    LayerContract,
-    M,
-    S,
-    T,
-    V,
-    assert_close,
-    draw,
-)
+from layer_contract import AttentionContract, ConfigContract, LayerContract
+from tensors import MEMORY_WIDTH, PAST, B, D, F, H, M, S, T, V, assert_close, draw
 
 import keras_attention as ka
 
@@ -61,7 +45,7 @@ def filled_cache():
     return ka.KeyValueCache(draw(B, H, PAST, D), draw(B, H, PAST, D))
 
 
-class TestMultiHeadAttention(CompiledContract, AttentionContract):
+class TestMultiHeadAttention(AttentionContract):
     layer_class = ka.MultiHeadAttention
     inputs = {"query": (T, M), "value": (S, MEMORY_WIDTH)}
     padding_masks = {"value": "value_mask"}
@@ -74,7 +58,7 @@ class TestMultiHeadAttention(CompiledContract, AttentionContract):
         return oracle.multi_head_attention(weights, *inputs, mask=masks["value_mask"][:, None, None])[0]
 
 
-class TestMultiHeadSelfAttention(CompiledContract, AttentionContract):
+class TestMultiHeadSelfAttention(AttentionContract):
     layer_class = ka.MultiHeadSelfAttention
     inputs = {"x": (T, M)}
     padding_masks = {"x": "padding_mask"}
@@ -129,7 +113,7 @@ class EncoderCase(AttentionContract):
     flags = ("return_attention_scores",)
 
 
-class TestEncoderLayer(CompiledContract, EncoderCase):
+class TestEncoderLayer(EncoderCase):
     layer_class = ka.EncoderLayer
     required = {"intermediate_dim": F, "num_heads": H}
     every_argument = BLOCK
@@ -145,7 +129,7 @@ class DecoderCase(AttentionContract):
     flags = ("return_attention_scores",)
 
 
-class TestDecoderLayer(CompiledContract, DecoderCase):
+class TestDecoderLayer(DecoderCase):
     layer_class = ka.DecoderLayer
     required = {"intermediate_dim": F, "num_heads": H}
     every_argument = BLOCK

@@ -1,4 +1,4 @@
-"""The configuration and the whole model."""
+"""The whole model."""
 
 import dataclasses
 
@@ -7,10 +7,9 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow as tf
-from layer_contract import assert_close, draw, influence, randomize
+from tensors import assert_close, draw, influence, randomize
 
 import keras_attention as ka
-from keras_attention.models import PRESETS
 
 B, T, S, V = 2, 5, 7, 17
 SMALL = {"num_layers": 2, "hidden_dim": 33, "intermediate_dim": 13, "num_heads": 3}
@@ -40,82 +39,9 @@ def trimmed(batch, row):
     return {name: ids[row : row + 1, : LENGTHS[name][row]] for name, ids in batch.items()}
 
 
-def formula(config):
-    """Weights counted matrix by matrix: the tied embedding, then what section 3 of the paper lists."""
-    m, f, bias = config.hidden_dim, config.intermediate_dim, config.use_attention_bias
-    attention = sum(m * m + bias * m for _ in ("query", "key", "value", "output"))
-    feed_forward = m * f + f + f * m + m
-    norm = m + m
-    encoder = config.num_layers * (attention + norm + feed_forward + norm)
-    decoder = config.num_layers * (attention + norm + attention + norm + feed_forward + norm)
-    return config.vocabulary_size * m + encoder + decoder + config.normalize_first * 2 * norm
-
-
-@pytest.mark.parametrize(
-    ("preset", "sizes", "dropout", "millions"),
-    [("base", (6, 512, 2048, 8), 0.1, 63.05), ("big", (6, 1024, 4096, 16), 0.3, 214.2)],
-)
-def test_presets_are_those_of_the_paper(preset, sizes, dropout, millions):
-    config = ka.TransformerConfig.from_preset(preset, vocabulary_size=37000)
-    assert (config.num_layers, config.hidden_dim, config.intermediate_dim, config.num_heads) == sizes
-    assert config.hidden_dim // config.num_heads == 64
-    assert (config.dropout, config.attention_dropout, config.activation_dropout) == (dropout, 0, 0)
-    assert (config.normalize_first, config.use_attention_bias, config.activation) == (False, False, "relu")
-    assert config.num_parameters == formula(config)
-    assert round(config.num_parameters / 1e6, 2 if preset == "base" else 1) == millions
-
-
-def test_the_defaults_are_the_base_model():
-    assert ka.TransformerConfig(37000) == ka.TransformerConfig.from_preset("base", 37000)
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"normalize_first": True}, {"use_attention_bias": True}, {"num_layers": 3, "num_heads": 8}]
-)
-def test_number_of_parameters_is_that_of_the_model(changes):
-    tiny = ka.Transformer.from_preset("tiny", vocabulary_size=101, **changes)
-    assert tiny.config.num_parameters == tiny.count_params() == formula(tiny.config)
-    assert all(getattr(tiny.config, name) == value for name, value in changes.items())
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_changes_replace_what_a_preset_says(preset):
-    config = ka.TransformerConfig.from_preset(preset, 101, dropout=0.25, intermediate_dim=7)
-    assert config == ka.TransformerConfig(
-        **{**PRESETS[preset], "dropout": 0.25, "intermediate_dim": 7, "vocabulary_size": 101}
-    )
-    assert ka.TransformerConfig(**config.to_dict()) == config
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"vocabulary_size": 0}, r"`vocabulary_size` must be a positive integer. Received: vocabulary_size=0"),
-        ({"num_layers": -1}, r"`num_layers` must be a positive integer"),
-        ({"hidden_dim": 512.0}, r"Received: hidden_dim=512.0"),
-        ({"intermediate_dim": None}, r"Received: intermediate_dim=None"),
-        ({"num_heads": "8"}, r"Received: num_heads='8'"),
-        ({"num_heads": 7}, r"`num_heads` must divide `hidden_dim`. Received: num_heads=7, hidden_dim=512"),
-        ({"dropout": 1.5}, r"`dropout` is the share .* Received: dropout=1.5"),
-        ({"attention_dropout": -1}, r"Received: attention_dropout=-1"),
-        ({"activation_dropout": 1}, r"Received: activation_dropout=1"),
-        ({"layer_norm_epsilon": 0.0}, r"`layer_norm_epsilon` must be a number above zero"),
-    ],
-)
-def test_wrong_sizes_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ka.TransformerConfig(**{"vocabulary_size": V, **arguments})
-
-
-def test_mistakes_get_a_message():
-    with pytest.raises(ValueError, match=r"`preset` is one of tiny, small, base, big. Received: preset='large'"):
-        ka.Transformer.from_preset("large", vocabulary_size=V)
+def test_a_dictionary_is_no_config():
     with pytest.raises(TypeError, match=r"`config` is a TransformerConfig.*Received: config=.*vocabulary_size': 17"):
         ka.Transformer({"vocabulary_size": V})
-    with pytest.raises(TypeError, match="layers"):
-        ka.TransformerConfig(V, layers=3)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        ka.TransformerConfig(V).dropout = 0.5
 
 
 def whole_model_by_the_formulas(model, source, target):
@@ -297,7 +223,6 @@ def test_dropout_acts_in_training_alone(model):
     dropping, batch = make(dropout=0.5), padded_batch()
     dropping.set_weights(model.get_weights())
     assert_close(dropping(batch), model(batch), atol=0)
-    assert_close(dropping.predict(batch, verbose=0), model(batch))
     assert np.abs(dropping(batch, training=True) - model(batch)).max() > 1e-2
     memory, _ = dropping.encode(batch["source"])
     assert_close(memory, model.encode(batch["source"])[0], atol=0)
@@ -328,6 +253,7 @@ def test_learns_to_copy():
     words = np.random.randint(4, V, (256, 3)).astype("int32")
     ends = np.full((256, 1), 2)
     inputs = {"source": np.hstack([words, ends]), "target": np.hstack([ends - 1, words])}
-    model.compile(keras.optimizers.Adam(0.01), loss=ka.training.MaskedCrossEntropy())
+    # XLA would take longer to compile than the training takes.
+    model.compile(keras.optimizers.Adam(0.01), loss=ka.training.MaskedCrossEntropy(), jit_compile=False)
     history = model.fit(inputs, np.hstack([words, ends]), epochs=15, batch_size=64, verbose=0)
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
