@@ -269,7 +269,7 @@ def classifier():
         x = ka.EncoderLayer(intermediate_dim=F, num_heads=H, dropout=0.1)(x)
     y = keras.layers.Dense(1, activation="sigmoid")(keras.layers.GlobalAveragePooling1D()(x))
     model = keras.Model(ids, y)
-    model.compile("adam", "binary_crossentropy", jit_compile=False)  # XLA takes long to compile
+    model.compile("adam", "binary_crossentropy")
     return model
 
 
