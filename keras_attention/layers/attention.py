@@ -1,57 +1,17 @@
-"""Multi-head attention and its self-attention form.
+"""Multi-head attention.
 
 Shapes: B batch, T query length, S key length, M model width, H heads, D head width.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import first_given, initializer_for, positive_integer, probability
+from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.cache import KeyValueCache
 from keras_attention.ops import masks
 from keras_attention.ops.attention import dot_product_attention
-
-
-class KeyValueCache(NamedTuple):
-    """Projected keys and values of the positions seen so far.
-
-    Attributes:
-        key: (B, H, S, D).
-        value: (B, H, S, D).
-
-    Example:
-        >>> cache = KeyValueCache(keras.ops.zeros((2, 3, 0, 5)), keras.ops.zeros((2, 3, 0, 5)))
-        >>> int(cache.length)
-        0
-    """
-
-    key: Any
-    value: Any
-
-    @property
-    def length(self) -> Any:
-        """S, the number of positions held."""
-        return ops.shape(self.key)[2]
-
-    def append(self, later: "KeyValueCache") -> "KeyValueCache":
-        """These positions followed by the later ones.
-
-        Args:
-            later: Keys and values of the next positions.
-
-        Returns:
-            A new cache; this one is unchanged.
-
-        Example:
-            >>> one = KeyValueCache(keras.ops.zeros((2, 3, 1, 5)), keras.ops.zeros((2, 3, 1, 5)))
-            >>> int(one.append(one).length)
-            2
-        """
-        return KeyValueCache(
-            ops.concatenate([self.key, later.key], axis=2),
-            ops.concatenate([self.value, later.value], axis=2),
-        )
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -288,94 +248,6 @@ class MultiHeadAttention(keras.layers.Layer):
         if self.dropout == 0.0:
             return None
         return lambda weights: self.weights_dropout(weights, training=training)
-
-
-@keras.saving.register_keras_serializable("keras_attention")
-class MultiHeadSelfAttention(MultiHeadAttention):
-    """Multi-head attention in which query, key and value are the same sequence.
-
-    Args:
-        num_heads: h, the number of heads.
-        key_dim: d_k, the width of a head; M / h by default, which must then be whole.
-        **kwargs: As of `MultiHeadAttention`.
-
-    Example:
-        >>> attention = MultiHeadSelfAttention(num_heads=4)
-        >>> x, padding_mask = keras.ops.ones((2, 5, 32)), keras.ops.ones((2, 5), dtype="bool")
-        >>> print(attention(x, padding_mask=padding_mask).shape)
-        (2, 5, 32)
-
-    Source: Vaswani et al. 2017, section 3.2.3.
-    """
-
-    def __init__(self, num_heads: int, key_dim: int | None = None, **kwargs: Any):
-        super().__init__(num_heads, key_dim, **kwargs)
-
-    def build(self, x_shape: Any) -> None:
-        super().build(x_shape)
-
-    def call(
-        self,
-        x: Any,
-        padding_mask: Any = None,
-        attention_mask: Any = None,
-        return_attention_scores: bool = False,
-        training: bool | None = None,
-        use_causal_mask: bool = False,
-        cache: KeyValueCache | None = None,
-        mask: Any = None,
-        x_mask: Any = None,
-    ) -> Any:
-        """Attends from each position of x to the cached positions, if any, and to those of x.
-
-        Args:
-            x: (B, T, M).
-            padding_mask: Boolean (B, S), True at real tokens; S counts the cached positions too.
-            attention_mask: Boolean (B, T, S) or (B, H, T, S).
-            return_attention_scores: Also returns the weights (B, H, T, S).
-            training: Whether to drop out.
-            use_causal_mask: A position sees only itself and what is before it.
-            cache: Keys and values of earlier positions.
-            mask: The implicit mask of x, which Keras fills in; `padding_mask` beats it.
-            x_mask: The same, where x is not the only tensor given.
-
-        Returns:
-            As `MultiHeadAttention`: the output (B, T, M), then the weights, then the cache.
-
-        Raises:
-            TypeError: A float mask.
-            ValueError: A mask of the wrong rank, or an implicit mask alone beside a cache.
-        """
-        implicit_mask = first_given(mask, x_mask)
-        if cache is not None and padding_mask is None and implicit_mask is not None:
-            raise ValueError(
-                "The mask that comes with the inputs covers the new positions only. Beside a cache, give the padding "
-                "mask (batch, cached and new positions) as an argument. "
-                f"Received: mask.shape={tuple(implicit_mask.shape)}, x.shape={tuple(x.shape)}"
-            )
-        return super().call(
-            x,
-            x,
-            value_mask=first_given(padding_mask, implicit_mask),
-            attention_mask=attention_mask,
-            return_attention_scores=return_attention_scores,
-            training=training,
-            use_causal_mask=use_causal_mask,
-            cache=cache,
-        )
-
-    def _check_key_dim(self, key_dim: int | None) -> int | None:
-        return None if key_dim is None else positive_integer(key_dim, "key_dim")
-
-    def _head_dim(self, width: int) -> int:
-        if self.key_dim is not None:
-            return self.key_dim
-        if width % self.num_heads:
-            raise ValueError(
-                f"`num_heads` must divide the width of x, or `key_dim` be given. "
-                f"Received: num_heads={self.num_heads}, width={width}"
-            )
-        return width // self.num_heads
 
 
 def _split_heads(dense: keras.layers.Layer, x: Any) -> Any:

@@ -5,8 +5,9 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import initializer_for, positive_integer, positive_number, probability
-from keras_attention.layers.attention import MultiHeadAttention, MultiHeadSelfAttention
+from keras_attention.layers.attention import MultiHeadAttention
 from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.self_attention import MultiHeadSelfAttention
 
 
 class Block(keras.layers.Layer):

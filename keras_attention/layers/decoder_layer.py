@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import first_given
-from keras_attention.layers.attention import KeyValueCache
 from keras_attention.layers.block import Block
+from keras_attention.layers.cache import KeyValueCache
 
 
 @keras.saving.register_keras_serializable("keras_attention")

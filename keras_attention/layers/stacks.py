@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import first_given, positive_integer
-from keras_attention.layers.attention import KeyValueCache
 from keras_attention.layers.block import Block
+from keras_attention.layers.cache import KeyValueCache
 from keras_attention.layers.decoder_layer import DecoderLayer
 from keras_attention.layers.encoder_layer import EncoderLayer
 
