@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import tensorflow as tf
-import tensorflow_text  # noqa: F401  registers the SentencePiece ops that the model uses
+import tensorflow_text  # registers the SentencePiece ops that the model uses
 
 
 def ask(folder: str, texts: list[str]) -> list[tuple[str, float]]:

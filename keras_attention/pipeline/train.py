@@ -1,6 +1,7 @@
 """Training from two text files to checkpoints, and going on where a run stopped."""
 
 import dataclasses
+import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -201,9 +202,8 @@ def _fit(
 
 
 def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
-    try:
-        import tensorboard  # noqa: F401  Keras' callback imports it only when training begins
-    except ImportError:
+    # Keras' callback imports it only when training begins.
+    if importlib.util.find_spec("tensorboard") is None:
         print("no TensorBoard logs: install keras-attention[tensorboard] to have them")
         return []
     return [keras.callbacks.TensorBoard(str(run.logs))]
