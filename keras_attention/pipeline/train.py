@@ -25,6 +25,7 @@ from keras_attention.training import (
     StopAfter,
     Throughput,
     average_checkpoints,
+    keep_freed_memory,
     paper_optimizer,
     write_whole,
 )
@@ -173,6 +174,7 @@ def _fit(
     limit: int | None,
     max_minutes: float | None,
 ) -> None:
+    keep_freed_memory()
     step = int(model.optimizer.iterations)
     first_round = step // config.evaluate_every
     translator = Translator(model, texts.tokenizer, beam_size=1)

@@ -3,6 +3,7 @@
 from keras_attention.training.averaging import average_checkpoints
 from keras_attention.training.callbacks import Checkpoints, Score, StopAfter, Throughput, weight_files, write_whole
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
+from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 
@@ -16,6 +17,7 @@ __all__ = [
     "StopAfter",
     "Throughput",
     "average_checkpoints",
+    "keep_freed_memory",
     "paper_optimizer",
     "token_cross_entropy",
     "weight_files",
