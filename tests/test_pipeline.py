@@ -1,6 +1,7 @@
 """The jobs of the command line: a run from text files, going on, averaging, translating, scoring, exporting."""
 
 import csv
+import dataclasses
 import re
 
 import keras
@@ -112,9 +113,15 @@ def test_a_limit_that_is_reached_trains_no_further(run):
     assert step_of(run) == 7
 
 
-def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
-    import dataclasses
+def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config):
+    train(tmp_path / "run", dataclasses.replace(config, total_steps=3))
+    run = RunFolder(tmp_path / "run")
+    assert step_of(run) == 3
+    optimizer = keras.models.load_model(run.model_file("last")).optimizer
+    assert float(optimizer.learning_rate) == 0
 
+
+def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
     train(tmp_path / "run", dataclasses.replace(config, dtype="mixed_bfloat16"), max_steps=2)
     model = keras.models.load_model(RunFolder(tmp_path / "run").model_file("last"))
     assert model.compute_dtype == "bfloat16"
@@ -122,9 +129,7 @@ def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
 
 
 def test_wrong_calls(tmp_path, run, config):
-    import dataclasses
-
-    with pytest.raises(ValueError, match="Give a limit: `epochs`, `max_steps` or `max_minutes`"):
+    with pytest.raises(ValueError, match="Give a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps`"):
         train(tmp_path, config)
     with pytest.raises(FileNotFoundError, match="is not the folder of a training run"):
         train(tmp_path, max_steps=1)
@@ -141,8 +146,6 @@ def test_wrong_calls(tmp_path, run, config):
 
 
 def test_text_that_cannot_be_used_leaves_no_run_behind(tmp_path, config):
-    import dataclasses
-
     short = tmp_path / "short.de"
     short.write_text("eins\n")
     with pytest.raises(ValueError, match=r"short\.de"):

@@ -26,11 +26,20 @@ def test_rises_to_its_top_at_the_end_of_the_warm_up_and_falls():
     assert rates[0] > 0, "the first step must move the weights"
 
 
+def test_falls_to_zero_over_the_last_third_where_the_end_is_known():
+    endless, ending = InverseSqrtSchedule(512, 11), InverseSqrtSchedule(512, 11, total_steps=90)
+    for step in (1, 11, 59, 60):
+        np.testing.assert_allclose(ending(step - 1), endless(step - 1), rtol=1e-5)
+    np.testing.assert_allclose(ending(75 - 1), 0.5 * float(endless(75 - 1)), rtol=1e-5)
+    for step in (90, 91, 1000):
+        assert float(ending(step - 1)) == 0
+
+
 def test_survives_serialisation():
-    schedule = InverseSqrtSchedule(97, 13, 2.5)
+    schedule = InverseSqrtSchedule(97, 13, 2.5, total_steps=41)
     again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     assert type(again) is InverseSqrtSchedule
-    assert again.get_config() == {"hidden_dim": 97, "warmup_steps": 13, "scale": 2.5}
+    assert again.get_config() == {"hidden_dim": 97, "warmup_steps": 13, "scale": 2.5, "total_steps": 41}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,7 @@ def test_survives_serialisation():
         ({"hidden_dim": 0}, r"`hidden_dim` must be a positive integer. Received: hidden_dim=0"),
         ({"warmup_steps": 0}, r"`warmup_steps` must be a positive integer. Received: warmup_steps=0"),
         ({"warmup_steps": 1e3}, r"Received: warmup_steps=1000.0"),
+        ({"total_steps": 0}, r"`total_steps` must be a positive integer. Received: total_steps=0"),
         ({"scale": 0}, r"`scale` must be a number above zero. Received: scale=0"),
     ],
 )

@@ -13,6 +13,7 @@ NUM_PAIRS = 20_000
 NUM_VALID, NUM_TEST = 300, 500
 # Long enough for the tokenizer to find months, currencies and units as pieces; digits stay apart.
 VOCABULARY_SIZE = 400
+TOTAL_STEPS = 2800
 
 
 def run_demo(locale: str = "fr", minutes: float = 3.0, folder: str | Path = "runs/demo") -> float:
@@ -45,7 +46,8 @@ def run_demo(locale: str = "fr", minutes: float = 3.0, folder: str | Path = "run
         # Phrases are made by rule: nothing to hedge against, and too many of them to learn by heart.
         model={"dropout": 0.0},
         label_smoothing=0.0,
-        evaluate_every=250,
+        total_steps=TOTAL_STEPS,
+        evaluate_every=200,
         keep_checkpoints=5,
         score_sentences=50,
     )

@@ -36,6 +36,7 @@ class RunConfig:
         max_length: Pairs with more tokens on a side are left out.
         warmup_steps: Of the schedule.
         learning_rate_scale: Of the schedule.
+        total_steps: The step at which the learning rate has fallen to zero and training ends; None for neither.
         label_smoothing: ε of the loss.
         evaluate_every: Steps between evaluations, each of which leaves a checkpoint.
         keep_checkpoints: How many are kept for averaging.
@@ -62,6 +63,7 @@ class RunConfig:
     max_length: int = 256
     warmup_steps: int = 4000
     learning_rate_scale: float = 1.0
+    total_steps: int | None = None
     label_smoothing: float = 0.1
     evaluate_every: int = 500
     keep_checkpoints: int = 5

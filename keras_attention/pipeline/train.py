@@ -45,8 +45,9 @@ def train(
     """Trains a translator, or goes on with the run that the folder holds.
 
     One "epoch" of the progress bar is `config.evaluate_every` steps: after each come the validation loss, BLEU
-    on a sample and a checkpoint. Training ends at the first limit; then the kept checkpoints are averaged, and
-    `final.keras` is the average or the best single one, whichever has the lower validation loss.
+    on a sample and a checkpoint. Training ends at the first limit or at `config.total_steps`; then the kept
+    checkpoints are averaged, and `final.keras` is the average or the best single one, whichever has the lower
+    validation loss.
 
     Args:
         folder: Where the run lies.
@@ -62,16 +63,18 @@ def train(
         FileNotFoundError: No config was given and the folder holds no run, or a text file is missing.
         ValueError: The folder holds a run with another config, no limit was given, or the texts are not usable.
     """
-    if epochs is None and max_steps is None and max_minutes is None:
-        raise ValueError("Give a limit: `epochs`, `max_steps` or `max_minutes`. Received: none of them")
     run = RunFolder(folder)
     config = run.config if config is None else _agree(run, config)
+    if epochs is None and max_steps is None and max_minutes is None and config.total_steps is None:
+        raise ValueError(
+            "Give a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
+        )
     keras.utils.set_random_seed(config.seed)
     texts = _Texts.read(run, config)
     print(texts.batches.summary())
 
     model = _load(run) if run.model_file("last").exists() else _build(config)
-    limits = [max_steps, None if epochs is None else epochs * len(texts.batches)]
+    limits = [max_steps, config.total_steps, None if epochs is None else epochs * len(texts.batches)]
     limit = min((value for value in limits if value is not None), default=None)
     if limit is None or int(model.optimizer.iterations) < limit:
         _fit(model, run, config, texts, limit, max_minutes)
@@ -152,7 +155,7 @@ def _agree(run: RunFolder, config: RunConfig) -> RunConfig:
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.transformer(), dtype=config.dtype)
     model.compile(
-        paper_optimizer(model.config, config.warmup_steps, config.learning_rate_scale),
+        paper_optimizer(model.config, config.warmup_steps, config.learning_rate_scale, total_steps=config.total_steps),
         loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
         metrics=[MaskedAccuracy(), Perplexity()],
     )

@@ -12,10 +12,14 @@ from keras_attention.layers.arguments import positive_integer, positive_number
 class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): a linear rise, then 1/√step.
 
+    Where it is known when training ends, the last third can be spent falling to zero: the weights come to rest,
+    which is worth as much as averaging them.
+
     Args:
         hidden_dim: d_model.
         warmup_steps: Steps of the rise.
         scale: A factor on the whole; 1 in the paper.
+        total_steps: The step at which the rate reaches zero; None, as in the paper, for never.
 
     Raises:
         ValueError: A size or a scale that is not above zero.
@@ -24,25 +28,40 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
         >>> float(InverseSqrtSchedule(hidden_dim=512)(3999))  # the 4000th step, the highest
         0.00069877...
 
-    Source: Vaswani et al. 2017, section 5.3, equation 3.
+    Source: Vaswani et al. 2017, section 5.3, equation 3; for the fall, Hägele et al. 2024, "Scaling Laws and
+    Compute-Optimal Training Beyond Fixed Training Durations", section 3.
     """
 
-    def __init__(self, hidden_dim: int, warmup_steps: int = 4000, scale: float = 1.0):
+    def __init__(self, hidden_dim: int, warmup_steps: int = 4000, scale: float = 1.0, total_steps: int | None = None):
         self.hidden_dim = positive_integer(hidden_dim, "hidden_dim")
         self.warmup_steps = positive_integer(warmup_steps, "warmup_steps")
         self.scale = positive_number(scale, "scale")
+        self.total_steps = None if total_steps is None else positive_integer(total_steps, "total_steps")
 
     def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32") + 1.0  # Keras counts the steps already taken
         rise = step * self.warmup_steps**-1.5
-        return self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), rise)
+        rate = self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), rise)
+        if self.total_steps is None:
+            return rate
+        remaining = (self.total_steps - step) / self.total_steps
+        return rate * ops.clip(3 * remaining, 0.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        return {"hidden_dim": self.hidden_dim, "warmup_steps": self.warmup_steps, "scale": self.scale}
+        return {
+            "hidden_dim": self.hidden_dim,
+            "warmup_steps": self.warmup_steps,
+            "scale": self.scale,
+            "total_steps": self.total_steps,
+        }
 
 
 def paper_optimizer(
-    config: Any, warmup_steps: int = 4000, scale: float = 1.0, global_clipnorm: float | None = 1.0
+    config: Any,
+    warmup_steps: int = 4000,
+    scale: float = 1.0,
+    global_clipnorm: float | None = 1.0,
+    total_steps: int | None = None,
 ) -> keras.optimizers.Optimizer:
     """Adam with β1 = 0.9, β2 = 0.98, ε = 1e-9 and the paper's schedule, gradients clipped by their norm.
 
@@ -51,6 +70,7 @@ def paper_optimizer(
         warmup_steps: As of `InverseSqrtSchedule`.
         scale: As of `InverseSqrtSchedule`.
         global_clipnorm: The largest norm of all gradients together; None clips nothing, as in the paper.
+        total_steps: As of `InverseSqrtSchedule`.
 
     Returns:
         An optimizer for `compile`.
@@ -63,7 +83,7 @@ def paper_optimizer(
     Source: Vaswani et al. 2017, section 5.3.
     """
     return keras.optimizers.Adam(
-        InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale),
+        InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps),
         beta_1=0.9,
         beta_2=0.98,
         epsilon=1e-9,
