@@ -108,7 +108,7 @@ def list_search(table, beams, max_length, alpha, num_return):
         ]
         finished = sorted(finished, key=lambda pair: -pair[0])[:beams]
         live = [pair for pair in candidates if pair[1][-1] != EOS][:beams]
-        if len(finished) == beams or not live:
+        if not live or (len(finished) == beams and finished[-1][0] >= live[0][0] / penalty(length, alpha)):
             break
         bound = live[0][0] / penalty(max_length, alpha)
         if len(finished) >= num_return and finished[num_return - 1][0] >= bound:
@@ -136,6 +136,25 @@ def test_narrow_beams_follow_the_rules_written_with_lists(alpha, beams, number):
     for sentence in range(11):
         expected = list_search(table[sentence], beams, DEPTH, alpha, number)
         assert_same(as_lists(found, sentence), expected)
+
+
+@pytest.mark.parametrize("beams", [2, 3, 4])
+def test_a_sure_hypothesis_is_not_given_up_for_ends_that_come_too_early(beams):
+    """The model is sure of five tokens, and its second choice is to end at once, at each step."""
+    wanted = [1, 4, 1, 4, EOS]
+
+    def step(ids, state):
+        place = tf.shape(state)[1]
+        logits = tf.fill([tf.size(ids), V], -12.0)
+        second = tf.one_hot(EOS, V) * 4.0
+        first = tf.one_hot(tf.constant(wanted)[place], V) * 24.0
+        return logits + second + first, tf.concat([state, ids[:, None]], axis=1)
+
+    found = beam_search(
+        step, tf.zeros([beams, 0], tf.int32), batch_size=1, beam_size=beams, max_length=9, length_penalty=0.6
+    )
+    assert found.ids.numpy()[0, 0, :5].tolist() == wanted
+    assert found.scores.numpy()[0, 0] > -0.01
 
 
 def test_one_beam_is_greedy_decoding():

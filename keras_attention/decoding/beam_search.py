@@ -55,10 +55,10 @@ def beam_search(
 
     A hypothesis of n tokens is worth `log p / ((5 + n) / 6) ** length_penalty`. At each step, of
     the 2K best continuations, those that end (eos) and rank within the best K are finished, and
-    the K best others live on. A sentence is done when K hypotheses are finished, or when no live
-    one can still overtake the `num_return`-th finished one; at its own `max_length` all that is
-    live takes eos. With `beam_size=1` this is greedy decoding. A sentence's result does not depend
-    on the others in the batch.
+    the K best others live on. A sentence is done when no live hypothesis can still overtake the
+    `num_return`-th finished one, or when K are finished and all are ahead of every live one at its
+    present length; at its own `max_length` all that is live takes eos. With `beam_size=1` this is
+    greedy decoding. A sentence's result does not depend on the others in the batch.
 
     Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or nothing but
     -inf ends at once with scores of NaN and no tokens; the other sentences go on.
@@ -108,8 +108,8 @@ def beam_search(
         ended = _ended(live, candidates, eos_id, t + 1, length_penalty)
         finished = _keep_best(finished, ended, broken, done, pad_id)
         live, parents = _survivors(live, candidates, eos_id)
-        limit_penalty = penalty(max_length, length_penalty)
-        done |= broken | final | _is_settled(live, finished, limit_penalty, num_return)
+        penalties = penalty(t + 1, length_penalty), penalty(max_length, length_penalty)
+        done |= broken | final | _is_settled(live, finished, *penalties, num_return)
         last_ids = tf.where(done[:, None], pad_id, live.ids[:, :, -1])  # (B, K)
         if beam_size > 1:  # a single beam stays where it is
             state = _reordered(state, parents)
@@ -209,15 +209,20 @@ def _survivors(live: Live, candidates: Candidates, eos_id: int) -> tuple[Live, t
     return Live(_extended(live.ids, parents, ids), log_probs), parents
 
 
-def _is_settled(live: Live, finished: Hypotheses, limit_penalty: tf.Tensor, num_return: int) -> tf.Tensor:
+def _is_settled(
+    live: Live, finished: Hypotheses, penalty_now: tf.Tensor, limit_penalty: tf.Tensor, num_return: int
+) -> tf.Tensor:
     """Returns for which sentences (B,) no live hypothesis matters any more.
 
     Log probabilities only fall, and no penalty is larger than that at the sentence's `max_length`:
-    so a live hypothesis will not score above its log probability over that penalty.
+    so a live hypothesis will not score above its log probability over that penalty. And where K are
+    finished, one that is behind all of them now is not waited for. K alone would not be enough: beside
+    a hypothesis that the model is sure of, the next best are ends that come too early.
     """
-    enough = finished.scores[:, -1] > NEVER
-    best_possible = tf.reduce_max(live.log_probs, axis=1) / limit_penalty
-    return enough | (finished.scores[:, num_return - 1] >= best_possible)
+    best_live = tf.reduce_max(live.log_probs, axis=1)  # (B,)
+    out_of_reach = finished.scores[:, num_return - 1] >= best_live / limit_penalty
+    behind_all = finished.scores[:, -1] >= best_live / penalty_now
+    return out_of_reach | behind_all
 
 
 def _extended(ids: tf.Tensor, parents: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
