@@ -47,7 +47,7 @@ class Contract:
 
     def oracle(self, weights: Mapping[str, np.ndarray], inputs: list[np.ndarray], masks: dict[str, Any]) -> Any:
         """The layer's output by the formulas, given padding masks by call argument."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say what its layer computes: define `oracle`")
 
     def variants(self) -> list[dict[str, Any]]:
         """Call arguments beside the inputs: every combination of the flags."""

@@ -13,7 +13,7 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): a linear rise, then 1/√step.
 
     Where it is known when training ends, the last third can be spent falling to zero: the weights come to rest,
-    which is worth as much as averaging them.
+    as averaging checkpoints lets them do.
 
     Args:
         hidden_dim: d_model.
