@@ -9,15 +9,21 @@ from typing import Any
 
 from keras_attention import layers, models, ops
 from keras_attention.layers import (
+    AdditiveAttention,
+    AlibiBias,
     Decoder,
     DecoderLayer,
     Encoder,
     EncoderLayer,
     FeedForward,
+    FixedKeyValueCache,
     KeyValueCache,
+    LearnedPositionalEncoding,
     MultiHeadAttention,
     MultiHeadSelfAttention,
     PositionalEncoding,
+    RelativePositionBias,
+    RotaryPosition,
     TokenEmbedding,
 )
 from keras_attention.models import Transformer, TransformerConfig
@@ -27,15 +33,21 @@ __version__ = "0.1.0"
 _ROOMS = ("decoding", "pipeline", "serving", "text", "training")
 
 __all__ = [
+    "AdditiveAttention",
+    "AlibiBias",
     "Decoder",
     "DecoderLayer",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "FixedKeyValueCache",
     "KeyValueCache",
+    "LearnedPositionalEncoding",
     "MultiHeadAttention",
     "MultiHeadSelfAttention",
     "PositionalEncoding",
+    "RelativePositionBias",
+    "RotaryPosition",
     "TokenEmbedding",
     "Transformer",
     "TransformerConfig",

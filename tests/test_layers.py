@@ -22,6 +22,10 @@ BLOCK = {
     "attention_dropout": 0.2,
     "activation_dropout": 0.4,
     "use_attention_bias": False,
+    "normalization": "rms",
+    "num_kv_heads": 1,
+    "qk_norm": True,
+    "position": ka.RelativePositionBias(num_buckets=8, max_distance=20),
 }
 ATTENTION = {
     "num_heads": H,
@@ -29,14 +33,22 @@ ATTENTION = {
     "value_dim": 19,
     "dropout": 0.2,
     "use_bias": False,
-    "output_shape": 23,
+    "output_shape": (23,),
+    "attention_axes": (1,),
+    "sliding_window": 2,
+    "flash_attention": False,
     "kernel_initializer": "he_normal",
     "bias_initializer": "ones",
     "kernel_regularizer": "l2",
     "bias_regularizer": "l1",
+    "activity_regularizer": "l1",
     "kernel_constraint": "max_norm",
     "bias_constraint": "non_neg",
+    "use_gate": True,
     "seed": 43,
+    "num_kv_heads": 1,
+    "qk_norm": True,
+    "position": ka.AlibiBias(),
 }
 BLOCK_DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
 
@@ -82,7 +94,7 @@ class TestFeedForward(LayerContract):
     required = {"intermediate_dim": F}
     every_argument = {
         "intermediate_dim": F,
-        "activation": "gelu",
+        "activation": "swiglu",
         "dropout": 0.2,
         "kernel_initializer": "he_normal",
         "bias_initializer": "ones",
@@ -96,7 +108,7 @@ class TestFeedForward(LayerContract):
 class TestPositionalEncoding(LayerContract):
     layer_class = ka.PositionalEncoding
     inputs = {"inputs": (T, M)}
-    every_argument = {"max_wavelength": 37.0}
+    every_argument = {"max_wavelength": 37.0, "scale": False}
 
     def variants(self):
         return [{}, {"start_index": 5000}]
@@ -104,6 +116,40 @@ class TestPositionalEncoding(LayerContract):
     def oracle(self, weights, inputs, masks):
         (x,) = inputs
         return x * np.sqrt(M) + oracle.sinusoids(range(T), M)
+
+
+class TestLearnedPositionalEncoding(LayerContract):
+    layer_class = ka.LearnedPositionalEncoding
+    inputs = {"inputs": (T, M)}
+    required = {"max_length": 31}
+    every_argument = {"max_length": 31, "embeddings_initializer": "he_normal", "scale": False}
+
+    def variants(self):
+        return [{}, {"start_index": 19}]
+
+    def oracle(self, weights, inputs, masks):
+        (x,) = inputs
+        return x * np.sqrt(M) + weights["embeddings"][:T]
+
+
+class TestAdditiveAttention(AttentionContract):
+    layer_class = ka.AdditiveAttention
+    inputs = {"query": (T, M), "value": (S, MEMORY_WIDTH)}
+    padding_masks = {"value": "value_mask"}
+    required = {"units": F}
+    every_argument = {"units": F, "dropout": 0.2, "kernel_initializer": "he_normal", "seed": 43}
+    dropout_arguments = ("dropout",)
+    flags = ("return_attention_scores", "use_causal_mask")
+    depth = 1  # the output has the width of the value, not of the query
+
+    def oracle(self, weights, inputs, masks):
+        query, value = inputs
+        queries, keys = query @ weights["query/kernel"], value @ weights["key/kernel"]
+        output = np.zeros((B, T, MEMORY_WIDTH))
+        for b, t in itertools.product(range(B), range(T)):
+            logits = np.array([np.tanh(queries[b, t] + k) @ weights["score/kernel"][:, 0] for k in keys[b]])
+            output[b, t] = oracle.softmax(logits, masks["value_mask"][b]) @ value[b]
+        return output
 
 
 class EncoderCase(AttentionContract):

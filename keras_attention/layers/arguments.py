@@ -28,6 +28,28 @@ def positive_integer(value: Any, name: str) -> int:
     return value
 
 
+def positive_integers(value: Any, name: str) -> tuple[int, ...] | None:
+    """Returns one or several positive integers as a tuple.
+
+    Args:
+        value: What the caller gave: an integer, a sequence of them, or None.
+        name: The argument's name, for the message.
+
+    Returns:
+        A tuple, or None for None.
+
+    Raises:
+        ValueError: It is anything else.
+
+    Example:
+        >>> positive_integers(8, "output_shape")
+        (8,)
+    """
+    if value is None:
+        return None
+    return tuple(positive_integer(each, name) for each in (value if isinstance(value, list | tuple) else [value]))
+
+
 def probability(value: Any, name: str) -> float:
     """Returns the value if it is a dropout rate, in [0, 1).
 
@@ -74,6 +96,94 @@ def positive_number(value: Any, name: str) -> float:
     return value
 
 
+def concrete_integer(value: Any) -> int | None:
+    """The number that a scalar holds, where that is known before the program runs.
+
+    Args:
+        value: An integer or a scalar tensor.
+
+    Returns:
+        An integer, or None inside a function that is being traced.
+
+    Example:
+        >>> concrete_integer(keras.ops.convert_to_tensor(3))
+        3
+    """
+    try:
+        return int(value)
+    except TypeError:
+        return None
+
+
+def check_sequence(x: Any, name: str, rank: int | None = 3) -> None:
+    """Refuses what is not a padded batch of vectors.
+
+    Args:
+        x: What the caller gave.
+        name: The argument's name, for the message.
+        rank: How many axes it has; None for three or more.
+
+    Raises:
+        TypeError: A ragged tensor, or one that does not hold floats.
+        ValueError: Another rank.
+    """
+    if hasattr(x, "row_splits"):
+        raise TypeError(
+            f"`{name}` must be a padded tensor: give {name}.to_tensor() with its padding mask. Received: {name}={x!r}"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if "float" not in dtype:
+        raise TypeError(
+            f"`{name}` must hold floats, such as the vectors that a TokenEmbedding makes of ids. "
+            f"Received: {name}.dtype={dtype}"
+        )
+    check_shape(x.shape, name, rank)
+
+
+def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
+    """Refuses a shape that is not that of a batch of sequences of vectors of known width.
+
+    Args:
+        shape: Of the argument.
+        name: The argument's name, for the message.
+        rank: How many axes it has; None for three or more.
+
+    Raises:
+        ValueError: Another rank, or a width of None.
+
+    Example:
+        >>> check_shape((None, 7, 16), "inputs")
+    """
+    if len(shape) < 3 if rank is None else len(shape) != rank:
+        axes = "(batch, length, width)" if rank == 3 or rank is None else f"one of {rank} axes, as the query has"
+        raise ValueError(f"`{name}` must have shape {axes}. Received: {name}.shape={tuple(shape)}")
+    if shape[-1] is None:
+        raise ValueError(f"The last axis of `{name}`, its width, must be known. Received: {name}.shape={tuple(shape)}")
+
+
+def one_of(value: Any, name: str, options: tuple[str, ...]) -> str:
+    """Returns the value if it is one of the options.
+
+    Args:
+        value: What the caller gave.
+        name: The argument's name, for the message.
+        options: What it may be.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is anything else.
+
+    Example:
+        >>> one_of("rms", "normalization", ("layer", "rms"))
+        'rms'
+    """
+    if value not in options:
+        raise ValueError(f"`{name}` is one of {', '.join(map(repr, options))}. Received: {name}={value!r}")
+    return value
+
+
 def initializer_for(name: str, initializer: Any) -> Any:
     """An initializer for one of several weights that were given the same one.
 
@@ -103,6 +213,27 @@ def initializer_for(name: str, initializer: Any) -> Any:
     return type(initializer).from_config(config)
 
 
+def own_copy(layer: Any, name: str) -> Any:
+    """A layer of its own for each layer that was given the same one as an argument.
+
+    Args:
+        layer: A layer that is not built, what `serialize_keras_object` made of one, or None.
+        name: Of the copy, which its weights' paths then carry.
+
+    Returns:
+        A new layer with the same config, or None.
+
+    Example:
+        >>> own_copy(keras.layers.Dense(3), "position").name
+        'position'
+    """
+    if layer is None:
+        return None
+    if isinstance(layer, dict):
+        layer = keras.saving.deserialize_keras_object(layer)
+    return type(layer).from_config({**layer.get_config(), "name": name})
+
+
 def first_given(*options: Any) -> Any:
     """The first option that is not None: an explicit mask before an implicit one.
 
@@ -117,3 +248,19 @@ def first_given(*options: Any) -> Any:
         2
     """
     return next((option for option in options if option is not None), None)
+
+
+def as_tuple(results: Any) -> tuple[Any, ...]:
+    """What a layer returned, a single item too, as a tuple.
+
+    Args:
+        results: An output, or a tuple that starts with it.
+
+    Returns:
+        A tuple.
+
+    Example:
+        >>> as_tuple(1), as_tuple((1, 2))
+        ((1,), (1, 2))
+    """
+    return results if isinstance(results, tuple) else (results,)

@@ -1,21 +1,24 @@
 """Multi-head attention.
 
-Shapes: B batch, T query length, S key length, M model width, H heads, D head width.
+Shapes: B batch, T query length, S key length, M model width, H heads, G heads of keys and values, D head width.
 """
 
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_attention.layers.arguments import initializer_for, positive_integer, probability
-from keras_attention.layers.cache import KeyValueCache
+from keras_attention.layers.arguments import check_sequence, own_copy, positive_integer, positive_integers, probability
+from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
+from keras_attention.layers.heads import ProjectedHeads
+from keras_attention.layers.visible_pairs import visible_pairs
 from keras_attention.ops import masks
-from keras_attention.ops.attention import dot_product_attention
+from keras_attention.ops.attention import dot_product_attention, fused_attention
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class MultiHeadAttention(keras.layers.Layer):
+class MultiHeadAttention(ProjectedHeads):
     """MultiHead(Q, K, V) = Concat(head_1, …, head_h) W_O, head_i = Attention(Q W_Q, K W_K, V W_V).
 
     Takes the place of `keras.layers.MultiHeadAttention` with the same weights in the same order, and
@@ -26,29 +29,40 @@ class MultiHeadAttention(keras.layers.Layer):
         key_dim: d_k, the width of a head's queries and keys.
         value_dim: d_v, the width of a head's values; d_k by default.
         dropout: Dropout on the attention weights.
-        use_bias: Whether the four projections have a bias (the paper writes none).
-        output_shape: Width of the output; that of the query by default.
+        use_bias: Whether the projections have a bias (the paper writes none).
+        output_shape: Width of the output, or several sizes; that of the query by default.
+        attention_axes: The axes of positions, where inputs have more than one; all of them by default.
+        sliding_window: A query sees keys at a distance below this alone.
+        flash_attention: True for the flash kernel of the backend, an error where it has none; False for never.
         kernel_initializer: Of the projections.
         bias_initializer: Of their biases.
         kernel_regularizer: Of the projections.
         bias_regularizer: Of their biases.
+        activity_regularizer: Of what the projections make.
         kernel_constraint: Of the projections.
         bias_constraint: Of their biases.
+        use_gate: Whether sigmoid(Q W_G) scales what the heads make (Qiu et al. 2025).
         seed: Of the dropout.
+        num_kv_heads: G, heads of keys and values, each shared by h/G query heads; h by default.
+        qk_norm: Whether queries and keys are brought to unit root mean square, times a learned scale.
+        position: How positions enter the scores: `RotaryPosition()`, `AlibiBias()`, `RelativePositionBias()`.
         **kwargs: `name`, `dtype` and the like.
 
     Raises:
-        ValueError: A size that is not a positive integer, or a dropout outside [0, 1).
+        ValueError: A size that is not a positive integer, a dropout outside [0, 1), heads that `num_kv_heads`
+            does not divide, flash attention with dropout.
 
     Example:
         >>> attention = MultiHeadAttention(num_heads=2, key_dim=8)
-        >>> query, value = keras.ops.ones((3, 5, 16)), keras.ops.ones((3, 7, 16))
+        >>> query, value = ops.ones((3, 5, 16)), ops.ones((3, 7, 16))
         >>> output, weights = attention(query, value, return_attention_scores=True)
         >>> print(output.shape, weights.shape)
         (3, 5, 16) (3, 2, 5, 7)
 
     Source: Vaswani et al. 2017, section 3.2.2.
     """
+
+    value_mask_name = "value_mask"
 
     def __init__(
         self,
@@ -57,14 +71,22 @@ class MultiHeadAttention(keras.layers.Layer):
         value_dim: int | None = None,
         dropout: float = 0.0,
         use_bias: bool = True,
-        output_shape: int | None = None,
+        output_shape: int | tuple[int, ...] | None = None,
+        attention_axes: int | tuple[int, ...] | None = None,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        use_gate: bool = False,
         seed: int | None = None,
+        num_kv_heads: int | None = None,
+        qk_norm: bool = False,
+        position: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -72,40 +94,27 @@ class MultiHeadAttention(keras.layers.Layer):
         self.num_heads = positive_integer(num_heads, "num_heads")
         self.key_dim = self._check_key_dim(key_dim)
         self.value_dim = None if value_dim is None else positive_integer(value_dim, "value_dim")
-        self.output_dim = None if output_shape is None else positive_integer(output_shape, "output_shape")
         self.dropout = probability(dropout, "dropout")
         self.use_bias = use_bias
+        self.output_dims = positive_integers(output_shape, "output_shape")
+        self.attention_axes = (
+            attention_axes if attention_axes is None else tuple(np.atleast_1d(attention_axes).tolist())
+        )
+        self.sliding_window = None if sliding_window is None else positive_integer(sliding_window, "sliding_window")
+        self.flash_attention = flash_attention
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.projection_regularizer = keras.regularizers.get(activity_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.use_gate = use_gate
         self.seed = seed
-
-    def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
-        value_shape = value_shape or query_shape
-        key_shape = key_shape or value_shape
-        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
-            if len(shape) != 3:
-                raise ValueError(
-                    f"`{name}` must have shape (batch, length, width). Received: {name}.shape={tuple(shape)}"
-                )
-        head_dim = self._head_dim(query_shape[-1])
-        value_dim = self.value_dim or head_dim
-        output_dim = self.output_dim or query_shape[-1]
-        # Positions of all sequences stand in one row axis n: a single matrix product, and a single one for
-        # the gradient of the kernel, where (b, s, m) would make a small one for each sequence.
-        split, join = "nm,mhd->nhd", "nhd,hdm->nm"
-        self.query_dense = self._projection("query", split, (self.num_heads, head_dim))
-        self.key_dense = self._projection("key", split, (self.num_heads, head_dim))
-        self.value_dense = self._projection("value", split, (self.num_heads, value_dim))
-        self.output_dense = self._projection("attention_output", join, (output_dim,))
-        self.query_dense.build((None, query_shape[-1]))
-        self.key_dense.build((None, key_shape[-1]))
-        self.value_dense.build((None, value_shape[-1]))
-        self.output_dense.build((None, self.num_heads, value_dim))
-        self.weights_dropout = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self.num_kv_heads = self.num_heads if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
+        self.qk_norm = qk_norm
+        self.position = own_copy(position, "position")
+        self._check_options()
 
     def call(
         self,
@@ -119,7 +128,10 @@ class MultiHeadAttention(keras.layers.Layer):
         return_attention_scores: bool = False,
         training: bool | None = None,
         use_causal_mask: bool = False,
-        cache: KeyValueCache | None = None,
+        attention_bias: Any = None,
+        query_segment_ids: Any = None,
+        value_segment_ids: Any = None,
+        cache: KeyValueCache | FixedKeyValueCache | None = None,
     ) -> Any:
         """Attends from the query to the cached positions, if any, followed by those of the value.
 
@@ -134,76 +146,64 @@ class MultiHeadAttention(keras.layers.Layer):
             return_attention_scores: Also returns the weights (B, H, T, S).
             training: Whether to drop out.
             use_causal_mask: A query sees the cached positions and the keys up to its own.
-            cache: Keys and values of earlier positions, from `project` or an earlier call.
+            attention_bias: Added to the scaled scores, broadcastable to (B, H, T, S).
+            query_segment_ids: Integers (B, T), one number for each of the sequences packed into a row: a query
+                sees its own alone, and positions start again in each.
+            value_segment_ids: The same for the value (B, S); needed with the former and without a cache.
+            cache: Keys and values of earlier positions, from `init_cache`, `project` or an earlier call.
 
         Returns:
             The output (B, T, M); then the weights if asked for; then, where a cache was given, the cache
             followed by the value's positions. A single item stands alone, several come as a tuple.
 
         Raises:
-            TypeError: A float mask.
-            ValueError: Neither a value nor a cache, or a mask of the wrong rank.
+            TypeError: A float mask, ragged or integer inputs.
+            ValueError: Neither a value nor a cache, or a mask of the wrong rank or length.
         """
-        if value is None and cache is None:
-            raise ValueError("Give `value`, `cache` or both. Received: value=None, cache=None")
-        keys_mask = masks.combine_masks(
-            None if value_mask is None else masks.key_mask(value_mask, "value_mask"),
-            None if key_mask is None else masks.key_mask(key_mask, "key_mask"),
-        )  # (B, 1, 1, S)
+        self._check_call(query, value, key, cache, query_segment_ids, value_segment_ids)
+        offset = 0 if cache is None else cache.length
+        query_positions = self._positions(query, query_segment_ids, offset)  # (T,) or (B, T)
         memory = cache
         if value is not None:
-            memory = self.project(value, key, None if keys_mask is None or cache is not None else keys_mask[:, 0, 0])
-            memory = memory if cache is None else cache.append(memory)
-        queries = _split_heads(self.query_dense, query)  # (B, H, T, D)
+            # Beside a cache the masks cover more than the new positions.
+            real = self._real(value, value_mask, key_mask) if cache is None else None
+            new = self.project(value, key, real, self._positions(value, value_segment_ids, offset))
+            memory = new if cache is None else cache.update(*new)
+        mask = visible_pairs(
+            self.axes,
+            query,
+            value,
+            memory,
+            offset,
+            query_mask=query_mask,
+            value_mask=value_mask,
+            key_mask=key_mask,
+            attention_mask=attention_mask,
+            query_segment_ids=query_segment_ids,
+            value_segment_ids=value_segment_ids,
+            use_causal_mask=use_causal_mask,
+            sliding_window=self.sliding_window,
+            value_mask_name=self.value_mask_name,
+        )  # (B, H, T, S)
+        bias = self._bias(attention_bias, query, value, memory.key, query_positions, value_segment_ids)  # (B, H, T, S)
 
-        mask = masks.combine_masks(
-            keys_mask,
-            None if query_mask is None else masks.query_mask(query_mask),  # (B, 1, T, 1)
-            None if attention_mask is None else masks.pair_mask(attention_mask),  # (B, H, T, S)
-        )
-        if use_causal_mask:
-            offset = 0 if cache is None else cache.length
-            causal = masks.causal_mask(ops.shape(queries)[2], memory.length, offset)  # (T, S)
-            mask = masks.combine_masks(mask, causal)
-
-        context, weights = dot_product_attention(
-            queries, memory.key, memory.value, mask, self._weights_dropout(training)
-        )  # (B, H, T, D), (B, H, T, S)
-        output = _join_heads(self.output_dense, context)  # (B, T, M)
+        queries = self._heads("query", query, query_positions)  # (B, H, T, D)
+        if self.flash_attention and not return_attention_scores:
+            context, weights = fused_attention(queries, memory.key, memory.value, mask, bias), None
+        else:
+            dropout = self._weights_dropout(training)
+            context, weights = dot_product_attention(queries, memory.key, memory.value, mask, bias, dropout)
+        context = self.axes.join_heads(context, query)  # (B, T, H, D)
+        if self.use_gate:
+            context = context * self.gate_dense(query)
+        output = self.output_dense(context)  # (B, T, M)
 
         results = [output]
         if return_attention_scores:
-            results.append(weights)
+            results.append(self.axes.attention_weights(weights, query, value))  # (B, H, T, S)
         if cache is not None:
             results.append(memory)
         return output if len(results) == 1 else tuple(results)
-
-    def project(self, value: Any, key: Any = None, padding_mask: Any = None) -> KeyValueCache:
-        """Projects keys and values, once for any number of queries.
-
-        Args:
-            value: (B, S, M).
-            key: (B, S, M); the value by default.
-            padding_mask: Boolean (B, S). Masked positions are zeroed, since a NaN would survive a
-                weight of zero.
-
-        Returns:
-            K and V as a cache.
-
-        Example:
-            >>> attention = MultiHeadAttention(num_heads=2, key_dim=8)
-            >>> memory = keras.ops.ones((3, 7, 16))
-            >>> _ = attention(memory, memory)
-            >>> print(attention.project(memory).key.shape)
-            (3, 2, 7, 8)
-        """
-        key = value if key is None else key
-        if padding_mask is not None:
-            real = masks.key_mask(padding_mask)[:, 0, 0, :, None]  # (B, S, 1)
-            cleaned = ops.where(real, value, ops.zeros_like(value))
-            key = cleaned if key is value else ops.where(real, key, ops.zeros_like(key))
-            value = cleaned
-        return KeyValueCache(_split_heads(self.key_dense, key), _split_heads(self.value_dense, value))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -213,52 +213,79 @@ class MultiHeadAttention(keras.layers.Layer):
             "value_dim": self.value_dim,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
-            "output_shape": self.output_dim,
+            "output_shape": self.output_dims,
+            "attention_axes": self.attention_axes,
+            "sliding_window": self.sliding_window,
+            "flash_attention": self.flash_attention,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.projection_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "use_gate": self.use_gate,
             "seed": self.seed,
+            "num_kv_heads": self.num_kv_heads,
+            "qk_norm": self.qk_norm,
+            "position": self.position and keras.saving.serialize_keras_object(self.position),
         }
 
     def _check_key_dim(self, key_dim: int | None) -> int | None:
         return positive_integer(key_dim, "key_dim")
 
-    def _head_dim(self, width: int) -> int:
-        return self.key_dim
+    def _check_options(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "`num_kv_heads` must divide `num_heads`. "
+                f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
+            )
+        if self.flash_attention and self.dropout:
+            raise ValueError(
+                "Flash attention has no dropout: give dropout=0 or flash_attention=None. "
+                f"Received: flash_attention=True, dropout={self.dropout}"
+            )
 
-    def _projection(self, name: str, equation: str, output_shape: tuple) -> keras.layers.EinsumDense:
-        return keras.layers.EinsumDense(
-            equation,
-            output_shape=output_shape,
-            bias_axes=equation[-len(output_shape) :] if self.use_bias else None,
-            kernel_initializer=initializer_for(name, self.kernel_initializer),
-            bias_initializer=initializer_for(name, self.bias_initializer),
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            kernel_constraint=self.kernel_constraint,
-            bias_constraint=self.bias_constraint,
-            dtype=self.dtype_policy,
-            name=name,
-        )
+    def _check_call(self, query: Any, value: Any, key: Any, cache: Any, query_segments: Any, segments: Any) -> None:
+        for x, name in ((query, "query"), (value, "value"), (key, "key")):
+            if x is not None:
+                check_sequence(x, name, 3 if self.axes.is_sequence else None)
+        if value is None and cache is None:
+            raise ValueError("Give `value`, `cache` or both. Received: value=None, cache=None")
+        if cache is not None and (not self.axes.is_sequence or query_segments is not None):
+            raise ValueError(
+                "A cache holds one sequence a row, (batch, length, width), without segment ids. "
+                f"Received: cache with query.shape={tuple(query.shape)}, query_segment_ids={query_segments}"
+            )
+        if (query_segments is None) != (segments is None):
+            raise ValueError(
+                "`query_segment_ids` and `value_segment_ids` go together. "
+                f"Received: query_segment_ids={query_segments}, value_segment_ids={segments}"
+            )
+
+    def _real(self, value: Any, value_mask: Any, key_mask: Any) -> Any:
+        """The real tokens of the value by both masks, (B, S)."""
+        given = []
+        for mask, name in ((value_mask, self.value_mask_name), (key_mask, "key_mask")):
+            if mask is not None:
+                mask = masks.as_mask(mask, name)
+                masks.check_mask_fits(mask, name, **dict(zip(("batch", "length"), value.shape, strict=False)))
+                given.append(mask)
+        return masks.combine_masks(*given)
+
+    def _bias(self, given: Any, query: Any, value: Any, keys: Any, positions: Any, segment_ids: Any) -> Any:
+        if given is not None and not self.axes.is_sequence:
+            given = self.axes.attention_mask(given, query, value)
+        if self.position is None:
+            return given
+        if segment_ids is None:
+            key_positions = ops.arange(ops.shape(keys)[2], dtype="int32")  # (S,)
+        else:
+            key_positions = masks.segment_positions(segment_ids)  # (B, S)
+        by_position = self.position.bias(positions, key_positions)
+        return by_position if given is None else given if by_position is None else given + by_position
 
     def _weights_dropout(self, training: bool | None) -> Any:
         if self.dropout == 0.0:
             return None
         return lambda weights: self.weights_dropout(weights, training=training)
-
-
-def _split_heads(dense: keras.layers.Layer, x: Any) -> Any:
-    batch, length, width = ops.shape(x)
-    heads = dense(ops.reshape(x, (batch * length, width)))  # (B·S, H, D)
-    heads = ops.reshape(heads, (batch, length, *heads.shape[1:]))  # (B, S, H, D)
-    return ops.transpose(heads, (0, 2, 1, 3))  # (B, H, S, D)
-
-
-def _join_heads(dense: keras.layers.Layer, context: Any) -> Any:
-    batch, heads, length, width = ops.shape(context)
-    rows = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch * length, heads, width))  # (B·T, H, D)
-    rows = dense(rows)  # (B·T, M)
-    return ops.reshape(rows, (batch, length, rows.shape[-1]))  # (B, T, M)

@@ -4,13 +4,21 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import initializer_for, positive_integer, positive_number, probability
+from keras_attention.layers.adaptation import Composite
+from keras_attention.layers.arguments import (
+    initializer_for,
+    one_of,
+    own_copy,
+    positive_integer,
+    positive_number,
+    probability,
+)
 from keras_attention.layers.attention import MultiHeadAttention
-from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.feed_forward import FeedForward, feed_forward_activation, serialize_activation
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
 
 
-class Block(keras.layers.Layer):
+class Block(Composite):
     """Base of the encoder and decoder layers and of their stacks.
 
     Args:
@@ -25,6 +33,11 @@ class Block(keras.layers.Layer):
         attention_dropout: On the attention weights (the paper has none there).
         activation_dropout: On the inner activations of the feed-forward network (the paper has none there).
         use_attention_bias: Whether the attention projections have a bias (the paper writes none).
+        normalization: "layer" as in the paper, or "rms", which divides by the root mean square alone.
+        num_kv_heads: Heads of keys and values, each shared by several of the query's; h by default.
+        qk_norm: Whether queries and keys are normalised before they meet.
+        position: How positions enter self-attention: `RotaryPosition()`, `AlibiBias()`,
+            `RelativePositionBias()`, of which each layer makes a copy of its own.
         **kwargs: `name`, `dtype` and the like.
 
     Raises:
@@ -46,6 +59,10 @@ class Block(keras.layers.Layer):
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
         use_attention_bias: bool = True,
+        normalization: str = "layer",
+        num_kv_heads: int | None = None,
+        qk_norm: bool = False,
+        position: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -53,7 +70,7 @@ class Block(keras.layers.Layer):
         self.intermediate_dim = positive_integer(intermediate_dim, "intermediate_dim")
         self.num_heads = positive_integer(num_heads, "num_heads")
         self.dropout = probability(dropout, "dropout")
-        self.activation = keras.activations.get(activation)
+        self.activation = feed_forward_activation(activation)
         self.layer_norm_epsilon = positive_number(layer_norm_epsilon, "layer_norm_epsilon")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -61,6 +78,10 @@ class Block(keras.layers.Layer):
         self.attention_dropout = probability(attention_dropout, "attention_dropout")
         self.activation_dropout = probability(activation_dropout, "activation_dropout")
         self.use_attention_bias = use_attention_bias
+        self.normalization = one_of(normalization, "normalization", ("layer", "rms"))
+        self.num_kv_heads = None if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
+        self.qk_norm = qk_norm
+        self.position = own_copy(position, "position")
 
     def block_config(self) -> dict[str, Any]:
         """The arguments above, in a form that can be saved.
@@ -72,7 +93,7 @@ class Block(keras.layers.Layer):
             "intermediate_dim": self.intermediate_dim,
             "num_heads": self.num_heads,
             "dropout": self.dropout,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": serialize_activation(self.activation),
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -80,6 +101,10 @@ class Block(keras.layers.Layer):
             "attention_dropout": self.attention_dropout,
             "activation_dropout": self.activation_dropout,
             "use_attention_bias": self.use_attention_bias,
+            "normalization": self.normalization,
+            "num_kv_heads": self.num_kv_heads,
+            "qk_norm": self.qk_norm,
+            "position": self.position and keras.saving.serialize_keras_object(self.position),
         }
 
     def get_config(self) -> dict[str, Any]:
@@ -96,7 +121,9 @@ class Block(keras.layers.Layer):
 
     def _self_attention(self, width: int) -> MultiHeadSelfAttention:
         self._check_heads(width)
-        return MultiHeadSelfAttention(self.num_heads, **self._attention_arguments("self_attention"))
+        return MultiHeadSelfAttention(
+            self.num_heads, position=self.position, **self._attention_arguments("self_attention")
+        )
 
     def _cross_attention(self, width: int) -> MultiHeadAttention:
         key_dim = width // self.num_heads
@@ -110,8 +137,9 @@ class Block(keras.layers.Layer):
             **self._sub_layer_arguments("feed_forward"),
         )
 
-    def _norm(self, name: str) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+    def _norm(self, name: str) -> keras.layers.Layer:
+        kinds = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
+        return kinds[self.normalization](epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
 
     def _dropout(self) -> keras.layers.Dropout:
         return keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
@@ -120,6 +148,8 @@ class Block(keras.layers.Layer):
         return {
             "dropout": self.attention_dropout,
             "use_bias": self.use_attention_bias,
+            "num_kv_heads": self.num_kv_heads,
+            "qk_norm": self.qk_norm,
             **self._sub_layer_arguments(name),
         }
 

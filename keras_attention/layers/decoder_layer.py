@@ -8,9 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import first_given
+from keras_attention.layers.arguments import as_tuple, check_sequence, check_shape, first_given
 from keras_attention.layers.block import Block
-from keras_attention.layers.cache import KeyValueCache
+from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -30,10 +30,12 @@ class DecoderLayer(Block):
 
     def build(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> None:
         shape = decoder_sequence_shape
+        check_shape(shape, "decoder_sequence")
         self.self_attention = self._self_attention(shape[-1])
         self.self_attention_norm = self._norm("self_attention_norm")
         self.cross_attention = None
         if encoder_sequence_shape is not None:
+            check_shape(encoder_sequence_shape, "encoder_sequence")
             self.cross_attention = self._cross_attention(shape[-1])
             self.cross_attention_norm = self._norm("cross_attention_norm")
             self.cross_attention.build(shape, encoder_sequence_shape)
@@ -52,11 +54,13 @@ class DecoderLayer(Block):
         decoder_attention_mask: Any = None,
         encoder_padding_mask: Any = None,
         encoder_attention_mask: Any = None,
-        self_attention_cache: KeyValueCache | None = None,
+        self_attention_cache: KeyValueCache | FixedKeyValueCache | None = None,
         cross_attention_cache: KeyValueCache | None = None,
         use_causal_mask: bool = True,
         training: bool | None = None,
         return_attention_scores: bool = False,
+        decoder_segment_ids: Any = None,
+        encoder_segment_ids: Any = None,
         mask: Any = None,
         decoder_sequence_mask: Any = None,
         encoder_sequence_mask: Any = None,
@@ -78,6 +82,8 @@ class DecoderLayer(Block):
             training: Whether to drop out.
             return_attention_scores: Also returns the self-attention weights (B, H, T, T) and, with an encoder
                 sequence, the cross-attention weights (B, H, T, S).
+            decoder_segment_ids: Integers (B, T), one number for each of the sequences packed into a row.
+            encoder_segment_ids: The same for the encoder sequence (B, S).
             mask: The implicit mask of the decoder sequence, which Keras fills in.
             decoder_sequence_mask: The same, where there are other tensors.
             encoder_sequence_mask: The implicit mask of the encoder sequence.
@@ -86,37 +92,53 @@ class DecoderLayer(Block):
             (B, T, M); then the weights if asked for; then, where a self-attention cache was given, that cache
             with these positions appended.
         """
+        check_sequence(decoder_sequence, "decoder_sequence")
         x = decoder_sequence
-        y, self_weights, *new_cache = self.self_attention(
-            self._enter(self.self_attention_norm, x),
-            padding_mask=decoder_padding_mask,
-            mask=first_given(mask, decoder_sequence_mask),
-            attention_mask=decoder_attention_mask,
-            use_causal_mask=use_causal_mask,
-            training=training,
-            return_attention_scores=True,
-            cache=self_attention_cache,
+        y, *results = as_tuple(
+            self.self_attention(
+                self._enter(self.self_attention_norm, x),
+                padding_mask=decoder_padding_mask,
+                mask=first_given(mask, decoder_sequence_mask),
+                attention_mask=decoder_attention_mask,
+                use_causal_mask=use_causal_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+                segment_ids=decoder_segment_ids,
+                cache=self_attention_cache,
+            )
         )  # (B, T, M), (B, H, T, T)
         x = self._leave(self.self_attention_norm, x, y, training)
 
-        weights = [self_weights]
         if self.cross_attention is not None:
-            y, cross_weights = self._attend_to_memory(
+            y, *cross_weights = self._attend_to_memory(
                 self._enter(self.cross_attention_norm, x),
                 encoder_sequence,
                 cross_attention_cache,
                 value_mask=first_given(encoder_padding_mask, encoder_sequence_mask),
                 attention_mask=encoder_attention_mask,
                 training=training,
+                return_attention_scores=return_attention_scores,
+                query_segment_ids=None if encoder_segment_ids is None else decoder_segment_ids,
+                value_segment_ids=encoder_segment_ids,
             )  # (B, T, M), (B, H, T, S)
             x = self._leave(self.cross_attention_norm, x, y, training)
-            weights.append(cross_weights)
+            results[1:1] = cross_weights
 
         y = self.feed_forward(self._enter(self.feed_forward_norm, x), training=training)
         x = self._leave(self.feed_forward_norm, x, y, training)
+        return (x, *results) if results else x
 
-        results = [x, *(weights if return_attention_scores else []), *new_cache]
-        return x if len(results) == 1 else tuple(results)
+    def init_cache(self, batch_size: Any, capacity: int | None = None) -> KeyValueCache | FixedKeyValueCache:
+        """A self-attention cache before the first position, for decoding step by step.
+
+        Args:
+            batch_size: B.
+            capacity: Positions that it will hold at most, in storage of that fixed size; None for a cache that grows.
+
+        Returns:
+            What `call` takes as `self_attention_cache`.
+        """
+        return self.self_attention.init_cache(batch_size, capacity)
 
     def project_memory(self, encoder_sequence: Any) -> KeyValueCache:
         """Projects the encoder's output once, for all steps of decoding.
@@ -137,13 +159,16 @@ class DecoderLayer(Block):
                     "This layer was built with an encoder sequence, so it needs `encoder_sequence` or "
                     "`cross_attention_cache`. Received: neither"
                 )
-            return self.cross_attention(x, memory, return_attention_scores=True, **options)
+            return as_tuple(self.cross_attention(x, memory, **options))
         batch, length, width = ops.shape(x)
         sentences = ops.shape(cache.key)[0]
         beams = batch // ops.maximum(sentences, 1)
         queries = ops.reshape(x, (sentences, beams * length, width))  # (B, K·T, M)
-        y, weights, _ = self.cross_attention(queries, cache=cache, return_attention_scores=True, **options)
-        weights = ops.reshape(weights, (sentences, self.num_heads, beams, length, cache.length))
+        y, *weights, _ = self.cross_attention(queries, cache=cache, **options)
+        y = ops.reshape(y, (batch, length, width))  # (B·K, T, M)
+        if not weights:
+            return (y,)
+        weights = ops.reshape(weights[0], (sentences, self.num_heads, beams, length, cache.length))
         weights = ops.transpose(weights, (0, 2, 1, 3, 4))  # (B, K, H, T, S)
         weights = ops.reshape(weights, (batch, self.num_heads, length, cache.length))  # (B·K, H, T, S)
-        return ops.reshape(y, (batch, length, width)), weights  # (B·K, T, M)
+        return y, weights

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import first_given
+from keras_attention.layers.arguments import as_tuple, check_sequence, check_shape, first_given
 from keras_attention.layers.block import Block
 
 
@@ -26,10 +26,11 @@ class EncoderLayer(Block):
     """
 
     def build(self, inputs_shape: Any) -> None:
+        check_shape(inputs_shape, "inputs")
         self.self_attention = self._self_attention(inputs_shape[-1])
         self.self_attention_norm = self._norm("self_attention_norm")
-        self.feed_forward = self._feed_forward()
         self.feed_forward_norm = self._norm("feed_forward_norm")
+        self.feed_forward = self._feed_forward()
         self.residual_dropout = self._dropout()
         for layer in (self.self_attention, self.self_attention_norm, self.feed_forward, self.feed_forward_norm):
             layer.build(inputs_shape)
@@ -41,6 +42,7 @@ class EncoderLayer(Block):
         attention_mask: Any = None,
         training: bool | None = None,
         return_attention_scores: bool = False,
+        segment_ids: Any = None,
         mask: Any = None,
         inputs_mask: Any = None,
     ) -> Any:
@@ -52,22 +54,27 @@ class EncoderLayer(Block):
             attention_mask: Boolean (B, T, T) or (B, H, T, T), True = attend.
             training: Whether to drop out.
             return_attention_scores: Also returns the weights (B, H, T, T).
+            segment_ids: Integers (B, T), one number for each of the sequences packed into a row.
             mask: The implicit mask of the inputs, which Keras fills in; `padding_mask` beats it.
             inputs_mask: The same, where the inputs are not the only tensor given.
 
         Returns:
             (B, T, M), then the weights if asked for.
         """
+        check_sequence(inputs, "inputs")
         x = inputs
-        y, weights = self.self_attention(
-            self._enter(self.self_attention_norm, x),
-            padding_mask=first_given(padding_mask, mask, inputs_mask),
-            attention_mask=attention_mask,
-            training=training,
-            return_attention_scores=True,
+        y, *weights = as_tuple(
+            self.self_attention(
+                self._enter(self.self_attention_norm, x),
+                padding_mask=first_given(padding_mask, mask, inputs_mask),
+                attention_mask=attention_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+                segment_ids=segment_ids,
+            )
         )  # (B, T, M), (B, H, T, T)
         x = self._leave(self.self_attention_norm, x, y, training)
 
         y = self.feed_forward(self._enter(self.feed_forward_norm, x), training=training)
         x = self._leave(self.feed_forward_norm, x, y, training)
-        return (x, weights) if return_attention_scores else x
+        return (x, *weights) if weights else x

@@ -7,16 +7,28 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.adaptation import Composite
+from keras_attention.layers.arguments import (
+    check_sequence,
+    check_shape,
+    initializer_for,
+    positive_integer,
+    probability,
+)
+
+# The activation inside each gated variant.
+GATED = {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class FeedForward(keras.layers.Layer):
+class FeedForward(Composite):
     """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2, for each position on its own.
+
+    A gated variant multiplies two inner vectors: (silu(x W_1 + b_1) · (x V + c)) W_2 + b_2 is "swiglu".
 
     Args:
         intermediate_dim: d_ff, the inner width.
-        activation: ReLU in the paper.
+        activation: ReLU in the paper; another of Keras' or "glu", "reglu", "geglu", "swiglu".
         dropout: Dropout on the inner activations (the paper has none there).
         kernel_initializer: Of W_1 and W_2.
         bias_initializer: Of b_1 and b_2.
@@ -29,7 +41,7 @@ class FeedForward(keras.layers.Layer):
         >>> print(FeedForward(intermediate_dim=64)(keras.ops.ones((2, 5, 16))).shape)
         (2, 5, 16)
 
-    Source: Vaswani et al. 2017, section 3.3, equation 2.
+    Source: Vaswani et al. 2017, section 3.3, equation 2; Shazeer 2020 for the gated variants.
     """
 
     def __init__(
@@ -44,16 +56,22 @@ class FeedForward(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.intermediate_dim = positive_integer(intermediate_dim, "intermediate_dim")
-        self.activation = keras.activations.get(activation)
+        self.activation = feed_forward_activation(activation)
         self.dropout = probability(dropout, "dropout")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, inputs_shape: Any) -> None:
-        self.intermediate_dense = self._dense("intermediate", self.intermediate_dim, self.activation)
+        check_shape(inputs_shape, "inputs", None)
+        gated = self.activation in GATED
+        activation = GATED[self.activation] if gated else self.activation
+        self.intermediate_dense = self._dense("intermediate", self.intermediate_dim, activation)
+        self.gate_dense = self._dense("gate", self.intermediate_dim) if gated else None
         self.output_dense = self._dense("output", inputs_shape[-1])
         self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
         self.intermediate_dense.build(inputs_shape)
+        if gated:
+            self.gate_dense.build(inputs_shape)
         self.output_dense.build((*inputs_shape[:-1], self.intermediate_dim))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -66,7 +84,10 @@ class FeedForward(keras.layers.Layer):
         Returns:
             (B, T, M).
         """
+        check_sequence(inputs, "inputs", None)
         inner = self.intermediate_dense(inputs)  # (B, T, F)
+        if self.gate_dense is not None:
+            inner = inner * self.gate_dense(inputs)
         inner = self.dropout_layer(inner, training=training)
         return self.output_dense(inner)  # (B, T, M)
 
@@ -74,7 +95,7 @@ class FeedForward(keras.layers.Layer):
         return {
             **super().get_config(),
             "intermediate_dim": self.intermediate_dim,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": serialize_activation(self.activation),
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -89,3 +110,35 @@ class FeedForward(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=name,
         )
+
+
+def feed_forward_activation(activation: Any) -> Any:
+    """Reads the argument `activation`.
+
+    Args:
+        activation: A name or function that Keras knows, or the name of a gated variant.
+
+    Returns:
+        A function, or the name of a gated variant.
+
+    Example:
+        >>> feed_forward_activation("swiglu")
+        'swiglu'
+    """
+    return activation if activation in GATED else keras.activations.get(activation)
+
+
+def serialize_activation(activation: Any) -> Any:
+    """The opposite of `feed_forward_activation`, for a config.
+
+    Args:
+        activation: What that function returned.
+
+    Returns:
+        What it can be called with.
+
+    Example:
+        >>> serialize_activation(feed_forward_activation("relu"))
+        'relu'
+    """
+    return activation if activation in GATED else keras.activations.serialize(activation)

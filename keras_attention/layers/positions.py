@@ -8,18 +8,81 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import positive_number
+from keras_attention.layers.arguments import (
+    check_sequence,
+    check_shape,
+    concrete_integer,
+    positive_integer,
+    positive_number,
+)
+from keras_attention.ops.masks import segment_positions
 from keras_attention.ops.sinusoids import sinusoids
 
 
-@keras.saving.register_keras_serializable("keras_attention")
-class PositionalEncoding(keras.layers.Layer):
-    """y_t = √M x_t + PE(t), with the sinusoids of the paper, for sequences of any length.
+class AddedPositions(keras.layers.Layer):
+    """Base: y_t = √M x_t + P(t), with position vectors P that a subclass gives.
 
     Scaling and adding stand in one layer because `x * 2` and `x + y` on Keras tensors lose the mask.
 
     Args:
+        scale: Whether to multiply by √M, as the paper does; False adds to x as it is.
+        **kwargs: `name`, `dtype` and the like.
+    """
+
+    def __init__(self, scale: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.scale = scale
+
+    def build(self, inputs_shape: Any) -> None:
+        check_shape(inputs_shape, "inputs")
+
+    def position_vectors(self, positions: Any, width: int) -> Any:
+        """P(t), for each position.
+
+        Args:
+            positions: Integers (T,) or (B, T).
+            width: M.
+
+        Returns:
+            Float32 (T, M) or (B, T, M).
+        """
+        raise NotImplementedError
+
+    def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
+        """Scales and adds.
+
+        Args:
+            inputs: Embeddings (B, T, M).
+            start_index: Position of the first token, for decoding step by step.
+            segment_ids: Integers (B, T), one number for each of the sequences packed into a row: positions start
+                again in each.
+
+        Returns:
+            (B, T, M), in the compute dtype.
+        """
+        check_sequence(inputs, "inputs")
+        width = inputs.shape[-1]
+        if segment_ids is None:
+            positions = ops.arange(ops.shape(inputs)[1], dtype="int32")  # (T,)
+        else:
+            positions = segment_positions(segment_ids)  # (B, T)
+        vectors = self.position_vectors(positions + start_index, width)  # (T, M) or (B, T, M)
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))  # (B, T, M)
+        x = x * width**0.5 if self.scale else x
+        return ops.cast(x + ops.cast(vectors, x.dtype), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class PositionalEncoding(AddedPositions):
+    """y_t = √M x_t + PE(t), with the sinusoids of the paper, for sequences of any length.
+
+    Args:
         max_wavelength: 10000 in the paper.
+        scale: Whether to multiply by √M, as the paper does; False adds to x as it is.
         **kwargs: `name`, `dtype` and the like.
 
     Raises:
@@ -33,32 +96,67 @@ class PositionalEncoding(keras.layers.Layer):
     Source: Vaswani et al. 2017, sections 3.4 and 3.5.
     """
 
-    def __init__(self, max_wavelength: float = 10000.0, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.supports_masking = True
+    def __init__(self, max_wavelength: float = 10000.0, scale: bool = True, **kwargs: Any):
+        super().__init__(scale, **kwargs)
         self.max_wavelength = positive_number(max_wavelength, "max_wavelength")
 
-    def build(self, inputs_shape: Any) -> None:
-        if len(inputs_shape) != 3:
-            raise ValueError(
-                f"`inputs` must have shape (batch, length, width). Received: inputs.shape={tuple(inputs_shape)}"
-            )
-
-    def call(self, inputs: Any, start_index: Any = 0) -> Any:
-        """Scales and adds.
-
-        Args:
-            inputs: Embeddings (B, T, M).
-            start_index: Position of the first token, for decoding step by step.
-
-        Returns:
-            (B, T, M), in the compute dtype.
-        """
-        width = inputs.shape[-1]
-        positions = ops.arange(ops.shape(inputs)[1], dtype="int32") + start_index  # (T,)
-        table = sinusoids(positions, width, self.max_wavelength)  # (T, M)
-        scaled = ops.cast(inputs, "float32") * width**0.5  # (B, T, M)
-        return ops.cast(scaled + table, self.compute_dtype)
+    def position_vectors(self, positions: Any, width: int) -> Any:
+        return sinusoids(positions, width, self.max_wavelength)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "max_wavelength": self.max_wavelength}
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class LearnedPositionalEncoding(AddedPositions):
+    """y_t = √M x_t + P_t, with a learned vector for each position up to a largest length.
+
+    Args:
+        max_length: How many positions there are.
+        embeddings_initializer: Of P; normal with deviation 1/√M by default.
+        scale: Whether to multiply by √M, as the paper does; False adds to x as it is, as BERT does.
+        **kwargs: `name`, `dtype` and the like.
+
+    Raises:
+        ValueError: A longer input. Inside a compiled function, where its length is not known, the output is NaN
+            past the last position.
+
+    Example:
+        >>> print(LearnedPositionalEncoding(max_length=8)(keras.ops.zeros((2, 3, 4))).shape)
+        (2, 3, 4)
+
+    Source: Vaswani et al. 2017, table 3, row (E).
+    """
+
+    def __init__(self, max_length: int, embeddings_initializer: Any = None, scale: bool = True, **kwargs: Any):
+        super().__init__(scale, **kwargs)
+        self.max_length = positive_integer(max_length, "max_length")
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, inputs_shape: Any) -> None:
+        super().build(inputs_shape)
+        initializer = self.embeddings_initializer or keras.initializers.RandomNormal(stddev=inputs_shape[-1] ** -0.5)
+        self.embeddings = self.add_weight(
+            name="embeddings", shape=(self.max_length, inputs_shape[-1]), initializer=initializer, autocast=False
+        )
+
+    def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
+        length, start = concrete_integer(inputs.shape[1]), concrete_integer(start_index)
+        if segment_ids is None and None not in (length, start) and start + length > self.max_length:
+            raise ValueError(
+                f"`inputs` reach past the last learned position: give `max_length` {start + length} or more, or use "
+                f"PositionalEncoding. Received: length={length}, start_index={start}, max_length={self.max_length}"
+            )
+        return super().call(inputs, start_index, segment_ids)
+
+    def position_vectors(self, positions: Any, width: int) -> Any:
+        known = ops.minimum(positions, self.max_length - 1)
+        vectors = ops.take(self.embeddings, known, axis=0)  # (T, M) or (B, T, M)
+        return ops.where(positions[..., None] < self.max_length, vectors, float("nan"))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "max_length": self.max_length,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+        }

@@ -9,7 +9,7 @@ import keras
 
 from keras_attention.layers.arguments import first_given, positive_integer
 from keras_attention.layers.attention import MultiHeadAttention
-from keras_attention.layers.cache import KeyValueCache
+from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -30,6 +30,8 @@ class MultiHeadSelfAttention(MultiHeadAttention):
     Source: Vaswani et al. 2017, section 3.2.3.
     """
 
+    value_mask_name = "padding_mask"
+
     def __init__(self, num_heads: int, key_dim: int | None = None, **kwargs: Any):
         super().__init__(num_heads, key_dim, **kwargs)
 
@@ -44,7 +46,9 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         return_attention_scores: bool = False,
         training: bool | None = None,
         use_causal_mask: bool = False,
-        cache: KeyValueCache | None = None,
+        attention_bias: Any = None,
+        segment_ids: Any = None,
+        cache: KeyValueCache | FixedKeyValueCache | None = None,
         mask: Any = None,
         x_mask: Any = None,
     ) -> Any:
@@ -57,6 +61,9 @@ class MultiHeadSelfAttention(MultiHeadAttention):
             return_attention_scores: Also returns the weights (B, H, T, S).
             training: Whether to drop out.
             use_causal_mask: A position sees only itself and what is before it.
+            attention_bias: Added to the scaled scores, broadcastable to (B, H, T, S).
+            segment_ids: Integers (B, T), one number for each of the sequences packed into a row: a position sees
+                its own sequence alone, and positions start again in each.
             cache: Keys and values of earlier positions.
             mask: The implicit mask of x, which Keras fills in; `padding_mask` beats it.
             x_mask: The same, where x is not the only tensor given.
@@ -83,6 +90,9 @@ class MultiHeadSelfAttention(MultiHeadAttention):
             return_attention_scores=return_attention_scores,
             training=training,
             use_causal_mask=use_causal_mask,
+            attention_bias=attention_bias,
+            query_segment_ids=segment_ids,
+            value_segment_ids=segment_ids,
             cache=cache,
         )
 

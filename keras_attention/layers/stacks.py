@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import first_given, positive_integer
+from keras_attention.layers.arguments import as_tuple, first_given, positive_integer
 from keras_attention.layers.block import Block
-from keras_attention.layers.cache import KeyValueCache
+from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 from keras_attention.layers.decoder_layer import DecoderLayer
 from keras_attention.layers.encoder_layer import EncoderLayer
 
@@ -75,6 +75,7 @@ class Encoder(Stack):
         attention_mask: Any = None,
         training: bool | None = None,
         return_attention_scores: bool = False,
+        segment_ids: Any = None,
         mask: Any = None,
         inputs_mask: Any = None,
     ) -> Any:
@@ -86,6 +87,7 @@ class Encoder(Stack):
             attention_mask: Boolean (B, S, S) or (B, H, S, S).
             training: Whether to drop out.
             return_attention_scores: Also returns the weights of each layer, a tuple of N (B, H, S, S).
+            segment_ids: Integers (B, S), one number for each of the sequences packed into a row.
             mask: The implicit mask of the inputs, which Keras fills in; `padding_mask` beats it.
             inputs_mask: The same, where the inputs are not the only tensor given.
 
@@ -95,8 +97,17 @@ class Encoder(Stack):
         padding_mask = first_given(padding_mask, mask, inputs_mask)
         x, weights = inputs, []
         for layer in self.layers:
-            x, layer_weights = layer(x, padding_mask, attention_mask, training=training, return_attention_scores=True)
-            weights.append(layer_weights)
+            x, *layer_weights = as_tuple(
+                layer(
+                    x,
+                    padding_mask,
+                    attention_mask,
+                    training=training,
+                    return_attention_scores=return_attention_scores,
+                    segment_ids=segment_ids,
+                )
+            )
+            weights += layer_weights
         x = self._finish(x)
         return (x, tuple(weights)) if return_attention_scores else x
 
@@ -124,11 +135,13 @@ class Decoder(Stack):
         encoder_sequence: Any = None,
         decoder_padding_mask: Any = None,
         encoder_padding_mask: Any = None,
-        self_attention_caches: tuple[KeyValueCache, ...] | None = None,
+        self_attention_caches: tuple[KeyValueCache | FixedKeyValueCache, ...] | None = None,
         cross_attention_caches: tuple[KeyValueCache, ...] | None = None,
         use_causal_mask: bool = True,
         training: bool | None = None,
         return_attention_scores: bool = False,
+        decoder_segment_ids: Any = None,
+        encoder_segment_ids: Any = None,
         mask: Any = None,
         decoder_sequence_mask: Any = None,
         encoder_sequence_mask: Any = None,
@@ -146,6 +159,8 @@ class Decoder(Stack):
             training: Whether to drop out.
             return_attention_scores: Also returns the self-attention weights, a tuple of N, and, with an encoder
                 sequence, the cross-attention weights.
+            decoder_segment_ids: Integers (B, T), one number for each of the sequences packed into a row.
+            encoder_segment_ids: The same for the encoder sequence (B, S).
             mask: The implicit mask of the decoder sequence, which Keras fills in.
             decoder_sequence_mask: The same, where there are other tensors.
             encoder_sequence_mask: The implicit mask of the encoder sequence.
@@ -155,30 +170,49 @@ class Decoder(Stack):
             with these positions appended.
         """
         encoder_padding_mask = first_given(encoder_padding_mask, encoder_sequence_mask)
-        x, self_weights, cross_weights, new_caches = decoder_sequence, [], [], []
         nothing = (None,) * self.num_layers
+        x, weights, new_caches = decoder_sequence, [], []
         for layer, self_cache, cross_cache in zip(
             self.layers, self_attention_caches or nothing, cross_attention_caches or nothing, strict=True
         ):
-            x, layer_self_weights, *rest = layer(
-                x,
-                encoder_sequence,
-                decoder_padding_mask=decoder_padding_mask,
-                encoder_padding_mask=encoder_padding_mask,
-                self_attention_cache=self_cache,
-                cross_attention_cache=cross_cache,
-                use_causal_mask=use_causal_mask,
-                training=training,
-                return_attention_scores=True,
-                mask=first_given(mask, decoder_sequence_mask),
+            x, *results = as_tuple(
+                layer(
+                    x,
+                    encoder_sequence,
+                    decoder_padding_mask=decoder_padding_mask,
+                    encoder_padding_mask=encoder_padding_mask,
+                    self_attention_cache=self_cache,
+                    cross_attention_cache=cross_cache,
+                    use_causal_mask=use_causal_mask,
+                    training=training,
+                    return_attention_scores=return_attention_scores,
+                    decoder_segment_ids=decoder_segment_ids,
+                    encoder_segment_ids=encoder_segment_ids,
+                    mask=first_given(mask, decoder_sequence_mask),
+                )
             )
-            self_weights.append(layer_self_weights)
             if self_cache is not None:
-                new_caches.append(rest.pop())
-            cross_weights += rest
+                new_caches.append(results.pop())
+            weights.append(results)
         results = [self._finish(x)]
         if return_attention_scores:
-            results += [tuple(weights) for weights in (self_weights, cross_weights) if weights]
+            results += [
+                tuple(each) for each in zip(*weights, strict=True)
+            ]  # of self-attention, then of cross-attention
         if self_attention_caches is not None:
             results.append(tuple(new_caches))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def init_cache(
+        self, batch_size: Any, capacity: int | None = None
+    ) -> tuple[KeyValueCache | FixedKeyValueCache, ...]:
+        """Self-attention caches before the first position, for decoding step by step.
+
+        Args:
+            batch_size: B.
+            capacity: Positions that each will hold at most, in storage of that fixed size; None for caches that grow.
+
+        Returns:
+            What `call` takes as `self_attention_caches`.
+        """
+        return tuple(layer.init_cache(batch_size, capacity) for layer in self.layers)

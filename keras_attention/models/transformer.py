@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_attention.layers import Decoder, Encoder, KeyValueCache, PositionalEncoding, TokenEmbedding
+from keras_attention.layers import (
+    Decoder,
+    Encoder,
+    FixedKeyValueCache,
+    KeyValueCache,
+    PositionalEncoding,
+    TokenEmbedding,
+)
+from keras_attention.layers.adaptation import adapt, adaptations
 from keras_attention.models.config import TransformerConfig
 
 
@@ -25,7 +33,7 @@ class DecoderCache(NamedTuple):
         ()
     """
 
-    layers: tuple[KeyValueCache, ...]
+    layers: tuple[KeyValueCache | FixedKeyValueCache, ...]
     cross: tuple[KeyValueCache, ...]
 
 
@@ -124,23 +132,22 @@ class Transformer(keras.Model):
         )
         return (memory, source_mask, weights) if return_attention_scores else (memory, source_mask)
 
-    def init_cache(self, memory: Any, batch_size: Any) -> DecoderCache:
+    def init_cache(self, memory: Any, batch_size: Any, capacity: int | None = None) -> DecoderCache:
         """Projects the memory for cross-attention and starts empty self-attention caches.
 
         Args:
             memory: The encoder's output (B, S, M).
             batch_size: Number of target sequences, B·K with K beams.
+            capacity: Target positions that it will hold at most, in storage of that fixed size; None for a cache
+                that grows.
 
         Returns:
             The cache before the first step.
         """
-        heads = self.config.num_heads
-        shape = (batch_size, heads, 0, self.config.hidden_dim // heads)
-        empty = ops.zeros(shape, dtype=self.compute_dtype)  # (B·K, H, 0, D)
-        layers = self.get_layer("decoder").layers
+        decoder = self.get_layer("decoder")
         return DecoderCache(
-            layers=tuple(KeyValueCache(empty, empty) for _ in layers),
-            cross=tuple(layer.project_memory(memory) for layer in layers),
+            layers=decoder.init_cache(batch_size, capacity),
+            cross=tuple(layer.project_memory(memory) for layer in decoder.layers),
         )
 
     def decode_step(
@@ -178,13 +185,15 @@ class Transformer(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
+            "adaptations": adaptations(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Transformer":
         arguments = dict(config)
         arguments["config"] = TransformerConfig(**arguments["config"])
-        trainable = arguments.pop("trainable", True)
+        trainable, changes = arguments.pop("trainable", True), arguments.pop("adaptations", {})
         model = cls(**arguments)
+        adapt(model, changes)
         model.trainable = trainable
         return model

@@ -1,17 +1,38 @@
 """Pure functions of tensors: attention, masks, positions. They run on every Keras backend."""
 
-from keras_attention.ops.attention import dot_product_attention, masked_softmax
-from keras_attention.ops.masks import as_mask, causal_mask, combine_masks, key_mask, pair_mask, query_mask
+from keras_attention.ops.attention import dot_product_attention, fused_attention, masked_softmax
+from keras_attention.ops.distances import alibi_slopes, distance_buckets
+from keras_attention.ops.masks import (
+    as_mask,
+    causal_mask,
+    check_mask_fits,
+    combine_masks,
+    key_mask,
+    pair_mask,
+    query_mask,
+    segment_mask,
+    segment_positions,
+    window_mask,
+)
+from keras_attention.ops.rotation import rotate
 from keras_attention.ops.sinusoids import sinusoids
 
 __all__ = [
+    "alibi_slopes",
     "as_mask",
     "causal_mask",
+    "check_mask_fits",
     "combine_masks",
+    "distance_buckets",
     "dot_product_attention",
+    "fused_attention",
     "key_mask",
     "masked_softmax",
     "pair_mask",
     "query_mask",
+    "rotate",
+    "segment_mask",
+    "segment_positions",
     "sinusoids",
+    "window_mask",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 
@@ -11,6 +12,7 @@ def dot_product_attention(
     key: Any,
     value: Any,
     mask: Any = None,
+    bias: Any = None,
     dropout: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Any]:
     """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V, for each head on its own.
@@ -20,9 +22,10 @@ def dot_product_attention(
 
     Args:
         query: Q, (B, H, T, D).
-        key: K, (B, H, S, D).
-        value: V, (B, H, S, E).
+        key: K, (B, G, S, D); G divides H, and H/G query heads in a row share a head of keys and values.
+        value: V, (B, G, S, E).
         mask: Boolean, broadcastable to (B, H, T, S), True = attend.
+        bias: Added to the scaled scores, broadcastable to (B, H, T, S).
         dropout: Applied to the weights, as in training.
 
     Returns:
@@ -34,14 +37,46 @@ def dot_product_attention(
         >>> print(output.shape, weights.shape)
         (2, 3, 5, 13) (2, 3, 5, 11)
 
-    Source: Vaswani et al. 2017, section 3.2.1, equation 1.
+    Source: Vaswani et al. 2017, section 3.2.1, equation 1; Ainslie et al. 2023 for G < H.
     """
     query = query * ops.cast(key.shape[-1] ** -0.5, query.dtype)
-    logits = ops.einsum("bhtd,bhsd->bhts", query, key)  # (B, H, T, S)
-    weights = masked_softmax(ops.cast(logits, "float32"), mask)  # (B, H, T, S)
-    weights = ops.cast(weights, value.dtype)
+    logits = _for_each_head("bhtd,bhsd->bhts", query, key)  # (B, H, T, S)
+    logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
+    if bias is not None:
+        logits = logits + ops.cast(bias, logits.dtype)
+    weights = ops.cast(masked_softmax(logits, mask), value.dtype)  # (B, H, T, S)
     dropped = weights if dropout is None else dropout(weights)
-    return ops.einsum("bhts,bhsd->bhtd", dropped, value), weights  # (B, H, T, E)
+    return _for_each_head("bhts,bhsd->bhtd", dropped, value), weights  # (B, H, T, E)
+
+
+def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None) -> Any:
+    """The output of `dot_product_attention` from the backend's flash kernel, which never stores the weights.
+
+    Args:
+        query: Q, (B, H, T, D).
+        key: K, (B, G, S, D).
+        value: V, (B, G, S, D).
+        mask: Boolean, broadcastable to (B, H, T, S), True = attend.
+        bias: Added to the scaled scores, broadcastable to (B, H, T, S).
+
+    Returns:
+        The output (B, H, T, D).
+
+    Source: Dao et al. 2022 (FlashAttention); `keras.ops.dot_product_attention`.
+    """
+    heads, groups = query.shape[1], key.shape[1]
+    if groups < heads:
+        key, value = (ops.repeat(x, heads // groups, axis=1) for x in (key, value))
+    some = None if mask is None else ops.any(mask, axis=-1, keepdims=True)
+    output = ops.dot_product_attention(
+        *(ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)),
+        bias=bias,
+        # A row without a key would be 0/0: it attends to all, and what it gets is thrown away.
+        mask=None if mask is None else ops.logical_or(mask, ops.logical_not(some)),
+        flash_attention=True,
+    )
+    output = ops.transpose(output, (0, 2, 1, 3))  # (B, H, T, D)
+    return output if some is None else ops.where(some, output, ops.zeros_like(output))
 
 
 def masked_softmax(logits: Any, mask: Any = None) -> Any:
@@ -66,3 +101,14 @@ def masked_softmax(logits: Any, mask: Any = None) -> Any:
     # Over one key the softmax is 1 whatever the logit, and Keras warns of it.
     weights = ops.ones_like(logits) if logits.shape[-1] == 1 else ops.softmax(logits, axis=-1)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
+
+
+def _for_each_head(equation: str, x: Any, y: Any) -> Any:
+    """The product of (B, H, T, ·) and (B, G, S, ·): rows of H/G heads, one after the other, meet the same y."""
+    heads, groups = x.shape[1], y.shape[1]
+    if groups == heads:
+        return ops.einsum(equation, x, y)
+    batch, _, length, width = ops.shape(x)
+    rows = ops.reshape(x, (batch, groups, heads // groups * length, width))  # (B, G, H/G·T, ·)
+    product = ops.einsum(equation, rows, y)
+    return ops.reshape(product, (batch, heads, length, ops.shape(product)[-1]))

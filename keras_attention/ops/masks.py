@@ -36,6 +36,83 @@ def causal_mask(query_length: Any, key_length: Any, offset: Any = 0) -> Any:
     return keys <= queries  # (T, S)
 
 
+def window_mask(query_length: Any, key_length: Any, window: int, offset: Any = 0) -> Any:
+    """Lets a query see the keys at a distance below `window`, before and after its own position.
+
+    Args:
+        query_length: T, an integer or a scalar tensor.
+        key_length: S, an integer or a scalar tensor.
+        window: 1 for the own position alone.
+        offset: Position of the first query among the keys.
+
+    Returns:
+        A mask of shape (T, S).
+
+    Example:
+        >>> keras.ops.convert_to_numpy(window_mask(3, 3, window=2)).astype(int)
+        array([[1, 1, 0],
+               [1, 1, 1],
+               [0, 1, 1]])
+
+    Source: Vaswani et al. 2017, section 4, restricted self-attention.
+    """
+    queries = ops.arange(query_length, dtype="int32")[:, None] + offset  # (T, 1)
+    keys = ops.arange(key_length, dtype="int32")[None, :]  # (1, S)
+    return ops.abs(keys - queries) < window  # (T, S)
+
+
+def segment_mask(query_segments: Any, key_segments: Any) -> Any:
+    """Keeps the sequences that are packed into one row apart.
+
+    Args:
+        query_segments: Integers (B, T), the same for all tokens of a sequence.
+        key_segments: Integers (B, S).
+
+    Returns:
+        A mask of shape (B, 1, T, S).
+
+    Raises:
+        TypeError: Numbers that are not integers.
+        ValueError: Another rank.
+
+    Example:
+        >>> ids = keras.ops.array([[1, 1, 2]])
+        >>> keras.ops.convert_to_numpy(segment_mask(ids, ids))[0, 0].astype(int)
+        array([[1, 1, 0],
+               [1, 1, 0],
+               [0, 0, 1]])
+    """
+    queries, keys = _segments(query_segments), _segments(key_segments)
+    return ops.equal(queries[:, None, :, None], keys[:, None, None, :])
+
+
+def segment_positions(segment_ids: Any) -> Any:
+    """Positions that start again at 0 with each of the sequences packed into a row.
+
+    Args:
+        segment_ids: Integers (B, T); the tokens of a sequence stand together.
+
+    Returns:
+        Integers (B, T).
+
+    Raises:
+        TypeError: Numbers that are not integers.
+        ValueError: Another rank.
+
+    Example:
+        >>> keras.ops.convert_to_numpy(segment_positions([[7, 7, 7, 8, 8, 0]])).tolist()
+        [[0, 1, 2, 0, 1, 0]]
+    """
+    ids = _segments(segment_ids)
+    batch, length = ops.shape(ids)
+    starts = ops.not_equal(ids[:, 1:], ids[:, :-1])
+    starts = ops.concatenate([ops.ones_like(ids[:, :1], dtype="bool"), starts], axis=1)  # (B, T)
+    # Numbered through the batch, segments stand in rising order: the first token of each is found by bisection.
+    numbers = ops.cumsum(ops.cast(ops.reshape(starts, (batch * length,)), "int32"))  # (B·T,)
+    firsts = ops.cast(ops.searchsorted(numbers, numbers, side="left"), "int32")  # (B·T,)
+    return ops.reshape(ops.arange(batch * length, dtype="int32") - firsts, (batch, length))
+
+
 def key_mask(padding_mask: Any, name: str = "padding_mask") -> Any:
     """Turns a padding mask of the keys (B, S) into an attention mask (B, 1, 1, S).
 
@@ -158,3 +235,39 @@ def combine_masks(*masks: Any) -> Any:
         if mask is not None:
             combined = mask if combined is None else ops.logical_and(combined, mask)
     return combined
+
+
+def check_mask_fits(mask: Any, name: str, broadcast: bool = False, **sizes: Any) -> None:
+    """Refuses a mask that does not have the sizes of the inputs.
+
+    Args:
+        mask: A tensor.
+        name: What the caller calls it, for the message.
+        broadcast: Whether an axis of size 1 fits too.
+        **sizes: What each of its last axes stands for and the size it should have. Sizes that are not known yet
+            are not looked at.
+
+    Raises:
+        ValueError: A size differs.
+
+    Example:
+        >>> check_mask_fits(keras.ops.ones((2, 5)), "padding_mask", batch=2, length=5)
+    """
+    for given, size in zip(mask.shape[-len(sizes) :], sizes.values(), strict=True):
+        known = isinstance(given, int) and isinstance(size, int)
+        if known and given != size and not (broadcast and given == 1):
+            expected = ", ".join(f"{what} {size}" for what, size in sizes.items() if size != 1)
+            raise ValueError(
+                f"`{name}` must fit the inputs: {expected}. Received: {name} of {tuple(mask.shape)}, as "
+                "(batch, heads, queries, keys) with 1 where it is the same for all"
+            )
+
+
+def _segments(ids: Any) -> Any:
+    ids = ops.convert_to_tensor(ids)
+    dtype = keras.backend.standardize_dtype(ids.dtype)
+    if "int" not in dtype:
+        raise TypeError(f"Segment ids are integers, one number for each packed sequence. Received: dtype={dtype}")
+    if len(ids.shape) != 2:
+        raise ValueError(f"Segment ids have shape (batch, length). Received: shape={tuple(ids.shape)}")
+    return ops.cast(ids, "int32")

@@ -13,12 +13,12 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10000.0) -> Any:
     neighbouring positions above 256 would be the same.
 
     Args:
-        positions: Integer or float tensor (T,), 0 for the first token.
+        positions: Integer or float tensor (T,) or (B, T), 0 for the first token.
         dim: M, the width of the model.
         max_wavelength: 10000 in the paper.
 
     Returns:
-        A float32 table (T, M).
+        A float32 table (T, M) or (B, T, M).
 
     Example:
         >>> table = sinusoids(keras.ops.arange(3), 4)
@@ -29,6 +29,6 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10000.0) -> Any:
     """
     pairs = (dim + 1) // 2
     frequencies = max_wavelength ** (-2 * np.arange(pairs) / dim)
-    angles = ops.cast(positions, "float32")[:, None] * frequencies.astype("float32")  # (T, M/2)
+    angles = ops.cast(positions, "float32")[..., None] * frequencies.astype("float32")  # (T, M/2)
     table = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (T, M/2, 2)
-    return ops.reshape(table, (-1, 2 * pairs))[:, :dim]  # (T, M)
+    return ops.reshape(table, (*ops.shape(angles)[:-1], 2 * pairs))[..., :dim]  # (T, M)

@@ -1,0 +1,136 @@
+"""Low-rank adapters and quantization for layers that are made of other layers, and saving both.
+
+Keras adapts and quantizes a `Dense`, an `EinsumDense` or an `Embedding` once it is built. A layer that holds some of
+them passes the request on, and saves what became of each.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+class Composite(keras.layers.Layer):
+    """Base of the layers that hold other layers.
+
+    Its build config names the matrices that were changed, so that a `.keras` file changes them again before it
+    fills in the weights.
+    """
+
+    def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
+        """Freezes the matrices inside and trains a product of two thin ones beside each.
+
+        Args:
+            rank: Width of the thin matrices.
+            lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
+            pattern: Regular expression that the path of a matrix within this layer must match, such as "query|value".
+
+        Raises:
+            ValueError: The layer is not built, or the pattern matches nothing.
+
+        Source: Hu et al. 2021 (LoRA), section 4.
+        """
+        matrices = dict(matrices_within(self))
+        chosen = [path for path in matrices if re.search(pattern, path)]
+        if not chosen:
+            raise ValueError(
+                "`pattern` must match the path of a matrix in this layer, which must be built: call it once. "
+                f"Received: pattern={pattern!r}, matrices={sorted(matrices)}"
+            )
+        for path in chosen:
+            matrices[path].enable_lora(rank, lora_alpha=lora_alpha)
+
+    def quantize(self, mode: str = "int8", **options: Any) -> None:
+        """Keeps the matrices inside in fewer bits, with a scale for each column.
+
+        Args:
+            mode: "int8", or another that the layers of Keras know.
+            **options: As of the `quantize` of those layers.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        if not self.built:
+            raise ValueError(f"A layer is built before it is quantized: call it once. Received: {self.name}, not built")
+        for _, matrix in matrices_within(self):
+            matrix.quantize(mode, **options)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        config = super().get_build_config()
+        return config and {**config, "adaptations": adaptations(self)}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        super().build_from_config(config)
+        adapt(self, config.get("adaptations", {}))
+
+
+def matrices_within(layer: Any, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """The layers inside a layer or model that Keras can adapt and quantize.
+
+    Args:
+        layer: A layer or model.
+        path: Put before the names.
+
+    Yields:
+        The names on the way to each, joined by slashes, and the layer.
+
+    Example:
+        >>> from keras_attention import FeedForward
+        >>> network = FeedForward(8)
+        >>> network.build((None, None, 4))
+        >>> [path for path, _ in matrices_within(network)]
+        ['intermediate', 'output']
+    """
+    for child in _children(layer):
+        inside = f"{path}{child.name}"
+        if hasattr(child, "enable_lora") and not isinstance(child, Composite):
+            yield inside, child
+        else:
+            yield from matrices_within(child, f"{inside}/")
+
+
+def adaptations(layer: Any) -> dict[str, dict[str, Any]]:
+    """What became of the matrices inside a layer or model since it was built.
+
+    Args:
+        layer: A layer or model.
+
+    Returns:
+        For each changed matrix, by its path: the rank and scale of its adapter and its quantization.
+    """
+    found = {}
+    for path, matrix in matrices_within(layer):
+        change = {
+            "lora_rank": matrix.lora_rank,
+            "lora_alpha": matrix.lora_alpha if matrix.lora_rank else None,
+            "quantization": matrix.quantization_mode,
+        }
+        if any(value is not None for value in change.values()):
+            found[path] = change
+    return found
+
+
+def adapt(layer: Any, changes: dict[str, dict[str, Any]]) -> None:
+    """Does to a layer or model what `adaptations` found in another.
+
+    Args:
+        layer: A built layer or model.
+        changes: From `adaptations`.
+    """
+    matrices = dict(matrices_within(layer)) if changes else {}
+    for path, change in changes.items():
+        if change["lora_rank"]:
+            matrices[path].enable_lora(change["lora_rank"], lora_alpha=change["lora_alpha"])
+        if change["quantization"]:
+            matrices[path].quantize(change["quantization"])
+
+
+def _children(layer: Any) -> Iterator[keras.layers.Layer]:
+    if isinstance(layer, keras.Model):
+        yield from layer.layers
+        return
+    for name, value in vars(layer).items():
+        if not name.startswith("_"):
+            values = value if isinstance(value, list | tuple) else (value,)
+            yield from (each for each in values if isinstance(each, keras.layers.Layer))

@@ -1,0 +1,81 @@
+"""Which query may attend to which key, from everything a caller can say about it.
+
+Shapes: B batch, T query length, S key length, H heads.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from keras_attention.layers.arguments import first_given
+from keras_attention.layers.axes import AttentionAxes
+from keras_attention.ops import masks
+
+
+def visible_pairs(
+    axes: AttentionAxes,
+    query: Any,
+    value: Any,
+    memory: Any,
+    offset: Any,
+    query_mask: Any = None,
+    value_mask: Any = None,
+    key_mask: Any = None,
+    attention_mask: Any = None,
+    query_segment_ids: Any = None,
+    value_segment_ids: Any = None,
+    use_causal_mask: bool = False,
+    sliding_window: int | None = None,
+    value_mask_name: str = "value_mask",
+) -> Any:
+    """The conjunction of all masks.
+
+    Args:
+        axes: Of the inputs.
+        query: (B, …, M).
+        value: (B, …, M), or None.
+        memory: The cache of all keys, (B, H, S, D).
+        offset: Position of the first query among the keys.
+        query_mask: Boolean (B, T).
+        value_mask: Boolean (B, S).
+        key_mask: Boolean (B, S).
+        attention_mask: Boolean (B, T, S) or (B, H, T, S).
+        query_segment_ids: Integers (B, T).
+        value_segment_ids: Integers (B, S).
+        use_causal_mask: Whether a query sees the keys up to its own position alone.
+        sliding_window: A query sees keys at a distance below this alone; None for any.
+        value_mask_name: What the caller calls the value's mask, for messages.
+
+    Returns:
+        A boolean mask broadcastable to (B, H, T, S), or None where every pair is visible.
+
+    Raises:
+        TypeError: A float mask.
+        ValueError: A mask of the wrong rank or length.
+    """
+    batch, keys, queries = memory.key.shape[0], memory.key.shape[2], axes.length(query)
+    found = []
+    for mask, name in ((value_mask, value_mask_name), (key_mask, "key_mask")):
+        if mask is not None:
+            mask = masks.key_mask(axes.padding_mask(masks.as_mask(mask, name)), name)  # (B, 1, 1, S)
+            masks.check_mask_fits(mask, name, batch=batch, heads=1, queries=1, keys=keys)
+            found.append(mask)
+    if query_mask is not None:
+        mask = masks.query_mask(axes.padding_mask(masks.as_mask(query_mask, "query_mask")))  # (B, 1, T, 1)
+        masks.check_mask_fits(mask, "query_mask", batch=batch, heads=1, queries=queries, keys=1)
+        found.append(mask)
+    if attention_mask is not None:
+        mask = masks.as_mask(attention_mask, "attention_mask")
+        mask = masks.pair_mask(axes.attention_mask(mask, query, first_given(value, query)))  # (B, H or 1, T, S)
+        masks.check_mask_fits(mask, "attention_mask", broadcast=True, queries=queries, keys=keys)
+        found.append(mask)
+    if query_segment_ids is not None:
+        found.append(masks.segment_mask(query_segment_ids, value_segment_ids))  # (B, 1, T, S)
+    if memory.filled() is not None:
+        found.append(memory.filled())  # (S,)
+    lengths = ops.shape(query)[1] if axes.is_sequence else queries, ops.shape(memory.key)[2]
+    if use_causal_mask:
+        found.append(masks.causal_mask(*lengths, offset))  # (T, S)
+    if sliding_window is not None:
+        found.append(masks.window_mask(*lengths, sliding_window, offset))  # (T, S)
+    return masks.combine_masks(*found)
