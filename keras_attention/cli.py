@@ -236,7 +236,3 @@ def _config(options: dict[str, Any]) -> Any:
             raise click.UsageError(f"--set takes NAME=VALUE with a name among {', '.join(known)}. Received: {change}")
         changes[name] = yaml.safe_load(value)
     return RunConfig.from_preset(**{**options, **changes})
-
-
-if __name__ == "__main__":
-    main()
