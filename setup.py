@@ -17,7 +17,7 @@ FEATURES = {
 }
 TOOLS = {
     # setuptools: a test reads the metadata out of setup.py.
-    "test": ["pytest>=8", "pytest-xdist", "ruff", "import-linter", "pydoclint", "setuptools"],
+    "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", "import-linter", "pydoclint", "setuptools"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python"],
 }
 
