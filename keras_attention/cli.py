@@ -14,6 +14,7 @@ except ImportError:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 FILE = click.Path(exists=True, dir_okay=False)
+DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
 RUN = click.Path(file_okay=False)
 
 
@@ -97,7 +98,7 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 @click.option("--valid-target", type=FILE, help="Their translations.")
 @click.option("--preset", type=click.Choice(["tiny", "small", "base", "big"]), default="small", help="Sizes.")
 @click.option("--vocabulary-size", default=8000, help="Pieces of the tokenizer that both languages share.")
-@click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]), default="float32")
+@click.option("--dtype", type=DTYPE, default="float32")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another setting of the run's config.yaml.")
 @click.option("--epochs", type=int, help="Passes over the training text, earlier ones counted in.")
 @click.option("--max-steps", type=int, help="Steps, earlier ones counted in.")
@@ -204,14 +205,15 @@ def export(run: str, folder: str, **options: Any) -> None:
 @click.option("--locale", default="fr", help="Any CLDR locale: fr, de, es, ja, ...")
 @click.option("--minutes", default=3.0, help="The most minutes of training.")
 @click.option("--folder", type=RUN, default=None, help="Where the run lies; runs/demo-LOCALE by default.")
-def demo(locale: str, minutes: float, folder: str | None) -> None:
+@click.option("--dtype", type=DTYPE, default="float32")
+def demo(locale: str, minutes: float, folder: str | None, dtype: str) -> None:
     """Trains, evaluates, draws and exports a small translator of dates, times, numbers and amounts.
 
     Example: keras-attention demo --locale de
     """
     from keras_attention.demo import run_demo
 
-    run_demo(locale, minutes, folder or f"runs/demo-{locale}")
+    run_demo(locale, minutes, folder or f"runs/demo-{locale}", dtype)
 
 
 def _config(options: dict[str, Any]) -> Any:

@@ -16,13 +16,16 @@ VOCABULARY_SIZE = 400
 TOTAL_STEPS = 2800
 
 
-def run_demo(locale: str = "fr", minutes: float = 3.0, folder: str | Path = "runs/demo") -> float:
+def run_demo(
+    locale: str = "fr", minutes: float = 3.0, folder: str | Path = "runs/demo", dtype: str = "float32"
+) -> float:
     """Trains a translator from English to another locale's dates, times, numbers and amounts.
 
     Args:
         locale: Any CLDR locale.
         minutes: The most minutes of training.
         folder: Where the run lies; a run that is there goes on.
+        dtype: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
         The share of unseen test phrases that were translated exactly.
@@ -43,6 +46,7 @@ def run_demo(locale: str = "fr", minutes: float = 3.0, folder: str | Path = "run
         valid_target=_write(folder / "data" / f"valid.{locale}", valid_pairs, 1),
         vocabulary_size=VOCABULARY_SIZE,
         split_digits=True,
+        dtype=dtype,
         # Phrases are made by rule: nothing to hedge against, and too many of them to learn by heart.
         model={"dropout": 0.0},
         label_smoothing=0.0,
