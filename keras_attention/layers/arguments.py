@@ -213,15 +213,16 @@ def initializer_for(name: str, initializer: Any) -> Any:
     return type(initializer).from_config(config)
 
 
-def own_copy(layer: Any, name: str) -> Any:
+def own_copy(layer: Any, name: str, **changes: Any) -> Any:
     """A layer of its own for each layer that was given the same one as an argument.
 
     Args:
         layer: A layer that is not built, what `serialize_keras_object` made of one, or None.
         name: Of the copy, which its weights' paths then carry.
+        **changes: Other arguments that the copy does not take from the layer.
 
     Returns:
-        A new layer with the same config, or None.
+        A new layer with the same config otherwise, or None.
 
     Example:
         >>> own_copy(keras.layers.Dense(3), "position").name
@@ -231,7 +232,7 @@ def own_copy(layer: Any, name: str) -> Any:
         return None
     if isinstance(layer, dict):
         layer = keras.saving.deserialize_keras_object(layer)
-    return type(layer).from_config({**layer.get_config(), "name": name})
+    return type(layer).from_config({**layer.get_config(), "name": name, **changes})
 
 
 def first_given(*options: Any) -> Any:

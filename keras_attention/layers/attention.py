@@ -113,7 +113,7 @@ class MultiHeadAttention(ProjectedHeads):
         self.seed = seed
         self.num_kv_heads = self.num_heads if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
-        self.position = own_copy(position, "position")
+        self.position = own_copy(position, "position", dtype=self.dtype_policy)
         self._check_options()
 
     def call(
@@ -283,7 +283,7 @@ class MultiHeadAttention(ProjectedHeads):
         else:
             key_positions = masks.segment_positions(segment_ids)  # (B, S)
         by_position = self.position.bias(positions, key_positions)
-        return by_position if given is None else given if by_position is None else given + by_position
+        return by_position if given is None else given if by_position is None else ops.add(given, by_position)
 
     def _weights_dropout(self, training: bool | None) -> Any:
         if self.dropout == 0.0:

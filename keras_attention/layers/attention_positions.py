@@ -39,7 +39,7 @@ class AttentionPosition(keras.layers.Layer):
             key_positions: (S,) or (B, S).
 
         Returns:
-            Float32, broadcastable to (B, H, T, S), or None.
+            Float32 or wider, broadcastable to (B, H, T, S), or None.
         """
         return None
 
@@ -155,7 +155,8 @@ class RelativePositionBias(AttentionPosition):
     def bias(self, query_positions: Any, key_positions: Any) -> Any:
         distance = _distances(query_positions, key_positions)[:, 0]  # (B or 1, T, S)
         buckets = distance_buckets(distance, self.num_buckets, self.max_distance, self.bidirectional)
-        biases = ops.take(ops.cast(self.embeddings, "float32"), buckets, axis=0)  # (B or 1, T, S, H)
+        embeddings = ops.cast(self.embeddings, keras.backend.result_type(self.embeddings.dtype, "float32"))
+        biases = ops.take(embeddings, buckets, axis=0)  # (B or 1, T, S, H)
         return ops.transpose(biases, (0, 3, 1, 2))  # (B or 1, H, T, S)
 
     def get_config(self) -> dict[str, Any]:

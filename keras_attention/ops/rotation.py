@@ -11,7 +11,7 @@ def rotate(x: Any, positions: Any, max_wavelength: float = 10000.0) -> Any:
     """Turns each pair (x_i, x_{i+D/2}) of a vector at position p by the angle p / 10000^(2i/D).
 
     The product of a rotated query and a rotated key depends on their distance alone. Angles are float32
-    whatever the dtype of x.
+    where x has fewer bits.
 
     Args:
         x: Queries or keys (B, H, T, D), D even.
@@ -28,13 +28,12 @@ def rotate(x: Any, positions: Any, max_wavelength: float = 10000.0) -> Any:
 
     Source: Su et al. 2021 (RoFormer), section 3.2, with the pairing of the first and second half of the width.
     """
-    half = x.shape[-1] // 2
-    frequencies = (max_wavelength ** (-np.arange(half) / half)).astype("float32")
-    angles = ops.cast(positions, "float32")[..., None] * frequencies  # (T, D/2) or (B, T, D/2)
+    half, dtype = x.shape[-1] // 2, keras.backend.result_type(x.dtype, "float32")
+    frequencies = (max_wavelength ** (-np.arange(half) / half)).astype(dtype)
+    angles = ops.cast(positions, dtype)[..., None] * frequencies  # (T, D/2) or (B, T, D/2)
     if len(angles.shape) == 3:
         angles = angles[:, None]  # (B, 1, T, D/2)
-    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    cosine, sine = ops.cast(ops.cos(angles), wide.dtype), ops.cast(ops.sin(angles), wide.dtype)
+    cosine, sine, wide = ops.cos(angles), ops.sin(angles), ops.cast(x, dtype)
     first, second = wide[..., :half], wide[..., half:]
     turned = ops.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return ops.cast(turned, x.dtype)

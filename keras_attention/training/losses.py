@@ -63,9 +63,10 @@ class MaskedCrossEntropy(keras.losses.Loss):
             (B, T), zero at padding.
         """
         labels = ops.cast(y_true, "int32")
-        real = ops.cast(ops.not_equal(labels, self.ignore_id), "float32")  # (B, T)
+        losses = token_cross_entropy(labels, y_pred, self.label_smoothing)  # (B, T)
+        real = ops.cast(ops.not_equal(labels, self.ignore_id), losses.dtype)  # (B, T)
         share = ops.maximum(ops.mean(real), 1e-9)
-        return token_cross_entropy(labels, y_pred, self.label_smoothing) * real / share
+        return losses * real / share
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "label_smoothing": self.label_smoothing, "ignore_id": self.ignore_id}
@@ -80,7 +81,7 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
         label_smoothing: ε.
 
     Returns:
-        (B, T), float32.
+        (B, T), float32 or wider.
 
     Example:
         >>> print(token_cross_entropy(keras.ops.zeros((2, 3), dtype="int32"), keras.ops.zeros((2, 3, 7))).shape)
@@ -89,7 +90,8 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
     shape = ops.shape(labels)
     vocabulary_size = logits.shape[-1]
     labels = ops.reshape(labels, (-1,))  # (N,) with N = B·T
-    logits = ops.reshape(ops.cast(logits, "float32"), (-1, vocabulary_size))  # (N, V)
+    logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
+    logits = ops.reshape(logits, (-1, vocabulary_size))  # (N, V)
     smooth = label_smoothing / vocabulary_size
 
     # The gradient is softmax(z) − target. Written out, it costs two passes over (N, V); derived from the
