@@ -15,6 +15,7 @@ from keras_attention.layers.arguments import (
 )
 from keras_attention.layers.attention import MultiHeadAttention
 from keras_attention.layers.feed_forward import FeedForward, feed_forward_activation, serialize_activation
+from keras_attention.layers.normalization import NORMALIZATIONS, make_normalization
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
 
 
@@ -78,7 +79,7 @@ class Block(Composite):
         self.attention_dropout = probability(attention_dropout, "attention_dropout")
         self.activation_dropout = probability(activation_dropout, "activation_dropout")
         self.use_attention_bias = use_attention_bias
-        self.normalization = one_of(normalization, "normalization", ("layer", "rms"))
+        self.normalization = one_of(normalization, "normalization", tuple(NORMALIZATIONS))
         self.num_kv_heads = None if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
         self.position = own_copy(position, "position")
@@ -138,8 +139,9 @@ class Block(Composite):
         )
 
     def _norm(self, name: str) -> keras.layers.Layer:
-        kinds = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
-        return kinds[self.normalization](epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+        return make_normalization(
+            self.normalization, epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
 
     def _dropout(self) -> keras.layers.Dropout:
         return keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)

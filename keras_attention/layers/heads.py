@@ -12,6 +12,7 @@ from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import check_shape, initializer_for, positive_integer
 from keras_attention.layers.axes import AttentionAxes
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache, empty_cache
+from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.projection import Projection
 from keras_attention.ops import masks
 
@@ -46,8 +47,8 @@ class ProjectedHeads(Composite):
         self.output_dense.build((*query_shape[:-1], self.num_heads, value_dim))
         self.weights_dropout = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
         if self.qk_norm:
-            self.query_norm = keras.layers.RMSNormalization(dtype=self.dtype_policy, name="query_norm")
-            self.key_norm = keras.layers.RMSNormalization(dtype=self.dtype_policy, name="key_norm")
+            self.query_norm = make_normalization("rms", dtype=self.dtype_policy, name="query_norm")
+            self.key_norm = make_normalization("rms", dtype=self.dtype_policy, name="key_norm")
             self.query_norm.build((None, *queries))
             self.key_norm.build((None, *keys))
         if self.position is not None:
