@@ -43,6 +43,10 @@ class AttentionPosition(keras.layers.Layer):
         """
         return None
 
+    def get_config(self) -> dict[str, Any]:
+        # What Keras finds out by itself where there is no `get_config` is lost with a policy as `dtype`.
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RotaryPosition(AttentionPosition):
