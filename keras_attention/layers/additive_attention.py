@@ -103,8 +103,7 @@ class AdditiveAttention(Composite):
             ValueError: A mask of the wrong rank or length.
         """
         key = value if key is None else key
-        for x, name in ((query, "query"), (value, "value"), (key, "key")):
-            check_sequence(x, name)
+        query, value, key = (check_sequence(x, n) for x, n in ((query, "query"), (value, "value"), (key, "key")))
         real = self._real(value, value_mask, key_mask)
         if real is not None:  # a NaN would survive a weight of zero
             value, key = (ops.where(real[..., None], x, ops.zeros_like(x)) for x in (value, key))

@@ -4,6 +4,7 @@ import zlib
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -115,13 +116,16 @@ def concrete_integer(value: Any) -> int | None:
         return None
 
 
-def check_sequence(x: Any, name: str, rank: int | None = 3) -> None:
+def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
     """Refuses what is not a padded batch of vectors.
 
     Args:
         x: What the caller gave.
         name: The argument's name, for the message.
         rank: How many axes it has; None for three or more.
+
+    Returns:
+        The same, dense: in a functional model Keras takes `x * 2` for a sparse tensor.
 
     Raises:
         TypeError: A ragged tensor, or one that does not hold floats.
@@ -138,6 +142,7 @@ def check_sequence(x: Any, name: str, rank: int | None = 3) -> None:
             f"Received: {name}.dtype={dtype}"
         )
     check_shape(x.shape, name, rank)
+    return ops.convert_to_tensor(x, sparse=False)
 
 
 def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:

@@ -160,7 +160,7 @@ class MultiHeadAttention(ProjectedHeads):
             TypeError: A float mask, ragged or integer inputs.
             ValueError: Neither a value nor a cache, or a mask of the wrong rank or length.
         """
-        self._check_call(query, value, key, cache, query_segment_ids, value_segment_ids)
+        query, value, key = self._check_call(query, value, key, cache, query_segment_ids, value_segment_ids)
         offset = 0 if cache is None else cache.length
         query_positions = self._positions(query, query_segment_ids, offset)  # (T,) or (B, T)
         memory = cache
@@ -246,10 +246,11 @@ class MultiHeadAttention(ProjectedHeads):
                 f"Received: flash_attention=True, dropout={self.dropout}"
             )
 
-    def _check_call(self, query: Any, value: Any, key: Any, cache: Any, query_segments: Any, segments: Any) -> None:
-        for x, name in ((query, "query"), (value, "value"), (key, "key")):
-            if x is not None:
-                check_sequence(x, name, 3 if self.axes.is_sequence else None)
+    def _check_call(self, query: Any, value: Any, key: Any, cache: Any, query_segments: Any, segments: Any) -> Any:
+        given = [
+            x if x is None else check_sequence(x, name, 3 if self.axes.is_sequence else None)
+            for x, name in ((query, "query"), (value, "value"), (key, "key"))
+        ]
         if value is None and cache is None:
             raise ValueError("Give `value`, `cache` or both. Received: value=None, cache=None")
         if cache is not None and (not self.axes.is_sequence or query_segments is not None):
@@ -262,6 +263,7 @@ class MultiHeadAttention(ProjectedHeads):
                 "`query_segment_ids` and `value_segment_ids` go together. "
                 f"Received: query_segment_ids={query_segments}, value_segment_ids={segments}"
             )
+        return given
 
     def _real(self, value: Any, value_mask: Any, key_mask: Any) -> Any:
         """The real tokens of the value by both masks, (B, S)."""

@@ -92,8 +92,7 @@ class DecoderLayer(Block):
             (B, T, M); then the weights if asked for; then, where a self-attention cache was given, that cache
             with these positions appended.
         """
-        check_sequence(decoder_sequence, "decoder_sequence")
-        x = decoder_sequence
+        x = check_sequence(decoder_sequence, "decoder_sequence")
         y, *results = as_tuple(
             self.self_attention(
                 self._enter(self.self_attention_norm, x),

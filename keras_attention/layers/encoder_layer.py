@@ -61,8 +61,7 @@ class EncoderLayer(Block):
         Returns:
             (B, T, M), then the weights if asked for.
         """
-        check_sequence(inputs, "inputs")
-        x = inputs
+        x = check_sequence(inputs, "inputs")
         y, *weights = as_tuple(
             self.self_attention(
                 self._enter(self.self_attention_norm, x),

@@ -84,7 +84,7 @@ class FeedForward(Composite):
         Returns:
             (B, T, M).
         """
-        check_sequence(inputs, "inputs", None)
+        inputs = check_sequence(inputs, "inputs", None)
         inner = self.intermediate_dense(inputs)  # (B, T, F)
         if self.gate_dense is not None:
             inner = inner * self.gate_dense(inputs)

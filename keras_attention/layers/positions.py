@@ -61,7 +61,7 @@ class AddedPositions(keras.layers.Layer):
         Returns:
             (B, T, M), in the compute dtype.
         """
-        check_sequence(inputs, "inputs")
+        inputs = check_sequence(inputs, "inputs")
         width = inputs.shape[-1]
         if segment_ids is None:
             positions = ops.arange(ops.shape(inputs)[1], dtype="int32")  # (T,)
