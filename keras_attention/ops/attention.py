@@ -39,7 +39,7 @@ def dot_product_attention(
 
     Source: Vaswani et al. 2017, section 3.2.1, equation 1; Ainslie et al. 2023 for G < H.
     """
-    query = query * ops.convert_to_tensor(key.shape[-1] ** -0.5, query.dtype)  # a cast would start from float32
+    query = ops.multiply(query, ops.convert_to_tensor(key.shape[-1] ** -0.5, query.dtype))  # a cast would start from float32
     logits = _for_each_head("bhtd,bhsd->bhts", query, key)  # (B, H, T, S)
     logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
     if bias is not None:

@@ -30,7 +30,7 @@ def rotate(x: Any, positions: Any, max_wavelength: float = 10000.0) -> Any:
     """
     half, dtype = x.shape[-1] // 2, keras.backend.result_type(x.dtype, "float32")
     frequencies = (max_wavelength ** (-np.arange(half) / half)).astype(dtype)
-    angles = ops.cast(positions, dtype)[..., None] * frequencies  # (T, D/2) or (B, T, D/2)
+    angles = ops.multiply(ops.cast(positions, dtype)[..., None], frequencies)  # (T, D/2) or (B, T, D/2)
     if len(angles.shape) == 3:
         angles = angles[:, None]  # (B, 1, T, D/2)
     cosine, sine, wide = ops.cos(angles), ops.sin(angles), ops.cast(x, dtype)

@@ -29,6 +29,6 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10000.0) -> Any:
     """
     pairs = (dim + 1) // 2
     frequencies = max_wavelength ** (-2 * np.arange(pairs) / dim)
-    angles = ops.cast(positions, "float32")[..., None] * frequencies.astype("float32")  # (T, M/2)
+    angles = ops.multiply(ops.cast(positions, "float32")[..., None], frequencies.astype("float32"))  # (T, M/2)
     table = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (T, M/2, 2)
     return ops.reshape(table, (*ops.shape(angles)[:-1], 2 * pairs))[..., :dim]  # (T, M)

@@ -96,8 +96,9 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
 
     # The gradient is softmax(z) − target. Written out, it costs two passes over (N, V); derived from the
     # forward pass, the gathered logit and the mean would each cost a tensor of that size more.
+    # The labels are an argument because JAX could not differentiate a compiled function that closes over them.
     @ops.custom_gradient
-    def cross_entropy(logits: Any) -> Any:
+    def cross_entropy(logits: Any, labels: Any) -> Any:
         exponentials, log_sum = exponentials_and_log_sum(logits)  # (N, V), (N,)
         label_logits = gather_labels(logits, labels)  # (N,)
         losses = log_sum - (1 - label_smoothing) * label_logits
@@ -110,11 +111,11 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
             others = exponentials * scale[:, None] - (upstream * smooth)[:, None]  # (N, V)
             at_label = upstream * (ops.exp(label_logits - log_sum) - (1 - label_smoothing) - smooth)
             rows = ops.arange(ops.shape(labels)[0], dtype=labels.dtype)
-            return ops.scatter_update(others, ops.stack([rows, labels], axis=-1), at_label)
+            return ops.scatter_update(others, ops.stack([rows, labels], axis=-1), at_label), None
 
         return losses, gradient
 
-    return ops.reshape(cross_entropy(logits), shape)
+    return ops.reshape(cross_entropy(logits, labels), shape)
 
 
 def exponentials_and_log_sum(logits: Any) -> tuple[Any, Any]:
