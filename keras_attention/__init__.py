@@ -1,7 +1,7 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
-Layers and models stand here; `text`, `training`, `decoding`, `serving` and `pipeline` are rooms that are loaded when
-they are first used, so that importing the package stays light.
+Layers and models stand here; `text`, `training`, `decoding`, `serving`, `pipeline` and `testing` are rooms that are
+loaded when they are first used, so that importing the package stays light.
 """
 
 import importlib
@@ -30,7 +30,7 @@ from keras_attention.models import Transformer, TransformerConfig
 
 __version__ = "0.1.0"
 
-_ROOMS = ("decoding", "pipeline", "serving", "text", "training")
+_ROOMS = ("decoding", "pipeline", "serving", "testing", "text", "training")
 
 __all__ = [
     "AdditiveAttention",
@@ -52,11 +52,13 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "decoding",
+    "explain_masks",
     "layers",
     "models",
     "ops",
     "pipeline",
     "serving",
+    "testing",
     "text",
     "training",
 ]
@@ -65,8 +67,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"keras_attention.{name}")
+    if name == "explain_masks":
+        return importlib.import_module("keras_attention.testing").explain_masks
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *_ROOMS, "explain_masks"])

@@ -1,0 +1,238 @@
+"""Which mask reaches each layer of a model, and where one is lost."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_attention.testing.implicit_masks import mask_of
+
+BATCH, LENGTH = 2, 7  # of the inputs that a model is tried with, where its own are not fixed
+
+
+class LayerMasks(NamedTuple):
+    """What `explain_masks` says of one call of a layer.
+
+    Attributes:
+        layer: Its name; `outer/inner` inside a model that is a layer of another.
+        kind: Its class.
+        masks: For each input tensor, the layer that it comes from and whether a mask comes with it.
+        arguments: What makes the boolean tensors that it is given beside them, explicit masks.
+        output_mask: Whether its output carries a mask.
+        warning: Where a mask is lost, and what helps; empty where none is.
+
+    Example:
+        >>> LayerMasks("dense", "Dense", (("embedding", True),), output_mask=True).warning
+        ''
+    """
+
+    layer: str
+    kind: str
+    masks: tuple[tuple[str, bool], ...]
+    arguments: tuple[str, ...] = ()
+    output_mask: bool = False
+    warning: str = ""
+
+
+def explain_masks(model: Any, inputs: Any = None, verbose: bool = True) -> list[LayerMasks]:
+    """Runs a model once on a small padded batch, and tells for every layer which mask reaches it.
+
+    A mask is lost where an input carries one and the output does not, though it is still a sequence of the same
+    length; where a layer erases the mask of a tensor that others read after it; and where some inputs of a layer
+    carry a mask and others of the same length do not.
+
+    Args:
+        model: A functional or sequential model, which stays as it is.
+        inputs: What to run it on; by default ids or numbers of the shapes of its inputs.
+        verbose: Whether to print.
+
+    Returns:
+        A record for each call of a layer, in the order of the calls.
+
+    Raises:
+        TypeError: A model whose graph is not known.
+
+    Example:
+        >>> ids = keras.Input((None,), dtype="int32", name="ids")
+        >>> x = keras.layers.Embedding(11, 8, mask_zero=True, name="embedding")(ids)
+        >>> y = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+        >>> records = explain_masks(keras.Model(ids, keras.layers.Add(name="add")([x, y])))
+        layer      mask in                          mask out
+        embedding  ids: none                        yes
+        attention  embedding: yes                   yes       <- LOST
+        add        embedding: none, attention: yes  no        <- LOST
+        WARNING: attention (MultiHeadAttention) erases the mask of its input embedding: layers that read it ...
+        WARNING: add (Add) loses the mask of attention: its output is a sequence without one (embedding has none ...
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(
+            "`model` must be a functional model, or a sequential one that is built: of others, the layers cannot be "
+            f"followed. Received: model={model}"
+        )
+    recorder = _Recorder(model)
+    symbols = model.inputs if isinstance(model, keras.Sequential) else model.input
+    # A model of the same graph, not compiled, with a spy in the place of each layer.
+    spied = keras.models.clone_model(
+        keras.Model(symbols, model.outputs),
+        clone_function=recorder.spy,
+        call_function=_call_spy,
+        recursive=True,
+    )
+    inputs = keras.tree.map_structure(_sample, symbols) if inputs is None else inputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report says it, for all layers in one place
+        recorder.run(spied, inputs)
+    if verbose:
+        print(_table(recorder.records))
+    return recorder.records
+
+
+class _Spy(keras.layers.Layer):
+    """Calls another layer or operation and tells a recorder of the masks on both sides."""
+
+    def __init__(self, wrapped: Any, recorder: "_Recorder"):
+        super().__init__(autocast=False, name=wrapped.name)
+        self.wrapped = wrapped
+        self.recorder = recorder
+
+    def call(self, inputs: Any, arguments: Any = None) -> Any:
+        # A sequential model calls its layers with one tensor, a functional one as its author did.
+        args, kwargs = ((inputs,), {}) if arguments is None else arguments(inputs)
+        return self.recorder.call(self.wrapped, args, kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return None  # the wrapped layer has put it on its output
+
+
+def _call_spy(spy: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(spy, _Spy):
+        return spy(*args, **kwargs)  # a model, which has spies of its own
+    # Keras takes no structure in which tensors stand beside other values, so the others are put in later.
+    flat = keras.tree.flatten((args, kwargs))
+    places = [i for i, x in enumerate(flat) if isinstance(x, keras.KerasTensor)]
+
+    def arguments(tensors: list[Any]) -> Any:
+        given = dict(zip(places, tensors, strict=True))
+        return keras.tree.pack_sequence_as((args, kwargs), [given.get(i, x) for i, x in enumerate(flat)])
+
+    return spy([flat[i] for i in places], arguments=arguments)
+
+
+class _Recorder:
+    """Follows one run of a model."""
+
+    def __init__(self, model: Any):
+        self.names = _names(model)
+        self.records: list[LayerMasks] = []
+        self.sources: list[tuple[Any, str]] = []  # tensors, and what made them
+        self.erased: dict[int, str] = {}  # by tensor, who erased its mask
+        self.running = False
+
+    def spy(self, operation: Any) -> _Spy:
+        return _Spy(operation, self)
+
+    def run(self, model: Any, inputs: Any) -> None:
+        tensors = [keras.ops.convert_to_tensor(x) for x in keras.tree.flatten(inputs)]
+        names = [x.name for x in keras.tree.flatten(model.input)]
+        self.sources += zip(tensors, names, strict=True)
+        self.running = True
+        model(keras.tree.pack_sequence_as(inputs, tensors), training=False)
+
+    def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        if not self.running:  # Keras finds out the shapes
+            return operation(*args, **kwargs)
+        tensors = [x for x in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
+        before = [mask_of(x) for x in tensors]
+        outputs = operation(*args, **kwargs)
+        name = self.names.get(id(operation), operation.name)
+        self._record(name, operation, tensors, before, keras.tree.flatten(outputs))
+        self.sources += ((x, name) for x in keras.tree.flatten(outputs))
+        return outputs
+
+    def _record(self, name: str, operation: Any, tensors: list[Any], before: list[Any], outputs: list[Any]) -> None:
+        sources = [self._source(x) for x in tensors]
+        masks = [mask_of(x) for x in outputs]
+        kind = type(operation).__name__
+        warning = self._lost(name, kind, list(zip(sources, tensors, before, strict=True)), outputs, masks)
+        explicit = [keras.backend.standardize_dtype(x.dtype) == "bool" for x in tensors]
+        given = tuple((sources[i], before[i] is not None) for i, is_mask in enumerate(explicit) if not is_mask)
+        arguments = tuple(dict.fromkeys(sources[i] for i, is_mask in enumerate(explicit) if is_mask))
+        self.records.append(LayerMasks(name, kind, given, arguments, masks[0] is not None, warning))
+
+    def _lost(self, name: str, kind: str, inputs: list[Any], outputs: list[Any], masks: list[Any]) -> str:
+        who = f"{name} ({kind})"
+        masked = {source: mask for source, _, mask in inputs if mask is not None}
+        erased = [source for source, x, mask in inputs if mask is not None and mask_of(x) is None]
+        for source, x, mask in inputs:
+            if source in erased and mask is not None:
+                self.erased[id(x)] = name
+        found = []
+        if erased:
+            found.append(
+                f"{who} erases the mask of its input {', '.join(dict.fromkeys(erased))}: layers that read it later see "
+                "none. Layers of keras_attention leave their inputs alone."
+            )
+        lost = [
+            source
+            for source, x, mask in inputs
+            if mask is not None and masks[0] is None and _is_same_sequence(outputs[0], x, mask)
+        ]
+        without = [
+            f"{source} has none" + (f" since {self.erased[id(x)]} erased it" if id(x) in self.erased else "")
+            for source, x, mask in inputs
+            if mask is None and masked and any(_is_same_sequence(x, x, other) for other in masked.values())
+        ]
+        if lost:
+            reason = f" ({'; '.join(without)})" if without else ""
+            found.append(
+                f"{who} loses the mask of {', '.join(dict.fromkeys(lost))}: its output is a sequence without one"
+                f"{reason}. Give later layers the mask as an argument, or do this inside a layer that passes it on."
+            )
+        return " ".join(found)
+
+    def _source(self, x: Any) -> str:
+        return next((name for tensor, name in reversed(self.sources) if tensor is x), "constant")
+
+
+def _is_same_sequence(output: Any, x: Any, mask: Any) -> bool:
+    """Whether the output has a vector for each position of x, rather than one for all of them."""
+    return len(output.shape) >= len(x.shape) > 1 and tuple(output.shape[:2]) == tuple(mask.shape[:2])
+
+
+def _names(model: Any, path: str = "") -> dict[int, str]:
+    """What to call each operation, by its identity: its name, and that of the model within which it stands."""
+    found = {}
+    operations = getattr(model, "operations", None) or model.layers
+    for operation in operations:
+        found[id(operation)] = path + operation.name
+        if isinstance(operation, keras.Model) and getattr(operation, "inputs", None):
+            found.update(_names(operation, f"{path}{operation.name}/"))
+    return found
+
+
+def _sample(symbol: Any) -> np.ndarray:
+    """A batch for an input: sequences of which the first ends in padding."""
+    shape = [size or (LENGTH if axis else BATCH) for axis, size in enumerate(symbol.shape)]
+    dtype = keras.backend.standardize_dtype(symbol.dtype)
+    if "float" in dtype:
+        x = np.random.default_rng(1).normal(size=shape).astype("float32")
+    else:
+        x = np.ones(shape, dtype if dtype in ("bool", "int64") else "int32")
+    if len(shape) > 1:
+        x[0, -2:] = 0
+    return x
+
+
+def _table(records: list[LayerMasks]) -> str:
+    """The report: a line for each call, then the warnings."""
+    rows = [("layer", "mask in", "mask out", "")]
+    for record in records:
+        given = [f"{source}: {'yes' if mask else 'none'}" for source, mask in dict.fromkeys(record.masks)]
+        given = ", ".join([*given, *(f"argument: {source}" for source in record.arguments)])
+        rows.append((record.layer, given, "yes" if record.output_mask else "no", "<- LOST" if record.warning else ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    return "\n".join([*map(str.rstrip, lines), *(f"WARNING: {r.warning}" for r in records if r.warning)])
