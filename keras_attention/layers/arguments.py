@@ -1,5 +1,6 @@
 """What layers share about their arguments: checks, with messages that say how to mend them, and precedence."""
 
+import numbers
 import zlib
 from typing import Any
 
@@ -101,7 +102,7 @@ def concrete_integer(value: Any) -> int | None:
     """The number that a scalar holds, where that is known before the program runs.
 
     Args:
-        value: An integer or a scalar tensor.
+        value: An integer, a scalar tensor, or a size that is not known yet.
 
     Returns:
         An integer, or None inside a function that is being traced.
@@ -110,6 +111,11 @@ def concrete_integer(value: Any) -> int | None:
         >>> concrete_integer(keras.ops.convert_to_tensor(3))
         3
     """
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    # A size that JAX does not know yet is no tensor, and a tensor on torch's device "meta" holds nothing.
+    if not ops.is_tensor(value) or getattr(value, "is_meta", False):
+        return None
     try:
         return int(value)
     except TypeError:

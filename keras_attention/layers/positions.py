@@ -142,6 +142,8 @@ class LearnedPositionalEncoding(AddedPositions):
 
     def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
         length, start = concrete_integer(inputs.shape[1]), concrete_integer(start_index)
+        if getattr(inputs, "is_meta", False):
+            length = None  # torch puts some number where a length is not known yet
         if segment_ids is None and None not in (length, start) and start + length > self.max_length:
             raise ValueError(
                 f"`inputs` reach past the last learned position: give `max_length` {start + length} or more, or use "
