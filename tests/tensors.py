@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from backends import gradient, numpy, weighted_sum
 
 B, T, S, H, D, F, V = 2, 5, 7, 3, 11, 13, 17
 M = H * D
@@ -33,7 +33,7 @@ def randomize(layer: Any) -> None:
 
 
 def float32(structure: Any) -> Any:
-    return keras.tree.map_structure(lambda x: np.asarray(keras.ops.cast(x, "float32")), structure)
+    return numpy(keras.tree.map_structure(lambda x: keras.ops.cast(x, "float32"), structure))
 
 
 def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
@@ -44,11 +44,18 @@ def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
         np.testing.assert_allclose(one, other, **{"atol": 2e-5, "rtol": 1e-5, **tolerance})
 
 
+def largest_difference(one: Any, other: Any) -> float:
+    """How far two tensors are apart at most."""
+    return np.abs(float32(one) - float32(other)).max()
+
+
 def influence(function: Any, x: np.ndarray) -> np.ndarray:
     """Which input position (column) changes which output position (row), of one sentence (T, M)."""
-    x = tf.Variable(x[None])
-    with tf.GradientTape(persistent=True) as tape:
-        y = function(x)  # (1, T, M)
-        rows = tf.einsum("btm,m->t", y, draw(y.shape[-1]))
-    jacobian = tape.jacobian(rows, x, experimental_use_pfor=False)  # (T, 1, T, M)
-    return np.abs(jacobian.numpy()[:, 0]).max(-1) > 0
+    x = x[None]
+    direction = draw(*function(keras.ops.convert_to_tensor(x)).shape)  # (1, T, M)
+    rows = []
+    for t in range(direction.shape[1]):
+        row = np.zeros_like(direction)
+        row[:, t] = direction[:, t]
+        rows.append(gradient(lambda x, row=row: weighted_sum(function(x), row), x)[0])  # (T, M)
+    return np.abs(rows).max(-1) > 0
