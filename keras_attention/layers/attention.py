@@ -271,7 +271,8 @@ class MultiHeadAttention(ProjectedHeads):
         for mask, name in ((value_mask, self.value_mask_name), (key_mask, "key_mask")):
             if mask is not None:
                 mask = masks.as_mask(mask, name)
-                masks.check_mask_fits(mask, name, **dict(zip(("batch", "length"), value.shape, strict=False)))
+                masks.key_mask(self.axes.padding_mask(mask, name), name)  # a wrong rank raises
+                masks.check_mask_fits(mask, name, **self.axes.sizes(value))
                 given.append(mask)
         return masks.combine_masks(*given)
 
@@ -285,7 +286,10 @@ class MultiHeadAttention(ProjectedHeads):
         else:
             key_positions = masks.segment_positions(segment_ids)  # (B, S)
         by_position = self.position.bias(positions, key_positions)
-        return by_position if given is None else given if by_position is None else ops.add(given, by_position)
+        if given is None or by_position is None:
+            return by_position if given is None else given
+        dtype = keras.backend.result_type(given.dtype, by_position.dtype)
+        return ops.cast(given, dtype) + ops.cast(by_position, dtype)
 
     def _weights_dropout(self, training: bool | None) -> Any:
         if self.dropout == 0.0:

@@ -84,17 +84,43 @@ class AttentionAxes:
         order = (*self.outer, -2, *self.attended)  # the axes of the input in the order they stand in
         return ops.transpose(context, (*(order.index(i) for i in range(len(sizes) - 1)), len(self.outer), len(sizes)))
 
-    def padding_mask(self, mask: Any) -> Any:
+    def sizes(self, x: Any) -> dict[str, Any]:
+        """The sizes that a mask of positions has.
+
+        Args:
+            x: (B, …, M).
+
+        Returns:
+            Each axis by its name, as far as it is known.
+
+        Example:
+            >>> AttentionAxes(rank=4).sizes(ops.ones((2, 5, 7, 11)))
+            {'batch': 2, 'axis 1': 5, 'axis 2': 7}
+        """
+        names = ("length",) if self.is_sequence else tuple(f"axis {i}" for i in range(1, len(x.shape) - 1))
+        return dict(zip(("batch", *names), x.shape[:-1], strict=True))
+
+    def padding_mask(self, mask: Any, name: str = "padding_mask") -> Any:
         """Orders a mask of positions as `split_heads` orders the positions.
 
         Args:
             mask: (B, …).
+            name: What the caller calls it, for the message.
 
         Returns:
             (B', T').
+
+        Raises:
+            ValueError: Another rank, where the inputs have several axes of positions.
         """
         if self.is_sequence or mask is None:
             return mask
+        rank = len(self.outer) + len(self.attended)
+        if len(mask.shape) != rank:
+            raise ValueError(
+                f"`{name}` has the axes of the inputs but their width, {rank} of them. "
+                f"Received: {name}.shape={tuple(mask.shape)}"
+            )
         mask = ops.transpose(mask, (*self.outer, *self.attended))
         shape, outer = ops.shape(mask), len(self.outer)
         return ops.reshape(mask, (math.prod(shape[:outer]), math.prod(shape[outer:])))

@@ -57,11 +57,12 @@ def visible_pairs(
     found = []
     for mask, name in ((value_mask, value_mask_name), (key_mask, "key_mask")):
         if mask is not None:
-            mask = masks.key_mask(axes.padding_mask(masks.as_mask(mask, name)), name)  # (B, 1, 1, S)
+            mask = masks.key_mask(axes.padding_mask(masks.as_mask(mask, name), name), name)  # (B, 1, 1, S)
             masks.check_mask_fits(mask, name, batch=batch, heads=1, queries=1, keys=keys)
             found.append(mask)
     if query_mask is not None:
-        mask = masks.query_mask(axes.padding_mask(masks.as_mask(query_mask, "query_mask")))  # (B, 1, T, 1)
+        mask = axes.padding_mask(masks.as_mask(query_mask, "query_mask"), "query_mask")
+        mask = masks.query_mask(mask)  # (B, 1, T, 1)
         masks.check_mask_fits(mask, "query_mask", batch=batch, heads=1, queries=queries, keys=1)
         found.append(mask)
     if attention_mask is not None:

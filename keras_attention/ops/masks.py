@@ -257,9 +257,10 @@ def check_mask_fits(mask: Any, name: str, broadcast: bool = False, **sizes: Any)
         known = isinstance(given, int) and isinstance(size, int)
         if known and given != size and not (broadcast and given == 1):
             expected = ", ".join(f"{what} {size}" for what, size in sizes.items() if size != 1)
+            same = " with 1 where it is the same for all" if broadcast or 1 in sizes.values() else ""
             raise ValueError(
-                f"`{name}` must fit the inputs: {expected}. Received: {name} of {tuple(mask.shape)}, as "
-                "(batch, heads, queries, keys) with 1 where it is the same for all"
+                f"`{name}` must fit the inputs: {expected}. "
+                f"Received: {name} of {tuple(mask.shape)}, its last axes as ({', '.join(sizes)}){same}"
             )
 
 
