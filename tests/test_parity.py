@@ -10,6 +10,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+from backends import numpy
 from tensors import LENGTHS, MEMORY_WIDTH, B, D, F, H, M, S, T, assert_close, draw, padding, randomize
 
 import keras_attention as ka
@@ -176,16 +177,18 @@ def test_keras_attention_regularizers_and_constraints(use_gate):
 
 
 def test_keras_attention_dropout():
-    """The share of dropped weights and the size of those that stay; which ones is the generator's affair."""
-    ours, theirs = pair_of((1, 31, M), (1, 97, M), dropout=0.3)
-    query, value = draw(1, 31, M), np.ones((1, 97, M), "float32")
+    """As much is dropped, and what stays is scaled as much; which weights these are is each generator's affair."""
+    shapes = [(1, 997, M), (1, 13, MEMORY_WIDTH)]
+    ours, theirs = pair_of(*shapes, dropout=0.3)
+    inputs = [draw(*shape) for shape in shapes]
     ours.set_weights(theirs.get_weights())
-    assert_close(ours(query, value), theirs(query, value))
-    for layer in (ours, theirs):
-        output, weights = layer(query, value, training=True, return_attention_scores=True)
-        assert np.abs(output - layer(query, value)).max() > 1e-3
-    assert ours(query, value, training=True).shape == theirs(query, value, training=True).shape
-    assert weights.shape == ours(query, value, return_attention_scores=True)[1].shape
+    plain = numpy(ours(*inputs))
+    assert_close(theirs(*inputs), plain)
+    noise = [numpy(layer(*inputs, training=True)) - plain for layer in (ours, theirs)]
+    np.testing.assert_allclose(np.std(noise[0]), np.std(noise[1]), rtol=0.05)
+    assert np.std(noise[0]) > 0.1 * np.std(plain)
+    for each in noise:
+        np.testing.assert_allclose(each.mean(1), 0, atol=0.2 * np.std(each))
 
 
 def test_keras_initializers_start_from_the_same_distribution():
@@ -194,6 +197,34 @@ def test_keras_initializers_start_from_the_same_distribution():
     )
     for one, other in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_allclose(np.std(one), np.std(other), rtol=0.05)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (3, 1), (4, 4)])
+def test_keras_grouped_query_attention(heads, groups):
+    theirs = keras.layers.GroupQueryAttention(D, heads, groups)
+    ours = ka.MultiHeadAttention(heads, D, num_kv_heads=groups)
+    inputs = [draw(*shape) for shape in INPUTS]
+    ours(*inputs), theirs(*inputs)
+    assert tails(ours) == tails(theirs)
+    for _ in exchange(ours, theirs):
+        for options in ({}, {"use_causal_mask": True}, {"attention_mask": seen_pairs(B, T, S)}):
+            assert_close(ours(*inputs, **options), theirs(*inputs, **options))
+            options["return_attention_scores"] = True
+            assert_close(ours(*inputs, **options), theirs(*inputs, **options))
+
+
+def test_keras_additive_attention():
+    """Theirs compares queries and keys as they are: W = U = 1, and v is its scale."""
+    ours, theirs = ka.AdditiveAttention(M), keras.layers.AdditiveAttention()
+    inputs = [draw(B, T, M), draw(B, S, MEMORY_WIDTH), draw(B, S, M)]
+    ours(*inputs), theirs(inputs)
+    randomize(theirs)
+    ours.set_weights([np.eye(M), np.eye(M), theirs.get_weights()[0][:, None]])
+    for mask in ({}, {"value_mask": padding(S)}):
+        for causal in (False, True):
+            options = {"use_causal_mask": causal, "return_attention_scores": True}
+            expected = tuple(theirs(inputs, mask=[None, *mask.values()] if mask else None, **options))
+            assert_close(ours(*inputs, **mask, **options), expected)
 
 
 def test_keras_config_makes_our_layer():
@@ -400,6 +431,23 @@ def test_torch_attention(torch, bias, sizes):
         tensors = map(torch.from_numpy, (query, key, value))
         expected = theirs(*tensors, average_attn_weights=False, **their_options)
         assert_close(found, tuple(each.detach().numpy() for each in expected))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("mask", ["none", "causal", "pairs", "bias"])
+def test_torch_scaled_dot_product_attention(torch, groups, mask):
+    arrays = draw(B, 6, T, D), draw(B, groups, S, D), draw(B, groups, S, 19)
+    pairs, bias = seen_pairs(B, 1, T, S), draw(1, 6, T, S)
+    ours = {"causal": {"mask": np.tril(np.ones((T, S), bool))}, "pairs": {"mask": pairs}, "bias": {"bias": bias}}
+    theirs = {
+        "causal": {"is_causal": True},
+        "pairs": {"attn_mask": torch.from_numpy(pairs)},
+        "bias": {"attn_mask": torch.from_numpy(bias)},
+    }
+    found, _ = ka.ops.dot_product_attention(*arrays, **ours.get(mask, {}))
+    function = torch.nn.functional.scaled_dot_product_attention
+    expected = function(*map(torch.from_numpy, arrays), enable_gqa=True, **theirs.get(mask, {}))
+    assert_close(found, expected.numpy())
 
 
 def assert_real_close(found, expected, length):
