@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from keras_attention.layers.arguments import positive_integer, positive_number
+
 
 class Composite(keras.layers.Layer):
     """Base of the layers that hold other layers.
@@ -19,7 +21,7 @@ class Composite(keras.layers.Layer):
     """
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
-        """Freezes the matrices inside and trains a product of two thin ones beside each.
+        """Freezes the layer and trains a product of two thin matrices beside each matrix inside.
 
         Args:
             rank: Width of the thin matrices.
@@ -27,34 +29,25 @@ class Composite(keras.layers.Layer):
             pattern: Regular expression that the path of a matrix within this layer must match, such as "query|value".
 
         Raises:
-            ValueError: The layer is not built, or the pattern matches nothing.
+            ValueError: The layer is not built, the pattern matches nothing, or a matrix has its thin ones already.
 
         Source: Hu et al. 2021 (LoRA), section 4.
         """
-        matrices = dict(matrices_within(self))
-        chosen = [path for path in matrices if re.search(pattern, path)]
-        if not chosen:
-            raise ValueError(
-                "`pattern` must match the path of a matrix in this layer, which must be built: call it once. "
-                f"Received: pattern={pattern!r}, matrices={sorted(matrices)}"
-            )
-        for path in chosen:
-            matrices[path].enable_lora(rank, lora_alpha=lora_alpha)
+        enable_lora(self, rank, lora_alpha, pattern)
 
-    def quantize(self, mode: str = "int8", **options: Any) -> None:
+    def quantize(self, mode: str | None = None, config: Any = None, **options: Any) -> None:
         """Keeps the matrices inside in fewer bits, with a scale for each column.
 
         Args:
             mode: "int8", or another that the layers of Keras know.
+            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
             **options: As of the `quantize` of those layers.
 
         Raises:
-            ValueError: The layer is not built.
+            ValueError: The layer is not built, or is quantized already.
         """
-        if not self.built:
-            raise ValueError(f"A layer is built before it is quantized: call it once. Received: {self.name}, not built")
         for _, matrix in matrices_within(self):
-            matrix.quantize(mode, **options)
+            matrix.quantize(mode, config=config, **options)
 
     def get_build_config(self) -> dict[str, Any] | None:
         config = super().get_build_config()
@@ -88,6 +81,46 @@ def matrices_within(layer: Any, path: str = "") -> Iterator[tuple[str, keras.lay
             yield inside, child
         else:
             yield from matrices_within(child, f"{inside}/")
+
+
+def enable_lora(layer: Any, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
+    """Freezes a layer or model and trains a product of two thin matrices beside each matrix inside.
+
+    A `.keras` file holds the sums, as with Keras' own layers: what is loaded has thin matrices of zero.
+
+    Args:
+        layer: A built layer or model.
+        rank: Width of the thin matrices.
+        lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
+        pattern: Regular expression that the path of a matrix within the layer must match.
+
+    Raises:
+        ValueError: The layer is not built, the pattern matches nothing, or a matrix has its thin ones already.
+
+    Example:
+        >>> from keras_attention import FeedForward
+        >>> network = FeedForward(8)
+        >>> network.build((None, None, 4))
+        >>> enable_lora(network, rank=2, pattern="output")
+        >>> [weight.name for weight in network.trainable_weights]
+        ['lora_kernel_a', 'lora_kernel_b']
+    """
+    positive_integer(rank, "rank")
+    if lora_alpha is not None:
+        positive_number(lora_alpha, "lora_alpha")
+    matrices = dict(matrices_within(layer)) if layer.built else {}
+    chosen = [path for path in matrices if re.search(pattern, path)]
+    if not chosen:
+        raise ValueError(
+            "`pattern` must match the path of a matrix in this layer, which must be built: call it once. "
+            f"Received: pattern={pattern!r}, matrices={sorted(matrices)}"
+        )
+    adapted = [path for path in chosen if matrices[path].lora_enabled]
+    if adapted:
+        raise ValueError(f"A matrix is adapted once. Received: pattern={pattern!r}, adapted already={adapted}")
+    for path in chosen:
+        matrices[path].enable_lora(rank, lora_alpha=lora_alpha)
+    _freeze_all_but_adapters(layer)
 
 
 def adaptations(layer: Any) -> dict[str, dict[str, Any]]:
@@ -124,6 +157,13 @@ def adapt(layer: Any, changes: dict[str, dict[str, Any]]) -> None:
             matrices[path].enable_lora(change["lora_rank"], lora_alpha=change["lora_alpha"])
         if change["quantization"]:
             matrices[path].quantize(change["quantization"])
+    if any(change["lora_rank"] for change in changes.values()):
+        _freeze_all_but_adapters(layer)
+
+
+def _freeze_all_but_adapters(layer: Any) -> None:
+    for weight in layer.trainable_weights:
+        weight.trainable = weight.name.startswith("lora_")
 
 
 def _children(layer: Any) -> Iterator[keras.layers.Layer]:

@@ -6,6 +6,7 @@ Shapes: B batch, T length, M model width, V vocabulary.
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_attention.layers.arguments import positive_integer
 
@@ -55,6 +56,30 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             **kwargs,
         )
         self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        # Keras' layer makes the mask while it looks vectors up, and not at all once it is quantized.
+        is_ids = "int" in keras.backend.standardize_dtype(inputs.dtype)
+        return ops.not_equal(inputs, 0) if self.mask_zero and is_ids else None
+
+    def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
+        """As of `ReversibleEmbedding`, which refuses subclasses that do not ask for it.
+
+        Args:
+            mode: "int8", or another that Keras knows.
+            type_check: Unused.
+            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
+        """
+        super().quantize(mode, type_check=False, config=config)
+
+    def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
+        outputs = super().quantized_call(inputs, reverse=reverse)
+        if not (reverse and self.lora_enabled):
+            return outputs
+        # Keras leaves the adapter out of the logits: x (A B)ᵀ.
+        thin = ops.matmul(ops.cast(inputs, "float32"), ops.transpose(self.lora_embeddings_b))  # (B, T, r)
+        change = ops.matmul(thin, ops.transpose(self.lora_embeddings_a)) * (self.lora_alpha / self.lora_rank)
+        return ops.cast(ops.add(outputs, change), self.compute_dtype)  # (B, T, V)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

@@ -44,6 +44,16 @@ class Projection(keras.layers.EinsumDense):
         self.input_axes = input_axes
         self.output_dims = tuple(output_dims)
 
+    def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
+        """As of `EinsumDense`, which refuses subclasses that do not ask for it.
+
+        Args:
+            mode: "int8", or another that Keras knows.
+            type_check: Unused.
+            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
+        """
+        super().quantize(mode, type_check=False, config=config)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Multiplies.
 

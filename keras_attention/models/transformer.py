@@ -17,7 +17,7 @@ from keras_attention.layers import (
     PositionalEncoding,
     TokenEmbedding,
 )
-from keras_attention.layers.adaptation import adapt, adaptations
+from keras_attention.layers.adaptation import adapt, adaptations, enable_lora, matrices_within
 from keras_attention.models.config import TransformerConfig
 
 
@@ -179,6 +179,41 @@ class Transformer(keras.Model):
         cache = DecoderCache(layers, cache.cross)
         return (logits, cache, weights) if return_attention_scores else (logits, cache)
 
+    def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
+        """Freezes the model and trains a product of two thin matrices beside each matrix. Compile it afterwards.
+
+        Args:
+            rank: Width of the thin matrices.
+            lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
+            pattern: Regular expression that the path of a matrix must match, such as "attention/(query|value)".
+
+        Raises:
+            ValueError: The pattern matches nothing, or a matrix has its thin ones already.
+
+        Example:
+            >>> model = Transformer.from_preset("tiny", vocabulary_size=100)
+            >>> model.enable_lora(rank=2, pattern="query|value")
+            >>> len(model.trainable_weights)
+            24
+
+        Source: Hu et al. 2021 (LoRA), section 4.
+        """
+        enable_lora(self, rank, lora_alpha, pattern)
+
+    def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
+        """Keeps the matrices in fewer bits, with a scale for each column.
+
+        Args:
+            mode: "int8", or another that Keras knows.
+            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
+            filters: Which layers, as of `keras.Model.quantize`; all that hold a matrix by default.
+            **options: As of `keras.Model.quantize`.
+        """
+        # Keras warns of every other layer that it cannot be quantized.
+        matrices = [id(matrix) for _, matrix in matrices_within(self)]
+        filters = (lambda layer: id(layer) in matrices) if filters is None else filters
+        super().quantize(mode, config=config, filters=filters, **options)
+
     def get_config(self) -> dict[str, Any]:
         return {
             "config": self.config.to_dict(),
@@ -194,6 +229,6 @@ class Transformer(keras.Model):
         arguments["config"] = TransformerConfig(**arguments["config"])
         trainable, changes = arguments.pop("trainable", True), arguments.pop("adaptations", {})
         model = cls(**arguments)
+        model.trainable = trainable  # before the adapters freeze the rest
         adapt(model, changes)
-        model.trainable = trainable
         return model
