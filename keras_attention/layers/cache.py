@@ -76,7 +76,8 @@ class FixedKeyValueCache(NamedTuple):
     """The same in storage of a fixed size, so that no shape changes while a sequence grows.
 
     A compiled loop (`jax.jit`, XLA) then compiles once. An update past the capacity raises where the length
-    is known; inside a compiled function, where nothing can be raised, it fills the cache with NaN.
+    is known; inside a compiled function, where nothing can be raised, it fills the cache with NaN. It is for decoding:
+    TensorFlow has no gradient of an update in place, so train through a `KeyValueCache`.
 
     Attributes:
         key: (B, H, capacity, D).

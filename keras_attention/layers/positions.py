@@ -80,6 +80,9 @@ class AddedPositions(keras.layers.Layer):
 class PositionalEncoding(AddedPositions):
     """y_t = √M x_t + PE(t), with the sinusoids of the paper, for sequences of any length.
 
+    KerasHub's `SinePositionEncoding` returns PE(t) alone, and adding it loses the mask of x:
+    `x + SinePositionEncoding()(x)` is `PositionalEncoding(scale=False)(x)` here.
+
     Args:
         max_wavelength: 10000 in the paper.
         scale: Whether to multiply by √M, as the paper does; False adds to x as it is.
