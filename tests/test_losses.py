@@ -125,6 +125,16 @@ def test_logits_that_carry_a_mask_are_not_scaled_twice():
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, "0.1", True])
+def test_a_sum_is_that_of_the_real_tokens():
+    labels, logits = batch()
+    real = labels != 0
+    expected = oracle.token_losses(labels, logits, 0.1) * real
+    total = MaskedCrossEntropy(0.1, reduction="sum")(labels, logits)
+    np.testing.assert_allclose(float(total), expected.sum(), rtol=1e-5)
+    each = MaskedCrossEntropy(0.1, reduction="none")(labels, logits)
+    np.testing.assert_allclose(numpy(each), expected, atol=1e-5)
+
+
 def test_wrong_smoothing_is_refused(value):
     with pytest.raises(ValueError, match=rf"`label_smoothing` is the share .* Received: label_smoothing={value!r}"):
         MaskedCrossEntropy(label_smoothing=value)

@@ -53,7 +53,7 @@ class MaskedCrossEntropy(keras.losses.Loss):
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of each token, scaled so that the mean over all positions is the mean over real ones.
+        """The loss of each token. Where their mean is taken, it is scaled from all positions to the real ones.
 
         Args:
             y_true: Token ids (B, T).
@@ -65,8 +65,9 @@ class MaskedCrossEntropy(keras.losses.Loss):
         labels = ops.cast(y_true, "int32")
         losses = token_cross_entropy(labels, y_pred, self.label_smoothing)  # (B, T)
         real = ops.cast(ops.not_equal(labels, self.ignore_id), losses.dtype)  # (B, T)
-        share = ops.maximum(ops.mean(real), 1e-9)
-        return losses * real / share
+        if self.reduction in ("sum", "none", None):
+            return losses * real
+        return losses * real / ops.maximum(ops.mean(real), 1e-9)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "label_smoothing": self.label_smoothing, "ignore_id": self.ignore_id}
