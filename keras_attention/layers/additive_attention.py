@@ -9,7 +9,8 @@ import keras
 from keras import ops
 
 from keras_attention.layers.adaptation import Composite
-from keras_attention.layers.arguments import check_sequence, check_shape, initializer_for, positive_integer, probability
+from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.input_checks import check_batches_and_lengths, check_sequence, check_shape
 from keras_attention.ops import masks
 from keras_attention.ops.attention import masked_softmax
 
@@ -104,6 +105,7 @@ class AdditiveAttention(Composite):
         """
         key = value if key is None else key
         query, value, key = (check_sequence(x, n) for x, n in ((query, "query"), (value, "value"), (key, "key")))
+        check_batches_and_lengths(query, value, key)
         real = self._real(value, value_mask, key_mask)
         if real is not None:  # a NaN would survive a weight of zero
             value, key = (ops.where(real[..., None], x, ops.zeros_like(x)) for x in (value, key))

@@ -1,5 +1,6 @@
 """What layers share about their arguments: checks, with messages that say how to mend them, and precedence."""
 
+import math
 import numbers
 import zlib
 from typing import Any
@@ -25,9 +26,9 @@ def positive_integer(value: Any, name: str) -> int:
         >>> positive_integer(8, "num_heads")
         8
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    return value
+    return int(value)
 
 
 def positive_integers(value: Any, name: str) -> tuple[int, ...] | None:
@@ -52,6 +53,29 @@ def positive_integers(value: Any, name: str) -> tuple[int, ...] | None:
     return tuple(positive_integer(each, name) for each in (value if isinstance(value, list | tuple) else [value]))
 
 
+def integers(value: Any, name: str) -> tuple[int, ...]:
+    """Returns one or several integers as a tuple.
+
+    Args:
+        value: What the caller gave: an integer or a sequence of them.
+        name: The argument's name, for the message.
+
+    Returns:
+        A tuple.
+
+    Raises:
+        ValueError: It is anything else.
+
+    Example:
+        >>> integers(-2, "attention_axes")
+        (-2,)
+    """
+    values = value if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(each, numbers.Integral) and not isinstance(each, bool) for each in values):
+        raise ValueError(f"`{name}` is an integer, or several of them. Received: {name}={value!r}")
+    return tuple(int(each) for each in values)
+
+
 def probability(value: Any, name: str) -> float:
     """Returns the value if it is a dropout rate, in [0, 1).
 
@@ -69,11 +93,11 @@ def probability(value: Any, name: str) -> float:
         >>> probability(0.1, "dropout")
         0.1
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(
             f"`{name}` is the share of values dropped in training, at least 0 and below 1. Received: {name}={value!r}"
         )
-    return value
+    return value if isinstance(value, int) else float(value)
 
 
 def positive_number(value: Any, name: str) -> float:
@@ -93,9 +117,9 @@ def positive_number(value: Any, name: str) -> float:
         >>> positive_number(1e-6, "layer_norm_epsilon")
         1e-06
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be a number above zero. Received: {name}={value!r}")
-    return value
+    return value if isinstance(value, int) else float(value)
 
 
 def concrete_integer(value: Any) -> int | None:
@@ -120,56 +144,6 @@ def concrete_integer(value: Any) -> int | None:
         return int(value)
     except TypeError:
         return None
-
-
-def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
-    """Refuses what is not a padded batch of vectors.
-
-    Args:
-        x: What the caller gave.
-        name: The argument's name, for the message.
-        rank: How many axes it has; None for three or more.
-
-    Returns:
-        The same, dense: in a functional model Keras takes `x * 2` for a sparse tensor.
-
-    Raises:
-        TypeError: A ragged tensor, or one that does not hold floats.
-        ValueError: Another rank.
-    """
-    if hasattr(x, "row_splits"):
-        raise TypeError(
-            f"`{name}` must be a padded tensor: give {name}.to_tensor() with its padding mask. Received: {name}={x!r}"
-        )
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if "float" not in dtype:
-        raise TypeError(
-            f"`{name}` must hold floats, such as the vectors that a TokenEmbedding makes of ids. "
-            f"Received: {name}.dtype={dtype}"
-        )
-    check_shape(x.shape, name, rank)
-    return ops.convert_to_tensor(x, sparse=False)
-
-
-def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
-    """Refuses a shape that is not that of a batch of sequences of vectors of known width.
-
-    Args:
-        shape: Of the argument.
-        name: The argument's name, for the message.
-        rank: How many axes it has; None for three or more.
-
-    Raises:
-        ValueError: Another rank, or a width of None.
-
-    Example:
-        >>> check_shape((None, 7, 16), "inputs")
-    """
-    if len(shape) < 3 if rank is None else len(shape) != rank:
-        axes = "(batch, length, width)" if rank == 3 or rank is None else f"one of {rank} axes, as the query has"
-        raise ValueError(f"`{name}` must have shape {axes}. Received: {name}.shape={tuple(shape)}")
-    if shape[-1] is None:
-        raise ValueError(f"The last axis of `{name}`, its width, must be known. Received: {name}.shape={tuple(shape)}")
 
 
 def one_of(value: Any, name: str, options: tuple[str, ...]) -> str:
@@ -235,14 +209,23 @@ def own_copy(layer: Any, name: str, **changes: Any) -> Any:
     Returns:
         A new layer with the same config otherwise, or None.
 
+    Raises:
+        TypeError: Something else, such as a name or a class.
+
     Example:
-        >>> own_copy(keras.layers.Dense(3), "position").name
+        >>> from keras_attention import RotaryPosition
+        >>> own_copy(RotaryPosition(), "position").name
         'position'
     """
     if layer is None:
         return None
     if isinstance(layer, dict):
         layer = keras.saving.deserialize_keras_object(layer)
+    if isinstance(layer, type) or not (hasattr(layer, "turn") and hasattr(layer, "bias")):
+        raise TypeError(
+            f"`{name}` is an object such as RotaryPosition(), AlibiBias() or RelativePositionBias(). "
+            f"Received: {name}={layer!r}"
+        )
     return type(layer).from_config({**layer.get_config(), "name": name, **changes})
 
 

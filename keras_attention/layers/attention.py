@@ -6,11 +6,11 @@ Shapes: B batch, T query length, S key length, M model width, H heads, G heads o
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_attention.layers.arguments import check_sequence, own_copy, positive_integer, positive_integers, probability
+from keras_attention.layers.arguments import integers, own_copy, positive_integer, positive_integers, probability
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
+from keras_attention.layers.call_checks import check_attention_bias, check_attention_call
 from keras_attention.layers.heads import ProjectedHeads
 from keras_attention.layers.visible_pairs import visible_pairs
 from keras_attention.ops import masks
@@ -97,9 +97,7 @@ class MultiHeadAttention(ProjectedHeads):
         self.dropout = probability(dropout, "dropout")
         self.use_bias = use_bias
         self.output_dims = positive_integers(output_shape, "output_shape")
-        self.attention_axes = (
-            attention_axes if attention_axes is None else tuple(np.atleast_1d(attention_axes).tolist())
-        )
+        self.attention_axes = attention_axes if attention_axes is None else integers(attention_axes, "attention_axes")
         self.sliding_window = None if sliding_window is None else positive_integer(sliding_window, "sliding_window")
         self.flash_attention = flash_attention
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -160,7 +158,9 @@ class MultiHeadAttention(ProjectedHeads):
             TypeError: A float mask, ragged or integer inputs.
             ValueError: Neither a value nor a cache, or a mask of the wrong rank or length.
         """
-        query, value, key = self._check_call(query, value, key, cache, query_segment_ids, value_segment_ids)
+        query, value, key = check_attention_call(
+            self.axes, query, value, key, cache, query_segment_ids, value_segment_ids
+        )
         offset = 0 if cache is None else cache.length
         query_positions = self._positions(query, query_segment_ids, offset)  # (T,) or (B, T)
         memory = cache
@@ -183,6 +183,7 @@ class MultiHeadAttention(ProjectedHeads):
             value_segment_ids=value_segment_ids,
             use_causal_mask=use_causal_mask,
             sliding_window=self.sliding_window,
+            num_heads=self.num_heads,
             value_mask_name=self.value_mask_name,
         )  # (B, H, T, S)
         bias = self._bias(attention_bias, query, value, memory.key, query_positions, value_segment_ids)  # (B, H, T, S)
@@ -246,25 +247,6 @@ class MultiHeadAttention(ProjectedHeads):
                 f"Received: flash_attention=True, dropout={self.dropout}"
             )
 
-    def _check_call(self, query: Any, value: Any, key: Any, cache: Any, query_segments: Any, segments: Any) -> Any:
-        given = [
-            x if x is None else check_sequence(x, name, 3 if self.axes.is_sequence else None)
-            for x, name in ((query, "query"), (value, "value"), (key, "key"))
-        ]
-        if value is None and cache is None:
-            raise ValueError("Give `value`, `cache` or both. Received: value=None, cache=None")
-        if cache is not None and (not self.axes.is_sequence or query_segments is not None):
-            raise ValueError(
-                "A cache holds one sequence a row, (batch, length, width), without segment ids. "
-                f"Received: cache with query.shape={tuple(query.shape)}, query_segment_ids={query_segments}"
-            )
-        if (query_segments is None) != (segments is None):
-            raise ValueError(
-                "`query_segment_ids` and `value_segment_ids` go together. "
-                f"Received: query_segment_ids={query_segments}, value_segment_ids={segments}"
-            )
-        return given
-
     def _real(self, value: Any, value_mask: Any, key_mask: Any) -> Any:
         """The real tokens of the value by both masks, (B, S)."""
         given = []
@@ -279,6 +261,9 @@ class MultiHeadAttention(ProjectedHeads):
     def _bias(self, given: Any, query: Any, value: Any, keys: Any, positions: Any, segment_ids: Any) -> Any:
         if given is not None and not self.axes.is_sequence:
             given = self.axes.attention_mask(given, query, value)
+        if given is not None:
+            given = ops.convert_to_tensor(given)
+            check_attention_bias(given, keys.shape[0], self.num_heads, self.axes.length(query), keys.shape[2])
         if self.position is None:
             return given
         if segment_ids is None:

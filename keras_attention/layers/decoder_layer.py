@@ -8,9 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import as_tuple, check_sequence, check_shape, first_given
+from keras_attention.layers.arguments import as_tuple, first_given
 from keras_attention.layers.block import Block
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
+from keras_attention.layers.input_checks import check_built, check_sequence, check_shape
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -93,6 +94,7 @@ class DecoderLayer(Block):
             with these positions appended.
         """
         x = check_sequence(decoder_sequence, "decoder_sequence")
+        self._check_memory(encoder_sequence, cross_attention_cache)
         y, *results = as_tuple(
             self.self_attention(
                 self._enter(self.self_attention_norm, x),
@@ -137,6 +139,7 @@ class DecoderLayer(Block):
         Returns:
             What `call` takes as `self_attention_cache`.
         """
+        check_built(self, "init_cache")
         return self.self_attention.init_cache(batch_size, capacity)
 
     def project_memory(self, encoder_sequence: Any) -> KeyValueCache:
@@ -148,7 +151,16 @@ class DecoderLayer(Block):
         Returns:
             What `call` takes as `cross_attention_cache`.
         """
+        check_built(self, "project_memory")
+        self._check_memory(encoder_sequence)
         return self.cross_attention.project(encoder_sequence)
+
+    def _check_memory(self, *given: Any) -> None:
+        if self.cross_attention is None and any(each is not None for each in given):
+            raise ValueError(
+                "This layer was built without an encoder sequence, so it has no cross-attention: call it with "
+                "`encoder_sequence` from the first time on. Received: an encoder sequence, or a cache of one"
+            )
 
     def _attend_to_memory(self, x: Any, memory: Any, cache: KeyValueCache | None, **options: Any) -> Any:
         """Cross-attention; over a cache, the beams of a sentence become query positions, without a copy."""

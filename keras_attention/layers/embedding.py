@@ -57,6 +57,28 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         )
         self.supports_masking = True
 
+    def call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Looks vectors up, or multiplies by all of them.
+
+        Args:
+            inputs: Token ids (B, T); in reverse, vectors (B, T, M).
+            reverse: Whether to make logits.
+
+        Returns:
+            Vectors (B, T, M); in reverse, logits (B, T, V).
+
+        Raises:
+            TypeError: Text.
+            ValueError: Vectors of another width.
+        """
+        if keras.backend.standardize_dtype(inputs.dtype) == "string":
+            raise TypeError("`inputs` are token ids, which a tokenizer makes of text. Received: inputs.dtype=string")
+        if reverse and inputs.shape[-1] != self.output_dim:
+            raise ValueError(
+                f"In reverse, `inputs` are vectors of width {self.output_dim}. Received: shape {tuple(inputs.shape)}"
+            )
+        return super().call(inputs, reverse=reverse)
+
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         # Keras' layer makes the mask while it looks vectors up, and not at all once it is quantized.
         is_ids = "int" in keras.backend.standardize_dtype(inputs.dtype)

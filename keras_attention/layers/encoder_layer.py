@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import as_tuple, check_sequence, check_shape, first_given
+from keras_attention.layers.arguments import as_tuple, first_given
 from keras_attention.layers.block import Block
+from keras_attention.layers.input_checks import check_sequence, check_shape
 
 
 @keras.saving.register_keras_serializable("keras_attention")

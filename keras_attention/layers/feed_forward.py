@@ -8,13 +8,8 @@ from typing import Any
 import keras
 
 from keras_attention.layers.adaptation import Composite
-from keras_attention.layers.arguments import (
-    check_sequence,
-    check_shape,
-    initializer_for,
-    positive_integer,
-    probability,
-)
+from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.input_checks import check_sequence, check_shape
 
 # The activation inside each gated variant.
 GATED = {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
@@ -121,11 +116,22 @@ def feed_forward_activation(activation: Any) -> Any:
     Returns:
         A function, or the name of a gated variant.
 
+    Raises:
+        ValueError: An unknown name.
+
     Example:
         >>> feed_forward_activation("swiglu")
         'swiglu'
     """
-    return activation if activation in GATED else keras.activations.get(activation)
+    if isinstance(activation, str) and activation in GATED:
+        return activation
+    try:
+        return keras.activations.get(activation)
+    except ValueError as error:
+        raise ValueError(
+            f"`activation` is a function, a name of Keras' such as 'relu' or 'gelu', or one of "
+            f"{', '.join(map(repr, GATED))}. Received: activation={activation!r}"
+        ) from error
 
 
 def serialize_activation(activation: Any) -> Any:

@@ -9,9 +9,10 @@ import keras
 from keras import ops
 
 from keras_attention.layers.adaptation import Composite
-from keras_attention.layers.arguments import check_shape, initializer_for, positive_integer
+from keras_attention.layers.arguments import initializer_for, positive_integer
 from keras_attention.layers.axes import AttentionAxes
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache, empty_cache
+from keras_attention.layers.input_checks import check_built, check_given, check_shape
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.projection import Projection
 from keras_attention.ops import masks
@@ -21,6 +22,7 @@ class ProjectedHeads(Composite):
     """What `MultiHeadAttention` is made of; its arguments say how."""
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
+        check_given(query_shape, "query")
         value_shape = value_shape or query_shape
         key_shape = key_shape or value_shape
         rank = len(query_shape)
@@ -75,6 +77,7 @@ class ProjectedHeads(Composite):
             >>> print(attention.project(memory).key.shape)
             (3, 2, 7, 8)
         """
+        check_built(self, "project")
         key = value if key is None else key
         if padding_mask is not None:
             real = masks.as_mask(padding_mask, "padding_mask")[..., None]  # (B, S, 1)
@@ -103,6 +106,7 @@ class ProjectedHeads(Composite):
             >>> int(cache.length), cache.key.shape[2]
             (1, 7)
         """
+        check_built(self, "init_cache")
         if capacity is not None:
             positive_integer(capacity, "capacity")
         widths = self.key_dense.output_dims[-1], self.value_dense.output_dims[-1]

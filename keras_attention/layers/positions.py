@@ -8,14 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import (
-    check_sequence,
-    check_shape,
-    concrete_integer,
-    positive_integer,
-    positive_number,
-)
-from keras_attention.ops.masks import segment_positions
+from keras_attention.layers.arguments import concrete_integer, positive_integer, positive_number
+from keras_attention.layers.input_checks import check_sequence, check_shape, check_start_index
+from keras_attention.ops.masks import check_segments_fit, segment_positions
 from keras_attention.ops.sinusoids import sinusoids
 
 
@@ -62,7 +57,10 @@ class AddedPositions(keras.layers.Layer):
             (B, T, M), in the compute dtype.
         """
         inputs = check_sequence(inputs, "inputs")
+        check_start_index(start_index)
         width = inputs.shape[-1]
+        if segment_ids is not None:
+            check_segments_fit(segment_ids, "segment_ids", *inputs.shape[:2])
         if segment_ids is None:
             positions = ops.arange(ops.shape(inputs)[1], dtype="int32")  # (T,)
         else:
@@ -144,6 +142,12 @@ class LearnedPositionalEncoding(AddedPositions):
         )
 
     def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
+        check_start_index(start_index)
+        if inputs.shape[-1] != self.embeddings.shape[-1]:
+            raise ValueError(
+                f"The layer was built for inputs of width {self.embeddings.shape[-1]}. "
+                f"Received: inputs.shape={tuple(inputs.shape)}"
+            )
         length, start = concrete_integer(inputs.shape[1]), concrete_integer(start_index)
         if getattr(inputs, "is_meta", False):
             length = None  # torch puts some number where a length is not known yet

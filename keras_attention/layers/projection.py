@@ -64,6 +64,11 @@ class Projection(keras.layers.EinsumDense):
         Returns:
             The inputs with their last axes replaced.
         """
+        if tuple(inputs.shape[-self.input_axes :]) != tuple(self.kernel.shape[: self.input_axes]):
+            raise ValueError(
+                f"The {self.name} has another width than when the layer was built. Received: shape "
+                f"{tuple(inputs.shape)}, where the last axes were {tuple(self.kernel.shape[: self.input_axes])}"
+            )
         kept = ops.shape(inputs)[: -self.input_axes]
         width, units = math.prod(inputs.shape[-self.input_axes :]), math.prod(self.output_dims)
         rows = ops.reshape(inputs, (math.prod(kept), width))  # (B·T, M)

@@ -169,6 +169,8 @@ class Decoder(Stack):
             (B, T, M); then the weights if asked for; then, where self-attention caches were given, those
             with these positions appended.
         """
+        self._check_caches(self_attention_caches, "self_attention_caches")
+        self._check_caches(cross_attention_caches, "cross_attention_caches")
         encoder_padding_mask = first_given(encoder_padding_mask, encoder_sequence_mask)
         nothing = (None,) * self.num_layers
         x, weights, new_caches = decoder_sequence, [], []
@@ -216,3 +218,12 @@ class Decoder(Stack):
             What `call` takes as `self_attention_caches`.
         """
         return tuple(layer.init_cache(batch_size, capacity) for layer in self.layers)
+
+    def _check_caches(self, caches: Any, name: str) -> None:
+        is_one = isinstance(caches, KeyValueCache | FixedKeyValueCache)
+        count = 1 if is_one or not isinstance(caches, list | tuple) else len(caches)
+        if caches is not None and (is_one or count != self.num_layers):
+            raise ValueError(
+                f"`{name}` is a tuple of a cache for each of the {self.num_layers} layers. "
+                f"Received: {type(caches).__name__}, {count} of them"
+            )

@@ -26,6 +26,7 @@ def visible_pairs(
     value_segment_ids: Any = None,
     use_causal_mask: bool = False,
     sliding_window: int | None = None,
+    num_heads: int | None = None,
     value_mask_name: str = "value_mask",
 ) -> Any:
     """The conjunction of all masks.
@@ -44,6 +45,7 @@ def visible_pairs(
         value_segment_ids: Integers (B, S).
         use_causal_mask: Whether a query sees the keys up to its own position alone.
         sliding_window: A query sees keys at a distance below this alone; None for any.
+        num_heads: H, where it is to be checked.
         value_mask_name: What the caller calls the value's mask, for messages.
 
     Returns:
@@ -68,7 +70,8 @@ def visible_pairs(
     if attention_mask is not None:
         mask = masks.as_mask(attention_mask, "attention_mask")
         mask = masks.pair_mask(axes.attention_mask(mask, query, first_given(value, query)))  # (B, H or 1, T, S)
-        masks.check_mask_fits(mask, "attention_mask", broadcast=True, queries=queries, keys=keys)
+        sizes = {"batch": batch, "heads": num_heads, "queries": queries, "keys": keys}
+        masks.check_mask_fits(mask, "attention_mask", broadcast=True, **sizes)
         found.append(mask)
     if query_segment_ids is not None:
         found.append(masks.segment_mask(query_segment_ids, value_segment_ids))  # (B, 1, T, S)

@@ -39,7 +39,9 @@ def dot_product_attention(
 
     Source: Vaswani et al. 2017, section 3.2.1, equation 1; Ainslie et al. 2023 for G < H.
     """
-    query = ops.multiply(query, ops.convert_to_tensor(key.shape[-1] ** -0.5, query.dtype))  # a cast would start from float32
+    query = ops.multiply(
+        query, ops.convert_to_tensor(key.shape[-1] ** -0.5, query.dtype)
+    )  # a cast would start from float32
     logits = _for_each_head("bhtd,bhsd->bhts", query, key)  # (B, H, T, S)
     logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
     if bias is not None:
@@ -62,8 +64,16 @@ def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: An
     Returns:
         The output (B, H, T, D).
 
+    Raises:
+        ValueError: The backend is TensorFlow, which has no such kernel.
+
     Source: Dao et al. 2022 (FlashAttention); `keras.ops.dot_product_attention`.
     """
+    if keras.config.backend() == "tensorflow":
+        raise ValueError(
+            "TensorFlow has no flash kernel: give flash_attention=None, or use JAX or PyTorch on an accelerator. "
+            "Received: flash_attention=True, backend=tensorflow"
+        )
     heads, groups = query.shape[1], key.shape[1]
     if groups < heads:
         key, value = (ops.repeat(x, heads // groups, axis=1) for x in (key, value))

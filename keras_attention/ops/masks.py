@@ -209,7 +209,7 @@ def as_mask(mask: Any, name: str) -> Any:
     """
     mask = ops.convert_to_tensor(mask)
     dtype = keras.backend.standardize_dtype(mask.dtype)
-    if "float" in dtype:
+    if "int" not in dtype and dtype != "bool":
         raise TypeError(
             f"`{name}` is boolean, True = attend. A float mask may be additive (0 and -inf) or select (1 and 0), "
             f"so it is not taken: compare it first, as in mask > 0. Received: dtype={dtype}"
@@ -262,6 +262,25 @@ def check_mask_fits(mask: Any, name: str, broadcast: bool = False, **sizes: Any)
                 f"`{name}` must fit the inputs: {expected}. "
                 f"Received: {name} of {tuple(mask.shape)}, its last axes as ({', '.join(sizes)}){same}"
             )
+
+
+def check_segments_fit(ids: Any, name: str, batch: Any, length: Any) -> None:
+    """Refuses segment ids of other sizes than those of the inputs.
+
+    Args:
+        ids: Integers (B, T).
+        name: What they are, for the message.
+        batch: B.
+        length: T.
+
+    Raises:
+        TypeError: Numbers that are not integers.
+        ValueError: Another rank, or a size differs.
+
+    Example:
+        >>> check_segments_fit(keras.ops.array([[1, 1, 2]]), "segment_ids", batch=1, length=3)
+    """
+    check_mask_fits(_segments(ids), name, batch=batch, length=length)
 
 
 def _segments(ids: Any) -> Any:

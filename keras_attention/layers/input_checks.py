@@ -1,0 +1,155 @@
+"""Checks of the tensors that layers are given, with messages that say how to mend them."""
+
+import numbers
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
+    """Refuses what is not a padded batch of vectors.
+
+    Args:
+        x: What the caller gave.
+        name: The argument's name, for the message.
+        rank: How many axes it has; None for three or more.
+
+    Returns:
+        The same, dense: in a functional model Keras takes `x * 2` for a sparse tensor.
+
+    Raises:
+        TypeError: A ragged tensor, or one that does not hold floats.
+        ValueError: Another rank.
+    """
+    if hasattr(x, "row_splits"):
+        raise TypeError(
+            f"`{name}` must be a padded tensor: give {name}.to_tensor() with its padding mask. "
+            f"Received: a ragged tensor of shape {tuple(x.shape)}"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if "float" not in dtype:
+        raise TypeError(
+            f"`{name}` must hold floats, such as the vectors that a TokenEmbedding makes of ids. "
+            f"Received: {name}.dtype={dtype}"
+        )
+    check_shape(x.shape, name, rank)
+    return ops.convert_to_tensor(x, sparse=False)
+
+
+def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
+    """Refuses a shape that is not that of a batch of sequences of vectors of known width.
+
+    Args:
+        shape: Of the argument.
+        name: The argument's name, for the message.
+        rank: How many axes it has; None for three or more.
+
+    Raises:
+        TypeError: None in the place of a tensor.
+        ValueError: Another rank, or a width of None.
+
+    Example:
+        >>> check_shape((None, 7, 16), "inputs")
+    """
+    check_given(shape, name)
+    if len(shape) < 3 if rank is None else len(shape) != rank:
+        axes = "(batch, length, width)" if rank == 3 or rank is None else f"one of {rank} axes, as the query has"
+        vectors = "vectors, such as a TokenEmbedding makes of ids, in " if len(shape) == 2 else ""
+        raise ValueError(f"`{name}` must have {vectors}shape {axes}. Received: {name}.shape={tuple(shape)}")
+    if shape[-1] is None:
+        raise ValueError(f"The last axis of `{name}`, its width, must be known. Received: {name}.shape={tuple(shape)}")
+
+
+def check_given(shape: Any, name: str) -> None:
+    """Refuses None in the place of a tensor.
+
+    Args:
+        shape: Of the argument, None where there is no tensor.
+        name: The argument's name, for the message.
+
+    Raises:
+        TypeError: There is none.
+
+    Example:
+        >>> check_given((2, 3, 5), "inputs")
+    """
+    if shape is None:
+        raise TypeError(f"`{name}` must be a tensor (batch, length, width). Received: {name}=None")
+
+
+def check_built(layer: Any, what: str) -> None:
+    """Refuses what needs the weights of a layer before there are any.
+
+    Args:
+        layer: A layer.
+        what: The method that was called, for the message.
+
+    Raises:
+        ValueError: The layer is not built.
+
+    Example:
+        >>> check_built(keras.layers.Dense(3), "init_cache")
+        Traceback (most recent call last):
+        ValueError: The layer must be built before `init_cache`: call it once. Received: ...
+    """
+    if not layer.built:
+        raise ValueError(f"The layer must be built before `{what}`: call it once. Received: {layer.name}, not built")
+
+
+def check_start_index(start_index: Any) -> None:
+    """Refuses what is no position.
+
+    Args:
+        start_index: An integer, or a scalar tensor that holds one.
+
+    Raises:
+        TypeError: Anything else.
+        ValueError: A negative number, where that is known.
+
+    Example:
+        >>> check_start_index(3)
+    """
+    if isinstance(start_index, str | bool | float) or "float" in str(getattr(start_index, "dtype", "")):
+        raise TypeError(f"`start_index` is an integer. Received: start_index={start_index!r}")
+    if isinstance(start_index, numbers.Integral) and start_index < 0:
+        raise ValueError(f"`start_index` counts from 0. Received: start_index={start_index}")
+
+
+def check_batches_and_lengths(query: Any, value: Any, key: Any) -> None:
+    """Refuses a query, value and key that do not fit together. Sizes that are not known yet are not looked at.
+
+    Args:
+        query: (B, …, M).
+        value: (B, …, M).
+        key: (B, …, M), or None.
+
+    Raises:
+        ValueError: A batch or a length differs.
+    """
+    check_same("query", query.shape[:1], "value", value.shape[:1], "batch")
+    if key is not None:
+        check_same("key", key.shape[:-1], "value", value.shape[:-1], "batch and length, a key for each value")
+
+
+def check_same(name: str, shape: Any, other_name: str, other: Any, what: str) -> None:
+    """Refuses two shapes that differ. Sizes that are not known yet are not looked at.
+
+    Args:
+        name: Of what has the first shape, for the message.
+        shape: A shape.
+        other_name: Of what has the second shape.
+        other: Another of the same rank.
+        what: The meaning of the axes.
+
+    Raises:
+        ValueError: A size differs.
+
+    Example:
+        >>> check_same("query", (2, None), "value", (2, 3), "batch and length")
+    """
+    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(shape, other, strict=True)):
+        raise ValueError(
+            f"`{name}` and `{other_name}` must have the same {what}. "
+            f"Received: {tuple(shape)} of {name}, {tuple(other)} of {other_name}"
+        )
