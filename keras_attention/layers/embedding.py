@@ -71,13 +71,12 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             TypeError: Text.
             ValueError: Vectors of another width.
         """
-        if keras.backend.standardize_dtype(inputs.dtype) == "string":
-            raise TypeError("`inputs` are token ids, which a tokenizer makes of text. Received: inputs.dtype=string")
-        if reverse and inputs.shape[-1] != self.output_dim:
-            raise ValueError(
-                f"In reverse, `inputs` are vectors of width {self.output_dim}. Received: shape {tuple(inputs.shape)}"
-            )
+        self._check_inputs(inputs, reverse)
         return super().call(inputs, reverse=reverse)
+
+    def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
+        self._check_inputs(inputs, reverse)
+        return super().compute_output_spec(inputs, reverse=reverse)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         # Keras' layer makes the mask while it looks vectors up, and not at all once it is quantized.
@@ -108,3 +107,11 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         config["vocabulary_size"] = config.pop("input_dim")
         config["hidden_dim"] = config.pop("output_dim")
         return config
+
+    def _check_inputs(self, inputs: Any, reverse: bool) -> None:
+        if keras.backend.standardize_dtype(inputs.dtype) == "string":
+            raise TypeError("`inputs` are token ids, which a tokenizer makes of text. Received: inputs.dtype=string")
+        if reverse and inputs.shape[-1] != self.output_dim:
+            raise ValueError(
+                f"In reverse, `inputs` are vectors of width {self.output_dim}. Received: shape {tuple(inputs.shape)}"
+            )

@@ -1,0 +1,520 @@
+"""What people give by mistake, and the message that each mistake gets.
+
+Every message names the argument, says the rule or the remedy, and ends in what was received.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, draw
+
+import keras_attention as ka
+
+NAN = float("nan")
+
+
+def attention(**options):
+    return ka.MultiHeadAttention(H, D, **options)
+
+
+def self_attention(**options):
+    return ka.MultiHeadSelfAttention(H, **options)
+
+
+def built(layer, *inputs):
+    layer(*(inputs or [draw(B, T, M)]))
+    return layer
+
+
+def x():
+    return draw(B, T, M)
+
+
+def memory():
+    return draw(B, S, MEMORY_WIDTH)
+
+
+def ones(*shape):
+    return np.ones(shape, bool)
+
+
+ARGUMENTS = {
+    "no heads": (lambda: attention().__class__(0, D), ValueError, r"`num_heads` must be a positive .*num_heads=0$"),
+    "heads not a number": (lambda: ka.EncoderLayer(F, NAN), ValueError, r"positive integer. Received: num_heads=nan$"),
+    "heads as float": (lambda: ka.EncoderLayer(F, 2.0), ValueError, r"positive integer. Received: num_heads=2.0$"),
+    "heads as text": (lambda: ka.EncoderLayer(F, "3"), ValueError, r"Received: num_heads='3'$"),
+    "heads as bool": (lambda: ka.EncoderLayer(F, True), ValueError, r"Received: num_heads=True$"),
+    "no key width": (lambda: ka.MultiHeadAttention(H, None), ValueError, r"`key_dim` must be .*key_dim=None$"),
+    "shared heads": (lambda: attention(num_kv_heads=2), ValueError, r"must divide `num_heads`. .*num_kv_heads=2$"),
+    "more shared heads": (lambda: attention(num_kv_heads=6), ValueError, r"num_heads=3, num_kv_heads=6$"),
+    "no units": (lambda: ka.AdditiveAttention(0), ValueError, r"`units` must be a positive integer.*units=0$"),
+    "inner width": (lambda: ka.FeedForward(-1), ValueError, r"`intermediate_dim` must be .*intermediate_dim=-1$"),
+    "no layers": (lambda: ka.Encoder(0, F, H), ValueError, r"`num_layers` must be a positive .*num_layers=0$"),
+    "output shape": (lambda: attention(output_shape=(2, 0)), ValueError, r"`output_shape` must be .*output_shape=0$"),
+    "window": (lambda: attention(sliding_window=2.5), ValueError, r"`sliding_window` must be .*sliding_window=2.5$"),
+    "axes as text": (
+        lambda: attention(attention_axes="time"),
+        ValueError,
+        r"several of them. .*attention_axes='time'$",
+    ),
+    "axes as float": (lambda: attention(attention_axes=1.5), ValueError, r"is an integer, .*attention_axes=1.5$"),
+    "dropout below 0": (lambda: ka.Encoder(2, F, H, attention_dropout=-0.1), ValueError, r"attention_dropout=-0.1$"),
+    "dropout of 1": (lambda: ka.FeedForward(F, dropout=1), ValueError, r"at least 0 and below 1. .*dropout=1$"),
+    "dropout not a number": (lambda: attention(dropout=NAN), ValueError, r"the share of values .*dropout=nan$"),
+    "epsilon not a number": (lambda: ka.EncoderLayer(F, H, layer_norm_epsilon=NAN), ValueError, r"epsilon=nan$"),
+    "epsilon infinite": (lambda: ka.EncoderLayer(F, H, layer_norm_epsilon=float("inf")), ValueError, r"epsilon=inf$"),
+    "wavelength": (lambda: ka.PositionalEncoding(NAN), ValueError, r"number above zero. .*max_wavelength=nan$"),
+    "activation": (
+        lambda: ka.FeedForward(F, activation="geluu"),
+        ValueError,
+        r"`activation` is a function, a name of Keras' .* 'geglu', 'swiglu'. Received: activation='geluu'$",
+    ),
+    "activation of a block": (lambda: ka.EncoderLayer(F, H, activation="swish_glu"), ValueError, r"='swish_glu'$"),
+    "normalization": (
+        lambda: ka.EncoderLayer(F, H, normalization="batch"),
+        ValueError,
+        r"`normalization` is one of 'layer', 'rms'. Received: normalization='batch'$",
+    ),
+    "position as text": (
+        lambda: self_attention(position="rotary"),
+        TypeError,
+        r"such as RotaryPosition\(\), AlibiBias\(\) or RelativePositionBias\(\). Received: position='rotary'$",
+    ),
+    "position as class": (lambda: self_attention(position=ka.AlibiBias), TypeError, r"position=<class .*AlibiBias'>$"),
+    "position of a block": (lambda: ka.DecoderLayer(F, H, position="alibi"), TypeError, r"position='alibi'$"),
+    "another layer as position": (
+        lambda: self_attention(position=keras.layers.Dense(2, name="dense")),
+        TypeError,
+        r"position=<Dense name=dense, built=False>$",
+    ),
+    "buckets": (lambda: ka.RelativePositionBias(2), ValueError, r"give at least 4 buckets .*num_buckets=2, max_dis"),
+    "flash with dropout": (
+        lambda: attention(flash_attention=True, dropout=0.1),
+        ValueError,
+        r"give dropout=0 or flash_attention=None. Received: flash_attention=True, dropout=0.1$",
+    ),
+    "vocabulary": (lambda: ka.TokenEmbedding(0, M), ValueError, r"`vocabulary_size` must be .*vocabulary_size=0$"),
+    "learned positions": (lambda: ka.LearnedPositionalEncoding(0), ValueError, r"`max_length` must .*max_length=0$"),
+    "dictionary as config": (lambda: ka.Transformer({"num_layers": 2}), TypeError, r"config=\{'num_layers': 2\}$"),
+    "preset": (lambda: ka.Transformer.from_preset("huge", 9), ValueError, r"one of tiny, small, .*preset='huge'$"),
+    "misspelt argument": (lambda: ka.EncoderLayer(F, H, rate=0.1), ValueError, r"EncoderLayer: \{'rate': 0.1\}$"),
+    "cache before build": (
+        lambda: self_attention().init_cache(B),
+        ValueError,
+        r"must be built before `init_cache`: call it once. Received: \w+, not built$",
+    ),
+    "block's cache before build": (lambda: ka.DecoderLayer(F, H).init_cache(B), ValueError, r"before `init_cache`"),
+    "projection before build": (lambda: attention().project(x()), ValueError, r"before `project`: call it once"),
+    "memory before build": (lambda: ka.DecoderLayer(F, H).project_memory(x()), ValueError, r"before `project_memory`"),
+    "capacity": (lambda: built(self_attention()).init_cache(B, 0), ValueError, r"`capacity` must be .*capacity=0$"),
+    "memory of a language model": (
+        lambda: built(ka.DecoderLayer(F, H)).project_memory(x()),
+        ValueError,
+        r"built without an encoder sequence.*with `encoder_sequence` from the first time on. Received",
+    ),
+    "adapters before build": (lambda: ka.EncoderLayer(F, H).enable_lora(2), ValueError, r"must be built: call it once"),
+    "quantized before build": (lambda: ka.EncoderLayer(F, H).quantize("int8"), ValueError, r"isn't yet built"),
+}
+
+
+@pytest.mark.parametrize("mistake", ARGUMENTS)
+def test_a_wrong_argument(mistake):
+    make, error, message = ARGUMENTS[mistake]
+    with pytest.raises(error, match=message):
+        make()
+
+
+# What is called, with what, the error and its message. Tensors are NumPy arrays: in a functional model they become
+# symbolic tensors of the same shape.
+FLOATS = r"must hold floats, such as the vectors that a TokenEmbedding makes of ids. Received: {}.dtype={}"
+CALLS = {
+    "heads and width": (lambda: ka.EncoderLayer(F, 4), [x()], {}, ValueError, r"`num_heads` must divide .*width=33"),
+    "heads and width of attention": (
+        lambda: ka.MultiHeadSelfAttention(4),
+        [x()],
+        {},
+        ValueError,
+        r"must divide the width of x, or `key_dim` be given. Received: num_heads=4, width=33",
+    ),
+    "shared heads of a block": (
+        lambda: ka.EncoderLayer(F, H, num_kv_heads=2),
+        [x()],
+        {},
+        ValueError,
+        r"num_kv_heads=2",
+    ),
+    "odd width to turn": (
+        lambda: self_attention(position=ka.RotaryPosition()),
+        [x()],
+        {},
+        ValueError,
+        r"RotaryPosition turns pairs, so `key_dim` must be even. Received: key_dim=11",
+    ),
+    "no batch": (
+        lambda: ka.EncoderLayer(F, H),
+        [draw(T, M)],
+        {},
+        ValueError,
+        r"`inputs` must have .*shape \(batch, length, width\). Received: inputs.shape=\(5, 33\)",
+    ),
+    "one axis too many": (
+        lambda: ka.Encoder(1, F, H),
+        [draw(1, B, T, M)],
+        {},
+        ValueError,
+        r"inputs.shape=\(1, 2, 5, 33\)",
+    ),
+    "no batch for attention": (self_attention, [draw(T, M)], {}, ValueError, r"Received: query.shape=\(5, 33\)"),
+    "ids for vectors": (
+        lambda: ka.EncoderLayer(F, H),
+        [np.ones((B, T), "int32")],
+        {},
+        ValueError,
+        r"vectors, such as a TokenEmbedding makes of ids, in shape \(batch, length, width\). .*shape=\(2, 5\)",
+    ),
+    "ids for positions": (ka.PositionalEncoding, [np.ones((B, T), "int32")], {}, ValueError, r"inputs.shape=\(2, 5\)"),
+    "integers": (
+        lambda: ka.EncoderLayer(F, H),
+        [np.ones((B, T, M), "int32")],
+        {},
+        TypeError,
+        FLOATS.format("inputs", "int32"),
+    ),
+    "integers for a query": (
+        attention,
+        [np.ones((B, T, M), "int32"), memory()],
+        {},
+        TypeError,
+        FLOATS.format("query", "int32"),
+    ),
+    "booleans": (lambda: ka.FeedForward(F), [ones(B, T, M)], {}, TypeError, FLOATS.format("inputs", "bool")),
+    "float padding mask": (
+        self_attention,
+        [x()],
+        {"padding_mask": np.ones((B, T), "float32")},
+        TypeError,
+        r"`padding_mask` is boolean, True = attend. .* compare it first, as in mask > 0. Received: dtype=float32",
+    ),
+    "float attention mask": (
+        self_attention,
+        [x()],
+        {"attention_mask": np.zeros((B, T, T), "float32")},
+        TypeError,
+        r"`attention_mask` is boolean, True = attend",
+    ),
+    "float mask of a memory": (
+        lambda: ka.DecoderLayer(F, H),
+        [x(), memory()],
+        {"encoder_padding_mask": np.ones((B, S), "float32")},
+        TypeError,
+        r"is boolean, True = attend",
+    ),
+    "padding mask without batch": (
+        self_attention,
+        [x()],
+        {"padding_mask": ones(T)},
+        ValueError,
+        r"a mask over pairs of positions goes to `attention_mask`. Received: padding_mask.shape=\(5,\)|1 of them",
+    ),
+    "pairs as padding mask": (
+        self_attention,
+        [x()],
+        {"padding_mask": ones(B, T, T)},
+        ValueError,
+        r"goes to `attention_mask`. Received: padding_mask.shape=\(2, 5, 5\)",
+    ),
+    "padding mask of another length": (
+        lambda: ka.EncoderLayer(F, H),
+        [x()],
+        {"padding_mask": ones(B, 3)},
+        ValueError,
+        r"`padding_mask` must fit the inputs: batch 2, length 5. Received: padding_mask of \(2, 3\)",
+    ),
+    "padding mask of another batch": (self_attention, [x()], {"padding_mask": ones(7, T)}, ValueError, r"of \(7, 5\)"),
+    "the target's mask for the memory": (
+        lambda: ka.DecoderLayer(F, H),
+        [x(), memory()],
+        {"encoder_padding_mask": ones(B, T)},
+        ValueError,
+        r"must fit the inputs: batch 2, length 7. Received: .* of \(2, 5\)",
+    ),
+    "query mask of another length": (
+        attention,
+        [x(), memory()],
+        {"query_mask": ones(B, S)},
+        ValueError,
+        r"`query_mask` must fit the inputs: batch 2, queries 5. Received",
+    ),
+    "mask of additive attention": (
+        lambda: ka.AdditiveAttention(F),
+        [x(), memory()],
+        {"value_mask": ones(B, T)},
+        ValueError,
+        r"`value_mask` must fit the inputs: batch 2, length 7",
+    ),
+    "attention mask without batch": (
+        self_attention,
+        [x()],
+        {"attention_mask": ones(T, T)},
+        ValueError,
+        r"write a \(queries, keys\) mask as mask\[None\], and give a \(batch, keys\) mask as the padding mask. ",
+    ),
+    "attention mask of other keys": (
+        self_attention,
+        [x()],
+        {"attention_mask": ones(B, T, S)},
+        ValueError,
+        r"`attention_mask` must fit the inputs: batch 2, heads 3, queries 5, keys 5. Received: .*\(2, 1, 5, 7\)",
+    ),
+    "attention mask of other heads": (
+        self_attention,
+        [x()],
+        {"attention_mask": ones(B, 2, T, T)},
+        ValueError,
+        r"heads 3, queries 5, keys 5. Received: attention_mask of \(2, 2, 5, 5\)",
+    ),
+    "attention mask of another batch": (
+        self_attention,
+        [x()],
+        {"attention_mask": ones(7, T, T)},
+        ValueError,
+        r"batch 2, heads 3, .* attention_mask of \(7, 1, 5, 5\)",
+    ),
+    "bias of other keys": (
+        self_attention,
+        [x()],
+        {"attention_bias": draw(T, S)},
+        ValueError,
+        r"`attention_bias` must fit the inputs: queries 5, keys 5. Received: attention_bias of \(5, 7\)",
+    ),
+    "mask as bias": (
+        self_attention,
+        [x()],
+        {"attention_bias": ones(T, T)},
+        TypeError,
+        r"a mask, True = attend, goes to `attention_mask`. Received: attention_bias.dtype=bool",
+    ),
+    "value longer than key": (
+        attention,
+        [x(), memory(), draw(B, 3, M)],
+        {},
+        ValueError,
+        r"`key` and `value` must have the same batch and length, a key for each value. .*\(2, 3\) of key, \(2, 7\)",
+    ),
+    "value longer than key, additive": (
+        lambda: ka.AdditiveAttention(F),
+        [x(), memory(), draw(B, 3, M)],
+        {},
+        ValueError,
+        r"`key` and `value` must have the same batch and length",
+    ),
+    "memory of another batch": (
+        lambda: ka.DecoderLayer(F, H),
+        [x(), draw(1, S, M)],
+        {},
+        ValueError,
+        r"`query` and `value` must have the same batch. Received: \(2,\) of query, \(1,\) of value",
+    ),
+    "neither value nor cache": (attention, [x()], {}, ValueError, r"Give `value`, `cache` or both. Received"),
+    "too long for learned positions": (
+        lambda: ka.LearnedPositionalEncoding(3),
+        [x()],
+        {},
+        ValueError,
+        r"give `max_length` 5 or more, or use PositionalEncoding. Received: length=5, start_index=0, max_length=3",
+    ),
+    "start below zero": (ka.PositionalEncoding, [x()], {"start_index": -1}, ValueError, r"counts from 0. .*index=-1"),
+    "learned start below zero": (
+        lambda: ka.LearnedPositionalEncoding(31),
+        [x()],
+        {"start_index": -1},
+        ValueError,
+        r"`start_index` counts from 0. Received: start_index=-1",
+    ),
+    "start as float": (ka.PositionalEncoding, [x()], {"start_index": 1.5}, TypeError, r"is an integer. .*index=1.5"),
+    "start as text": (ka.PositionalEncoding, [x()], {"start_index": "a"}, TypeError, r"Received: start_index='a'"),
+    "segments as floats": (
+        self_attention,
+        [x()],
+        {"segment_ids": np.ones((B, T), "float32")},
+        TypeError,
+        r"Segment ids are integers, one number for each packed sequence. Received: dtype=float32",
+    ),
+    "segments of one side": (
+        attention,
+        [x(), memory()],
+        {"query_segment_ids": np.ones((B, T), "int32")},
+        ValueError,
+        r"go together. Received: query_segment_ids=ids of shape \(2, 5\), value_segment_ids=None",
+    ),
+    "segments of another length": (
+        self_attention,
+        [x()],
+        {"segment_ids": np.ones((B, 3), "int32")},
+        ValueError,
+        r"segment ids of the query.* must fit the inputs: batch 2, length 5. Received: .*\(2, 3\)",
+    ),
+    "segments of positions": (
+        ka.PositionalEncoding,
+        [x()],
+        {"segment_ids": np.ones((B, 3), "int32")},
+        ValueError,
+        r"`segment_ids` must fit the inputs: batch 2, length 5",
+    ),
+    "segments of rank 3": (
+        self_attention,
+        [x()],
+        {"segment_ids": np.ones((B, T, 1), "int32")},
+        ValueError,
+        r"Segment ids have shape \(batch, length\). Received: shape=\(2, 5, 1\)",
+    ),
+    "axis of the batch": (
+        lambda: attention(attention_axes=0),
+        [x(), x()],
+        {},
+        ValueError,
+        r"axes between the batch \(0\) and the width \(2\), each once. Received: attention_axes=\(0,\)",
+    ),
+    "another width later": (
+        lambda: built(self_attention()),
+        [draw(B, T, 7)],
+        {},
+        ValueError,
+        r"The key has another width than when the layer was built. Received: shape \(2, 5, 7\), .*\(33,\)",
+    ),
+    "another width of positions": (
+        lambda: built(ka.LearnedPositionalEncoding(9)),
+        [draw(B, T, 7)],
+        {},
+        ValueError,
+        r"built for inputs of width 33. Received: inputs.shape=\(2, 5, 7\)",
+    ),
+    "another width of logits": (
+        lambda: built(ka.TokenEmbedding(3, M), np.ones((B, T), "int32")),
+        [draw(B, T, 7)],
+        {"reverse": True},
+        ValueError,
+        r"In reverse, `inputs` are vectors of width 33. Received: shape \(2, 5, 7\)",
+    ),
+    "an encoder sequence too late": (
+        lambda: built(ka.DecoderLayer(F, H)),
+        [x(), memory()],
+        {},
+        ValueError,
+        r"built without an encoder sequence, so it has no cross-attention: call it with `encoder_sequence` from",
+    ),
+    "no encoder sequence": (
+        lambda: built(ka.DecoderLayer(F, H), x(), memory()),
+        [x()],
+        {},
+        ValueError,
+        r"needs `encoder_sequence` or `cross_attention_cache`. Received: neither",
+    ),
+}
+
+
+def symbol(value):
+    """The symbolic tensor that stands for an array in a functional model."""
+    return keras.KerasTensor(value.shape, dtype=value.dtype.name) if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["eager", "functional"])
+@pytest.mark.parametrize("mistake", CALLS)
+def test_a_wrong_input(mistake, symbolic):
+    make, inputs, options, error, message = CALLS[mistake]
+    layer = make()
+    if symbolic:
+        inputs, options = [symbol(each) for each in inputs], {name: symbol(each) for name, each in options.items()}
+    with pytest.raises(error, match=message) as raised:
+        layer(*inputs, **options)
+    assert "Op:" not in str(raised.value) and "function_node" not in str(raised.value)
+
+
+def filled(layer, batch=B, **options):
+    return built(layer).init_cache(batch, **options)
+
+
+CACHES = {
+    "too small": (
+        lambda layer: filled(layer, capacity=3),
+        ValueError,
+        r"larger `capacity`. .*capacity=3, positions.*=5",
+    ),
+    "of another batch": (
+        lambda layer: filled(layer, 7),
+        ValueError,
+        r"same batch. Received: \(2,\) of query, \(7,\) of",
+    ),
+    "a dictionary": (lambda layer: {"key": 1}, TypeError, r"`cache` is a KeyValueCache or .*cache of type dict"),
+    "a bare tuple": (
+        lambda layer: tuple(filled(layer)),
+        TypeError,
+        r"from `init_cache`, .*Received: cache of type tuple",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", CACHES)
+def test_a_wrong_cache(mistake):
+    make, error, message = CACHES[mistake]
+    layer = built(self_attention())
+    with pytest.raises(error, match=message):
+        layer(x(), cache=make(layer))
+
+
+def test_a_cache_beside_segments():
+    layer = built(self_attention())
+    with pytest.raises(
+        ValueError, match=r"without segment ids. Received: cache with query.shape=\(2, 5, 33\), .*ids of"
+    ):
+        layer(x(), cache=layer.init_cache(B), segment_ids=np.ones((B, T), "int32"))
+
+
+def test_caches_of_a_stack():
+    stack = built(ka.Decoder(2, F, H))
+    one, _ = stack.init_cache(B)
+    for wrong, received in ((one, "KeyValueCache, 1 of them"), ((one,), "tuple, 1 of them"), (7, "int, 1 of them")):
+        with pytest.raises(ValueError, match=rf"a cache for each of the 2 layers. Received: {received}"):
+            stack(x(), self_attention_caches=wrong)
+
+
+@pytest.mark.parametrize("layer", [self_attention(), ka.EncoderLayer(F, H), ka.PositionalEncoding()], ids=str)
+def test_none_for_a_tensor(layer):
+    with pytest.raises(TypeError, match=r"must be a tensor \(batch, length, width\). Received: \w+=None"):
+        layer(None)
+
+
+def test_text():
+    text = tf.constant([["a", "b"]])
+    with pytest.raises(TypeError, match=r"token ids, which a tokenizer makes of text. Received: inputs.dtype=string"):
+        ka.TokenEmbedding(7, M)(text)
+    with pytest.raises(TypeError, match=FLOATS.format("inputs", "string")):
+        built(ka.FeedForward(F))(tf.fill((B, T, M), "a"))
+    with pytest.raises(TypeError, match=r"`padding_mask` is boolean, True = attend.*Received: dtype=string"):
+        self_attention()(x(), padding_mask=tf.fill((B, T), "yes"))
+
+
+@pytest.mark.parametrize("layer", [self_attention(), ka.EncoderLayer(F, H), ka.PositionalEncoding()], ids=str)
+def test_ragged_tensors(layer):
+    ragged = tf.RaggedTensor.from_tensor(x(), lengths=[3, T])
+    with pytest.raises(
+        TypeError, match=r"must be a padded tensor: give \w+.to_tensor\(\) with its padding mask. Received"
+    ):
+        layer(ragged)
+
+
+def test_flash_attention_on_tensorflow():
+    for query in (x(), keras.KerasTensor((None, None, M))):
+        with pytest.raises(
+            ValueError, match=r"give flash_attention=None, or use JAX.*Received: flash_attention=True, bac"
+        ):
+            attention(flash_attention=True)(query, query)
+
+
+def test_numbers_of_numpy_are_numbers():
+    layer = ka.EncoderLayer(np.int64(F), np.int32(H), dropout=np.float32(0.25), layer_norm_epsilon=np.float64(1e-3))
+    config = layer.get_config()
+    assert [config[name] for name in ("intermediate_dim", "num_heads", "dropout")] == [F, H, 0.25]
+    assert {type(config[name]) for name in ("intermediate_dim", "num_heads")} == {int}
+    assert {type(config[name]) for name in ("dropout", "layer_norm_epsilon")} == {float}
