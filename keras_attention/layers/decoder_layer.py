@@ -173,7 +173,8 @@ class DecoderLayer(Block):
             return as_tuple(self.cross_attention(x, memory, **options))
         batch, length, width = ops.shape(x)
         sentences = ops.shape(cache.key)[0]
-        beams = batch // ops.maximum(sentences, 1)
+        # At least 1 for a batch of none. A size that is a number stays one: `ops` would give JAX a traced value.
+        beams = batch // (ops.maximum(sentences, 1) if ops.is_tensor(sentences) else max(sentences, 1))
         queries = ops.reshape(x, (sentences, beams * length, width))  # (B, K·T, M)
         y, *weights, _ = self.cross_attention(queries, cache=cache, **options)
         y = ops.reshape(y, (batch, length, width))  # (B·K, T, M)
