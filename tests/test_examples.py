@@ -1,5 +1,6 @@
 """The examples and the listings of the README run as they stand."""
 
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_attention as ka
 from keras_attention.demo import make_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -43,8 +45,8 @@ def test_train_translator_then_ask_it(texts):
     assert all(np.isfinite(score) for _, score in answers)
 
 
-def listings() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+def listings(page: str = "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_readme_listings_run(texts):
@@ -59,3 +61,21 @@ def test_readme_listings_run(texts):
         keras.backend.clear_session()
     assert names["model"].count_params() > 0
     assert (texts / "saved_models" / "en-de" / "1" / "saved_model.pb").exists()
+
+
+def test_migrating_listings_run(capsys):
+    names = {}
+    for code in listings("docs/migrating.md"):
+        exec(compile(code, "migrating.md", "exec"), names)
+    assert not any(record.warning for record in names["records"])
+    for one, other in zip(names["ours"].weights, names["theirs"].weights, strict=True):
+        np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(weight) for weight in (one, other)))
+    assert names["y"].shape == names["z"].shape == (None, None, 128)
+    assert "LOST" not in capsys.readouterr().out
+
+
+def test_migrating_names_what_there_is():
+    page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    assert {"ka.MultiHeadAttention", "ka.decoding.beam_search"} <= set(re.findall(r"ka\.[\w.]*\w", page))
+    for name in re.findall(r"\bka\.([\w.]*\w)", page):
+        functools.reduce(getattr, name.split("."), ka)
