@@ -2,4 +2,5 @@
 
 from keras_attention.cli import main
 
-main(prog_name="keras-attention")
+if __name__ == "__main__":
+    main(prog_name="keras-attention")
