@@ -4,16 +4,21 @@ PYTHON ?= python3.11
 PIP_FLAGS ?= --quiet
 PYTEST_FLAGS ?=
 BIN := .venv/bin
+BACKENDS := tensorflow jax torch
+# The tests of what runs on every backend, and those of them that a glance at JAX takes.
+BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py,backends ops layers attention_layers blocks config \
+    transformer losses schedules))
+GLANCE := tests/test_ops.py tests/test_layers.py -k "formula or explicit_mask_equals or finite_differences"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # TensorFlow's start-up notices are not about this project; errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs tensorboard clean
+.PHONY: help demo test test-slow test-backends check format bench docs tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /|/' | \
-	    while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+	    while IFS='|' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 demo: .venv/.installed ## train, export and try a small translator
 	@echo "demo: trains, exports and tries a small translator"
@@ -22,10 +27,25 @@ demo: .venv/.installed ## train, export and try a small translator
 test: .venv/.installed ## run every test but the slow ones, with the docstrings' examples
 	@echo "test: runs every test but the slow ones, with the docstrings' examples"
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@if $(BIN)/python -c 'import jax' 2>/dev/null; then echo "test: a glance at JAX"; \
+	    KERAS_BACKEND=jax $(BIN)/python -m pytest -q $(GLANCE) $(PYTEST_FLAGS); \
+	else echo "test: JAX is not installed, so nothing ran on it; make test-backends installs it"; fi
 
 test-slow: .venv/.installed ## run the slow tests alone
 	@echo "test-slow: runs the tests marked slow"
 	@$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+test-backends: .venv/.backends ## run layers, models and losses on TensorFlow, JAX and torch
+	@echo "test-backends: runs the tests of layers, models and losses on $(BACKENDS)"
+	@rm -rf build/backends; mkdir -p build/backends
+	@for backend in $(BACKENDS); do \
+	    left_out=slow; test $$backend = tensorflow || left_out="slow or tensorflow"; \
+	    { KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not ($$left_out)" $(BACKEND_TESTS) $(PYTEST_FLAGS) \
+	        || touch build/backends/failed; } | tee build/backends/$$backend.txt; \
+	done
+	@for backend in $(BACKENDS); do \
+	    printf 'test-backends: %-10s %s\n' $$backend "$$(tail -n 1 build/backends/$$backend.txt | tr -d =)"; done
+	@test ! -e build/backends/failed
 
 check: .venv/.installed ## check format, lint, import rule and docstrings
 	@echo "check: format, lint, the rooms' import rule, docstrings against signatures"
@@ -66,6 +86,11 @@ clean: ## remove .venv, caches and builds; keep runs/ and saved_models/
 	@echo "setup: installing keras_attention, TensorFlow and the tools into .venv" \
 	      "(about 2 GB; minutes on first use)"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[all,test]"
+	@touch $@
+
+.venv/.backends: .venv/.installed
+	@echo "setup: installing JAX and torch for a CPU into .venv (about 1 GB)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[backends]"
 	@touch $@
 
 .venv/.docs: .venv/.installed

@@ -18,6 +18,9 @@ FEATURES = {
 TOOLS = {
     # setuptools: a test reads the metadata out of setup.py.
     "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", "import-linter", "pydoclint", "setuptools"],
+    # What Keras can run on in place of TensorFlow. The pin keeps torch at one that is built without CUDA where the
+    # package index has such a build.
+    "backends": ["jax>=0.10,<0.11", "torch==2.13.0"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python"],
 }
 

@@ -130,7 +130,8 @@ def _tensorflow_compiled(function: Any, signature: Any) -> Any:
 def _jax_compiled(function: Any, signature: Any) -> Any:
     import jax
 
-    return jax.jit(function)
+    # A new function each time: JAX would take the program that it made of this one before, with the weights of then.
+    return jax.jit(lambda *arguments: function(*arguments))
 
 
 def _torch_compiled(function: Any, signature: Any) -> Any:
