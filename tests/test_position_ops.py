@@ -170,7 +170,7 @@ def test_a_bias_is_added_in_float32(dtype):
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no flash kernel")
-@pytest.mark.parametrize("groups", [H, G])
+@pytest.mark.parametrize("groups", [H, G, 1])
 @pytest.mark.parametrize("options", ["plain", "mask", "bias"])
 def test_fused_attention_is_attention(monkeypatch, groups, options):
     """With Keras' plain implementation in the kernel's place, which needs an accelerator."""

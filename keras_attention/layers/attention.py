@@ -6,14 +6,12 @@ Shapes: B batch, T query length, S key length, M model width, H heads, G heads o
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_attention.layers.arguments import integers, own_copy, positive_integer, positive_integers, probability
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
-from keras_attention.layers.call_checks import check_attention_bias, check_attention_call
+from keras_attention.layers.call_checks import check_attention_call
 from keras_attention.layers.heads import ProjectedHeads
 from keras_attention.layers.visible_pairs import visible_pairs
-from keras_attention.ops import masks
 from keras_attention.ops.attention import dot_product_attention, fused_attention
 
 
@@ -54,7 +52,7 @@ class MultiHeadAttention(ProjectedHeads):
 
     Example:
         >>> attention = MultiHeadAttention(num_heads=2, key_dim=8)
-        >>> query, value = ops.ones((3, 5, 16)), ops.ones((3, 7, 16))
+        >>> query, value = keras.ops.ones((3, 5, 16)), keras.ops.ones((3, 7, 16))
         >>> output, weights = attention(query, value, return_attention_scores=True)
         >>> print(output.shape, weights.shape)
         (3, 5, 16) (3, 2, 5, 7)
@@ -234,47 +232,6 @@ class MultiHeadAttention(ProjectedHeads):
 
     def _check_key_dim(self, key_dim: int | None) -> int | None:
         return positive_integer(key_dim, "key_dim")
-
-    def _check_options(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                "`num_kv_heads` must divide `num_heads`. "
-                f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
-            )
-        if self.flash_attention and self.dropout:
-            raise ValueError(
-                "Flash attention has no dropout: give dropout=0 or flash_attention=None. "
-                f"Received: flash_attention=True, dropout={self.dropout}"
-            )
-
-    def _real(self, value: Any, value_mask: Any, key_mask: Any) -> Any:
-        """The real tokens of the value by both masks, (B, S)."""
-        given = []
-        for mask, name in ((value_mask, self.value_mask_name), (key_mask, "key_mask")):
-            if mask is not None:
-                mask = masks.as_mask(mask, name)
-                masks.key_mask(self.axes.padding_mask(mask, name), name)  # a wrong rank raises
-                masks.check_mask_fits(mask, name, **self.axes.sizes(value))
-                given.append(mask)
-        return masks.combine_masks(*given)
-
-    def _bias(self, given: Any, query: Any, value: Any, keys: Any, positions: Any, segment_ids: Any) -> Any:
-        if given is not None and not self.axes.is_sequence:
-            given = self.axes.attention_mask(given, query, value)
-        if given is not None:
-            given = ops.convert_to_tensor(given)
-            check_attention_bias(given, keys.shape[0], self.num_heads, self.axes.length(query), keys.shape[2])
-        if self.position is None:
-            return given
-        if segment_ids is None:
-            key_positions = ops.arange(ops.shape(keys)[2], dtype="int32")  # (S,)
-        else:
-            key_positions = masks.segment_positions(segment_ids)  # (B, S)
-        by_position = self.position.bias(positions, key_positions)
-        if given is None or by_position is None:
-            return by_position if given is None else given
-        dtype = keras.backend.result_type(given.dtype, by_position.dtype)
-        return ops.cast(given, dtype) + ops.cast(by_position, dtype)
 
     def _weights_dropout(self, training: bool | None) -> Any:
         if self.dropout == 0.0:

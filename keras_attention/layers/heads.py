@@ -12,6 +12,7 @@ from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import initializer_for, positive_integer
 from keras_attention.layers.axes import AttentionAxes
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache, empty_cache
+from keras_attention.layers.call_checks import check_attention_bias
 from keras_attention.layers.input_checks import check_built, check_given, check_shape
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.projection import Projection
@@ -148,3 +149,44 @@ class ProjectedHeads(Composite):
             return masks.segment_positions(segment_ids)
         length = ops.shape(x)[1] if self.axes.is_sequence else self.axes.length(x)
         return ops.arange(length, dtype="int32") + offset
+
+    def _check_options(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "`num_kv_heads` must divide `num_heads`. "
+                f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
+            )
+        if self.flash_attention and self.dropout:
+            raise ValueError(
+                "Flash attention has no dropout: give dropout=0 or flash_attention=None. "
+                f"Received: flash_attention=True, dropout={self.dropout}"
+            )
+
+    def _real(self, value: Any, value_mask: Any, key_mask: Any) -> Any:
+        """The real tokens of the value by both masks, (B, S)."""
+        given = []
+        for mask, name in ((value_mask, self.value_mask_name), (key_mask, "key_mask")):
+            if mask is not None:
+                mask = masks.as_mask(mask, name)
+                masks.key_mask(self.axes.padding_mask(mask, name), name)  # a wrong rank raises
+                masks.check_mask_fits(mask, name, **self.axes.sizes(value))
+                given.append(mask)
+        return masks.combine_masks(*given)
+
+    def _bias(self, given: Any, query: Any, value: Any, keys: Any, positions: Any, segment_ids: Any) -> Any:
+        if given is not None and not self.axes.is_sequence:
+            given = self.axes.attention_mask(given, query, value)
+        if given is not None:
+            given = ops.convert_to_tensor(given)
+            check_attention_bias(given, keys.shape[0], self.num_heads, self.axes.length(query), keys.shape[2])
+        if self.position is None:
+            return given
+        if segment_ids is None:
+            key_positions = ops.arange(ops.shape(keys)[2], dtype="int32")  # (S,)
+        else:
+            key_positions = masks.segment_positions(segment_ids)  # (B, S)
+        by_position = self.position.bias(positions, key_positions)
+        if given is None or by_position is None:
+            return by_position if given is None else given
+        dtype = keras.backend.result_type(given.dtype, by_position.dtype)
+        return ops.cast(given, dtype) + ops.cast(by_position, dtype)
