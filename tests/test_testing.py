@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from backends import numpy
 from tensors import MEMORY_WIDTH, B, F, H, M, S, T, V, draw
 
 import keras_attention as ka
@@ -165,7 +166,7 @@ BROKEN = [
         "half",
         r"in mixed_float16 differs from that in float32 by up to 0.\d+, where 0.\d+ is allowed \(5%",
     ),
-    (Warns, "warnings", r"it warns 2 times, first: half of this is guessed$"),
+    (Warns, "warnings", r"it warns \d+ times, first: half of this is guessed$"),
 ]
 
 
@@ -251,7 +252,7 @@ def test_check_layer_says_what_it_wants():
 def test_masks_are_given_and_read():
     mask = np.array([[True, False, True], [False, True, True]])
     x = with_mask(draw(2, 3, 5), mask)
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(mask_of(x)), mask)
+    np.testing.assert_array_equal(numpy(mask_of(x)), mask)
     assert mask_of(keras.ops.ones((2, 3))) is None
 
 
@@ -384,13 +385,13 @@ def test_a_mask_that_ends_with_the_sequence_is_not_lost():
 
 def test_the_model_stays_as_it_is():
     model = embedded(keras_stack)
-    before, outputs = model.get_weights(), model(some_ids())
+    before, outputs = model.get_weights(), numpy(model(some_ids()))
     ka.explain_masks(model, verbose=False)
     keras.Model(model.input, model.get_layer("embedding").output)  # a layer called twice has no one output
     assert [layer.name for layer in model.layers] == [layer.name for layer in embedded_names(model)]
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(model(some_ids()), outputs)
+    np.testing.assert_array_equal(numpy(model(some_ids())), outputs)
 
 
 def embedded_names(model):
