@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID, ParallelCorpus, SubwordTokenizer, TokenBatches
 
+pytestmark = pytest.mark.tensorflow
+
 TATOEBA = Path(__file__).parents[2] / "shared" / "data" / "tatoeba-en-de"
 BUDGET = 151
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from keras_attention.decoding import beam_search, length_penalty
 
+pytestmark = pytest.mark.tensorflow
+
 PAD, BOS, EOS = 0, 2, 3
 V = 5
 DEPTH = 5  # prefixes of at most this many tokens have logits

@@ -12,6 +12,8 @@ import pytest
 import keras_attention as ka
 from keras_attention.demo import make_pairs
 
+pytestmark = pytest.mark.tensorflow
+
 ROOT = Path(__file__).parent.parent
 
 

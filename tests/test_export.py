@@ -12,6 +12,8 @@ from tiny_translator import ODD_TEXTS, tiny_model, tiny_tokenizer, tiny_translat
 
 from keras_attention.serving import Translator, export
 
+pytestmark = pytest.mark.tensorflow
+
 SIGNATURES = ["serving_default", "translate_nbest"]
 # What the graph may need beside TensorFlow's own ops: a server has these and few others.
 TEXT_OPS = {"SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp"}

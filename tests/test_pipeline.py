@@ -14,6 +14,8 @@ from keras_attention.demo import make_pairs
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.pipeline import RunConfig, RunFolder, average, score, train
 
+pytestmark = pytest.mark.tensorflow
+
 SETTINGS = {"vocabulary_size": 200, "evaluate_every": 3, "keep_checkpoints": 2, "score_sentences": 5}
 
 

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SubwordTokenizer
 
+pytestmark = pytest.mark.tensorflow
+
 SENTENCES = [
     "The cat sat on the mat.",
     "“Où est le café ?” demanda-t-elle à 14 h 30.",

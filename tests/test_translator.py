@@ -8,6 +8,8 @@ from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_t
 from keras_attention.decoding import length_penalty
 from keras_attention.serving import Translator
 
+pytestmark = pytest.mark.tensorflow
+
 
 class FixedModel:
     """Stands in for a `Transformer`: the next token's logits depend on the last token alone."""
