@@ -96,9 +96,9 @@ class _Spy(keras.layers.Layer):
         self.wrapped = wrapped
         self.recorder = recorder
 
-    def call(self, inputs: Any, arguments: Any = None) -> Any:
+    def call(self, inputs: Any, way: int | None = None) -> Any:
         # A sequential model calls its layers with one tensor, a functional one as its author did.
-        args, kwargs = ((inputs,), {}) if arguments is None else arguments(inputs)
+        args, kwargs = ((inputs,), {}) if way is None else self.recorder.ways[way](inputs)
         return self.recorder.call(self.wrapped, args, kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -116,7 +116,8 @@ def _call_spy(spy: Any, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(places, tensors, strict=True))
         return keras.tree.pack_sequence_as((args, kwargs), [given.get(i, x) for i, x in enumerate(flat)])
 
-    return spy([flat[i] for i in places], arguments=arguments)
+    spy.recorder.ways.append(arguments)  # and a number says which, because JAX takes no function beside tensors
+    return spy([flat[i] for i in places], way=len(spy.recorder.ways) - 1)
 
 
 class _Recorder:
@@ -127,6 +128,7 @@ class _Recorder:
         self.records: list[LayerMasks] = []
         self.sources: list[tuple[Any, str]] = []  # tensors, and what made them
         self.erased: dict[int, str] = {}  # by tensor, who erased its mask
+        self.ways: list[Any] = []  # from tensors to the arguments of a call
         self.running = False
 
     def spy(self, operation: Any) -> _Spy:
