@@ -248,7 +248,7 @@ def test_positions_equal_the_formulas(seed, start, length, half, wavelength, hea
 # Layers against the oracle.
 
 
-@cases(200)
+@cases(150)
 @given(
     seed=SEEDS,
     choice=ATTENTIONS,
@@ -488,7 +488,7 @@ def test_padding_never_changes_the_output(seed, kind, choice, lengths, extra, co
     assert_equal(output[:, : lengths[0]], numpy(layer(*inputs)), atol=1e-4)
 
 
-@cases(50)
+@cases(40)
 @given(seed=SEEDS, kind=KINDS, choice=ATTENTIONS, length=st.integers(2, 5), kept=st.integers(1, 4))
 def test_a_later_token_never_changes_an_earlier_output(seed, kind, choice, length, kept):
     numbers, layer, kept = Numbers(seed), layer_of(kind, choice), min(kept, length - 1)
@@ -504,7 +504,7 @@ def test_a_later_token_never_changes_an_earlier_output(seed, kind, choice, lengt
     assert np.abs(one[:, kept:] - another[:, kept:]).max() > 1e-3, "the change changes nothing"
 
 
-@cases(70)
+@cases(50)
 @given(
     seed=SEEDS,
     choice=ATTENTIONS,
@@ -529,7 +529,7 @@ def test_decoding_in_steps_equals_the_full_pass(seed, choice, batch, steps, spar
         start = end
 
 
-@cases(40)
+@cases(30)
 @given(
     seed=SEEDS,
     kind=st.sampled_from(["attention", "language_model"]),
@@ -553,7 +553,7 @@ def test_reordered_caches_go_on_from_the_rows_that_they_took(seed, kind, choice,
     assert_equal(output, numpy(layer(whole, use_causal_mask=True))[:, first:], atol=1e-4)
 
 
-@cases(50)
+@cases(40)
 @given(
     seed=SEEDS,
     position=st.sampled_from([None, *POSITIONS]),
@@ -574,7 +574,7 @@ def test_relative_positions_do_not_feel_a_shift(seed, position, length, shift, c
     assert_equal(output, numpy(layer(x, use_causal_mask=causal)), atol=1e-4)
 
 
-@cases(60)
+@cases(45)
 @given(
     seed=SEEDS,
     kind=KINDS,
