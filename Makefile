@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-backends check format bench docs tensorboard clean
+.PHONY: help demo test test-slow test-backends mutants check format bench docs tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /|/' | \
@@ -46,6 +46,15 @@ test-backends: .venv/.backends ## run layers, models and losses on TensorFlow, J
 	@for backend in $(BACKENDS); do \
 	    printf 'test-backends: %-10s %s\n' $$backend "$$(tail -n 1 build/backends/$$backend.txt | tr -d =)"; done
 	@test ! -e build/backends/failed
+
+mutants: .venv/.backends ## change the code of attention in every small way; each change must fail a test (an hour)
+	@echo "mutants: changes ops and multi-head attention line by line and sees that tests fail"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) mutmut cosmic-ray
+	@KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(BIN)/mutmut run; $(BIN)/mutmut results
+	@mkdir -p build; rm -f build/mutants.sqlite
+	@$(BIN)/cosmic-ray init tests/mutants.toml build/mutants.sqlite
+	@$(BIN)/cosmic-ray exec tests/mutants.toml build/mutants.sqlite
+	@$(BIN)/cr-report build/mutants.sqlite | tail -n 3
 
 check: .venv/.installed ## check format, lint, import rule and docstrings
 	@echo "check: format, lint, the rooms' import rule, docstrings against signatures"

@@ -16,8 +16,17 @@ FEATURES = {
     "cli": ["click", "rich", "pyyaml", "matplotlib"],
 }
 TOOLS = {
-    # setuptools: a test reads the metadata out of setup.py.
-    "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", "import-linter", "pydoclint", "setuptools"],
+    # setuptools: a test reads the metadata out of setup.py. keras-hub: a peer that tests compare with.
+    "test": [
+        "pytest>=8",
+        "pytest-xdist",
+        "hypothesis",
+        "keras-hub",
+        "ruff",
+        "import-linter",
+        "pydoclint",
+        "setuptools",
+    ],
     # What Keras can run on in place of TensorFlow. The pin keeps torch at one that is built without CUDA where the
     # package index has such a build.
     "backends": ["jax>=0.10,<0.11", "torch==2.13.0"],

@@ -283,3 +283,16 @@ def test_padding_never_changes_what_a_plain_model_predicts(classifier, tmp_path)
         assert_close(classifier(row[None, :length]), expected[None])
     classifier.save(tmp_path / "model.keras")
     assert_close(keras.models.load_model(tmp_path / "model.keras")(ids), padded)
+
+
+def test_packed_sequences_in_a_functional_model_of_unknown_lengths():
+    x, segments = keras.Input((None, M)), keras.Input((None,), dtype="int32")
+    y = ka.PositionalEncoding()(x, segment_ids=segments)
+    y = ka.EncoderLayer(F, H, position=ka.AlibiBias())(y, segment_ids=segments)
+    model = keras.Model([x, segments], y)
+    assert y.shape == (None, None, M)
+    inputs, ids = draw(B, T, M), np.array([[1, 1, 2, 2, 2], [3, 3, 3, 3, 4]], "int32")
+    packed = numpy(model([inputs, ids]))
+    alone = model([inputs[:1, 2:], ids[:1, 2:]])
+    assert_close(packed[:1, 2:], numpy(alone))
+    assert np.abs(packed[:1, :2] - numpy(model([inputs[:1, :2], ids[:1, :2]]))).max() < 1e-4

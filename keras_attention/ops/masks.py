@@ -104,13 +104,12 @@ def segment_positions(segment_ids: Any) -> Any:
         [[0, 1, 2, 0, 1, 0]]
     """
     ids = _segments(segment_ids)
-    batch, length = ops.shape(ids)
+    indices = ops.arange(ops.shape(ids)[1], dtype="int32")[None, :]  # (1, T)
     starts = ops.not_equal(ids[:, 1:], ids[:, :-1])
     starts = ops.concatenate([ops.ones_like(ids[:, :1], dtype="bool"), starts], axis=1)  # (B, T)
-    # Numbered through the batch, segments stand in rising order: the first token of each is found by bisection.
-    numbers = ops.cumsum(ops.cast(ops.reshape(starts, (batch * length,)), "int32"))  # (B·T,)
-    firsts = ops.cast(ops.searchsorted(numbers, numbers, side="left"), "int32")  # (B·T,)
-    return ops.reshape(ops.arange(batch * length, dtype="int32") - firsts, (batch, length))
+    segments = ops.cumsum(ops.cast(starts, "int32"), axis=1) - 1  # (B, T), 0 for the first of a row
+    firsts = ops.sort(ops.where(starts, indices, 2**31 - 1), axis=1)  # (B, T), where each segment starts
+    return indices - ops.take_along_axis(firsts, segments, axis=1)
 
 
 def key_mask(padding_mask: Any, name: str = "padding_mask") -> Any:
