@@ -203,3 +203,11 @@ def test_sinusoids_tell_neighbours_apart_far_from_the_start():
     table = numpy(ops.sinusoids(np.arange(4990, 5010), 16))
     distances = np.abs(np.diff(table, axis=0)).max(-1)
     assert distances.min() > 0.3
+
+
+def test_sinusoids_of_positions_that_differ_between_rows():
+    positions = np.array([[0, 1, 2, 0, 1], [3, 4, 5, 6, 7]])
+    table = numpy(ops.sinusoids(positions, 7))
+    assert table.shape == (2, 5, 7)
+    for row, expected in zip(table, positions, strict=True):
+        np.testing.assert_allclose(row, oracle.sinusoids(expected, 7), atol=1e-5)
