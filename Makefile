@@ -3,6 +3,8 @@
 PYTHON ?= python3.11
 PIP_FLAGS ?= --quiet
 PYTEST_FLAGS ?=
+# Processes that share the tests; each takes about a gigabyte.
+WORKERS ?= 2
 BIN := .venv/bin
 BACKENDS := tensorflow jax torch
 # The tests of what runs on every backend, and those of them that a glance at JAX takes.
@@ -26,9 +28,9 @@ demo: .venv/.installed ## train, export and try a small translator
 
 test: .venv/.installed ## run every test but the slow ones, with the docstrings' examples
 	@echo "test: runs every test but the slow ones, with the docstrings' examples"
-	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
 	@if $(BIN)/python -c 'import jax' 2>/dev/null; then echo "test: a glance at JAX"; \
-	    KERAS_BACKEND=jax $(BIN)/python -m pytest -q $(GLANCE) $(PYTEST_FLAGS); \
+	    KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) $(GLANCE) $(PYTEST_FLAGS); \
 	else echo "test: JAX is not installed, so nothing ran on it; make test-backends installs it"; fi
 
 test-slow: .venv/.installed ## run the slow tests alone
@@ -40,7 +42,8 @@ test-backends: .venv/.backends ## run layers, models and losses on TensorFlow, J
 	@rm -rf build/backends; mkdir -p build/backends
 	@for backend in $(BACKENDS); do \
 	    left_out=slow; test $$backend = tensorflow || left_out="slow or tensorflow"; \
-	    { KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not ($$left_out)" $(BACKEND_TESTS) $(PYTEST_FLAGS) \
+	    { KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n $(WORKERS) -m "not ($$left_out)" $(BACKEND_TESTS) \
+	        $(PYTEST_FLAGS) \
 	        || touch build/backends/failed; } | tee build/backends/$$backend.txt; \
 	done
 	@for backend in $(BACKENDS); do \
