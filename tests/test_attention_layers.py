@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backends import compiled, gradients, numpy
+from backends import BACKEND, compiled, gradients, numpy
 from tensors import (
     MEMORY_WIDTH,
     B,
@@ -298,3 +298,27 @@ def test_an_implicit_mask_is_not_enough_beside_a_cache():
     mask = np.ones((B, 2 + T), bool)
     output, _ = layer(x, padding_mask=mask, cache=layer.project(draw(B, 2, M)))
     assert tuple(output.shape) == (B, T, M)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no flash kernel")
+def test_flash_attention_gives_the_same_and_steps_aside_for_scores(monkeypatch):
+    """With Keras' plain implementation in the kernel's place, which needs an accelerator."""
+    plain, calls = keras.ops.dot_product_attention, []
+
+    def kernel(*args, flash_attention, **kwargs):
+        calls.append(flash_attention)
+        return plain(*args, flash_attention=False, **kwargs)
+
+    monkeypatch.setattr(keras.ops, "dot_product_attention", kernel)
+    layer, flash = ka.MultiHeadAttention(H, D), ka.MultiHeadAttention(H, D, flash_attention=True)
+    query, value = draw(B, T, M), draw(B, S, M)
+    expected = layer(query, value, value_mask=padding(S))
+    flash.build(query.shape, value.shape)
+    flash.set_weights(layer.get_weights())
+    assert calls == []
+    assert_close(flash(query, value, value_mask=padding(S)), expected)
+    assert calls == [True]
+    output, weights = flash(query, value, value_mask=padding(S), return_attention_scores=True)
+    assert calls == [True]
+    assert weights.shape == (B, H, T, S)
+    assert_close(output, expected)
