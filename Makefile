@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-backends mutants check format bench docs tensorboard clean
+.PHONY: help demo test test-slow test-backends coverage mutants check format bench docs tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /|/' | \
@@ -49,6 +49,12 @@ test-backends: .venv/.backends ## run layers, models and losses on TensorFlow, J
 	@for backend in $(BACKENDS); do \
 	    printf 'test-backends: %-10s %s\n' $$backend "$$(tail -n 1 build/backends/$$backend.txt | tr -d =)"; done
 	@test ! -e build/backends/failed
+
+coverage: .venv/.installed ## say which lines and branches the tests reach; build/coverage has them marked
+	@echo "coverage: runs the tests and counts the lines and branches that they reach"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) pytest-cov
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --cov=keras_attention --cov-branch --cov-report=term \
+	    --cov-report=html:build/coverage $(PYTEST_FLAGS)
 
 mutants: .venv/.backends ## change the code of attention in every small way; each change must fail a test (an hour)
 	@echo "mutants: changes ops and multi-head attention line by line and sees that tests fail"

@@ -141,6 +141,18 @@ def test_masks_must_fit(shape, broadcast, sizes, fits):
     assert message.endswith(" with 1 where it is the same for all") == broadcast
 
 
+def test_segment_ids_must_fit():
+    ops.check_segments_fit(SEGMENTS, "segment ids of the query", batch=B, length=S)
+    ops.check_segments_fit(SEGMENTS, "segment ids of the query", batch=B, length=None)
+    message = rf"`segment ids of the query` must fit the inputs: batch {B}, length {T}. Received: .* of \({B}, {S}\)"
+    with pytest.raises(ValueError, match=message):
+        ops.check_segments_fit(SEGMENTS, "segment ids of the query", batch=B, length=T)
+    with pytest.raises(ValueError, match=rf"batch 3, length {S}"):
+        ops.check_segments_fit(SEGMENTS, "segment ids of the query", batch=3, length=S)
+    with pytest.raises(TypeError, match="Segment ids are integers"):
+        ops.check_segments_fit(SEGMENTS.astype("float32"), "segment ids of the query", batch=B, length=S)
+
+
 def test_a_misfit_says_that_axes_of_one_are_shared():
     with pytest.raises(ValueError, match=r"\(batch, heads, keys\) with 1 where it is the same for all$"):
         ops.check_mask_fits(np.ones((B, 1, S)), "value_mask", batch=B, heads=1, keys=T)
