@@ -76,7 +76,7 @@ def answers(folder: Path) -> dict[str, np.ndarray]:
 def compile_model(model: Any) -> None:
     """Plain gradient descent, whose steps differ no more than the gradients do."""
     metrics = [MaskedAccuracy(), Perplexity()]
-    model.compile(keras.optimizers.SGD(0.1), MaskedCrossEntropy(label_smoothing=0.1), metrics=metrics)
+    model.compile(keras.optimizers.SGD(0.02), MaskedCrossEntropy(label_smoothing=0.1), metrics=metrics)
 
 
 def loops() -> dict[str, Callable[..., Any]]:
