@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID
 if TYPE_CHECKING:
     from keras_attention.text.tokenizer import SubwordTokenizer
 
-_IDS = tf.TensorSpec((None, None), tf.int32)
 Batch = tuple[dict[str, np.ndarray], np.ndarray]
 
 
@@ -77,7 +76,7 @@ class TokenBatches:
             raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
         self.tokens_per_batch, self.seed, self.shuffle = tokens_per_batch, seed, shuffle
         self.max_length = min(max_length, tokens_per_batch)
-        self._source, self._target = _Rows.from_ids(source_ids), _Rows.from_ids(target_ids)
+        self._source, self._target = Rows.from_ids(source_ids), Rows.from_ids(target_ids)
         widths = np.maximum(self._source.lengths, self._target.lengths)
         self._kept = np.flatnonzero(widths <= self.max_length)
         self.num_pairs = len(self._kept)
@@ -196,10 +195,22 @@ class TokenBatches:
             raise ValueError(f"`first_epoch` must not be negative. Received: first_epoch={first_epoch}")
         epochs = itertools.count(first_epoch)
 
-        def generate() -> Iterator[Batch]:
-            return map(self.batch, self.plan(next(epochs)))
+        def plan() -> tuple[np.ndarray, np.ndarray]:
+            batches = self.plan(next(epochs))
+            return np.concatenate(batches), np.array([len(index) for index in batches])
 
-        dataset = tf.data.Dataset.from_generator(generate, output_signature=({"source": _IDS, "target": _IDS}, _IDS))
+        def indices(_: tf.Tensor) -> tf.data.Dataset:
+            index, sizes = tf.numpy_function(plan, [], (tf.int64, tf.int64))
+            return tf.data.Dataset.from_tensor_slices(tf.RaggedTensor.from_row_lengths(index, sizes))
+
+        def lay_out(index: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            source, target, labels = tf.numpy_function(self._flat_batch, [index], 3 * [tf.int32])
+            for ids in (source, target, labels):
+                ids.set_shape((None, None))
+            return {"source": source, "target": target}, labels
+
+        # Not `from_generator`: it sets malloc's options, against those of `training.keep_freed_memory`.
+        dataset = tf.data.Dataset.from_tensors(0).flat_map(indices).map(lay_out)
         return dataset.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(tf.data.AUTOTUNE)
 
     def summary(self) -> str:
@@ -217,6 +228,10 @@ class TokenBatches:
             f"padding: {self.padding:.1%}, left out: {self.num_left_out:,} (over {self.max_length} tokens)"
         )
 
+    def _flat_batch(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        inputs, labels = self.batch(index)
+        return inputs["source"], inputs["target"], labels
+
     def _sorted(self, index: np.ndarray) -> np.ndarray:
         """Sorts pairs by target, then source length; a stable sort, so a shuffle before it decides among equals."""
         source, target = self._source.lengths[index], self._target.lengths[index]
@@ -225,7 +240,7 @@ class TokenBatches:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Rows of ids of different lengths, one after the other in one array; each ends with the end's id."""
 
     ids: np.ndarray  # (sum of lengths,)
@@ -233,7 +248,7 @@ class _Rows:
     lengths: np.ndarray  # (N,)
 
     @classmethod
-    def from_ids(cls, rows: Sequence[Sequence[int]]) -> "_Rows":
+    def from_ids(cls, rows: Sequence[Sequence[int]]) -> "Rows":
         ended = itertools.chain.from_iterable(itertools.chain(row, (EOS_ID,)) for row in rows)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows)) + 1
         return cls(np.fromiter(ended, np.int32, int(lengths.sum())), lengths.cumsum() - lengths, lengths)
