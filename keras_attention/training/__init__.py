@@ -2,6 +2,7 @@
 
 from keras_attention.training.averaging import average_checkpoints
 from keras_attention.training.callbacks import Checkpoints, Score, StopAfter, Throughput, weight_files, write_whole
+from keras_attention.training.chunked_loss import ChunkedCrossEntropy, chunked_cross_entropy
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
@@ -9,6 +10,7 @@ from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimi
 
 __all__ = [
     "Checkpoints",
+    "ChunkedCrossEntropy",
     "InverseSqrtSchedule",
     "MaskedAccuracy",
     "MaskedCrossEntropy",
@@ -17,6 +19,7 @@ __all__ = [
     "StopAfter",
     "Throughput",
     "average_checkpoints",
+    "chunked_cross_entropy",
     "keep_freed_memory",
     "paper_optimizer",
     "token_cross_entropy",

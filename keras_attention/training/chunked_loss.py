@@ -1,0 +1,209 @@
+"""The cross-entropy of logits x Eᵀ that are never all there at once.
+
+Shapes: B batch, T target length, N = B·T tokens, C tokens of a chunk, M model width, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_attention.layers.arguments import positive_integer, probability
+from keras_attention.training.losses import gather_labels
+
+
+class TokenSums(NamedTuple):
+    """Sums over the tokens that are not padding.
+
+    Attributes:
+        loss: Of the label-smoothed cross-entropy.
+        negative_log_likelihood: Of the cross-entropy without smoothing.
+        correct: The tokens whose label has the largest logit.
+        count: The tokens.
+
+    Example:
+        >>> TokenSums(2.0, 1.5, 1.0, 2.0).count
+        2.0
+    """
+
+    loss: Any
+    negative_log_likelihood: Any
+    correct: Any
+    count: Any
+
+
+class ChunkedCrossEntropy(keras.layers.Layer):
+    """`MaskedCrossEntropy` of the logits x Eᵀ, computed C tokens at a time and never kept.
+
+    Logits of (N, V) are the largest tensor of a Transformer's training step, and several of their size are alive at
+    once; here it is (C, V). The layer is the end of a model that is trained without a `loss`: it adds the mean over
+    the real tokens to the model's losses. That model is for `fit` alone; what is saved and evaluated is the model
+    whose layers it shares.
+
+    Args:
+        embedding: The layer whose `embeddings`, (V, M), are E.
+        label_smoothing: ε.
+        ignore_id: The label that is padding.
+        chunk_size: C.
+        **kwargs: `name` and the like.
+
+    Raises:
+        ValueError: An ε outside [0, 1), a chunk size that is not a positive integer.
+
+    Example:
+        >>> from keras_attention import Transformer
+        >>> model = Transformer.from_preset("tiny", vocabulary_size=100)
+        >>> labels = keras.Input((None,), dtype="int32", name="labels")
+        >>> loss = ChunkedCrossEntropy(model.get_layer("embedding"), label_smoothing=0.1)
+        >>> outputs = loss(model.decoder_output(**model.input), labels)
+        >>> trainer = keras.Model({**model.input, "labels": labels}, outputs)
+        >>> trainer.compile("adam")
+        >>> ids = keras.ops.ones((2, 5), dtype="int32")
+        >>> history = trainer.fit({"source": ids, "target": ids, "labels": ids}, verbose=0)
+
+    Source: Vaswani et al. 2017, sections 3.4 and 5.4.
+    """
+
+    def __init__(
+        self,
+        embedding: keras.layers.Layer,
+        label_smoothing: float = 0.0,
+        ignore_id: int = 0,
+        chunk_size: int = 512,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.embedding = embedding
+        self.label_smoothing = probability(label_smoothing, "label_smoothing")
+        self.ignore_id = ignore_id
+        self.chunk_size = positive_integer(chunk_size, "chunk_size")
+
+    def call(self, x: Any, labels: Any) -> Any:
+        """Adds the loss.
+
+        Args:
+            x: What the logits are made of, (B, T, M).
+            labels: Token ids (B, T).
+
+        Returns:
+            The mean over the real tokens, a scalar.
+        """
+        embeddings = self.embedding.embeddings
+        sums = chunked_cross_entropy(x, embeddings, labels, self.label_smoothing, self.ignore_id, self.chunk_size)
+        loss = sums.loss / ops.maximum(sums.count, 1.0)
+        self.add_loss(loss)
+        return loss
+
+    def compute_output_spec(self, x: Any, labels: Any) -> Any:
+        # JAX cannot cut an unknown number of tokens into chunks.
+        return keras.KerasTensor((), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        raise TypeError(
+            "A model that ends in ChunkedCrossEntropy is for `fit` alone, since a copy of it would not share the "
+            "embedding. Save the model whose layers it shares, compiled with the same optimizer."
+        )
+
+
+def chunked_cross_entropy(
+    x: Any,
+    embeddings: Any,
+    labels: Any,
+    label_smoothing: float = 0.0,
+    ignore_id: int = 0,
+    chunk_size: int = 512,
+) -> TokenSums:
+    """Σ_t −[(1 − ε) z_t(y_t) + ε/V Σ_v z_t(v)] + log Σ_v exp z_t(v) with z_t = E x_t, over the real tokens.
+
+    The gradients are found beside the loss, while a chunk's exponentials e are at hand: with s = Σ_v e(v), those of
+    log Σ exp z are (e / s) E and (e / s)ᵀ x. Dividing x and the product by s, and writing what label and smoothing
+    add without logits, leaves four passes over (C, V) beside the three products.
+
+    Args:
+        x: (B, T, M).
+        embeddings: E, (V, M).
+        labels: Token ids (B, T).
+        label_smoothing: ε.
+        ignore_id: The label that is padding.
+        chunk_size: C.
+
+    Returns:
+        The sums. Gradients of the loss flow to x and E.
+
+    Example:
+        >>> x, embeddings = keras.ops.ones((2, 3, 4)), keras.ops.zeros((10, 4))
+        >>> float(chunked_cross_entropy(x, embeddings, keras.ops.ones((2, 3), dtype="int32")).count)
+        6.0
+    """
+    width, vocabulary_size = embeddings.shape[1], embeddings.shape[0]
+    rows = ops.reshape(x, (-1, width))  # (N, M)
+    labels = ops.reshape(ops.cast(labels, "int32"), (-1,))  # (N,)
+    embeddings = ops.cast(embeddings, rows.dtype)
+    smooth = label_smoothing / vocabulary_size
+
+    # All tensors are arguments because JAX could not differentiate a compiled function that closes over them.
+    @ops.custom_gradient
+    def sums_of(rows: Any, embeddings: Any, labels: Any) -> Any:
+        real = ops.cast(ops.not_equal(labels, ignore_id), "float32")  # (N,)
+        row_sum = ops.sum(ops.cast(embeddings, "float32"), axis=0)  # (M,)
+
+        def chunk(index: Any, carry: Any) -> Any:
+            sums, d_rows, d_embeddings = carry
+            start = index * chunk_size
+            x = ops.slice(padded_rows, (start, 0), (chunk_size, width))  # (C, M)
+            labels, real = (ops.slice(values, (start,), (chunk_size,)) for values in (padded_labels, padded_real))
+            logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), "float32")  # (C, V)
+            largest = ops.max(logits, axis=-1)  # (C,)
+            exponentials = ops.exp(logits - largest[:, None])  # (C, V)
+            total = ops.sum(exponentials, axis=-1)  # (C,)
+            exponentials = ops.cast(exponentials, x.dtype)
+            x = ops.cast(x, "float32")
+            label_vectors = ops.cast(ops.take(embeddings, labels, axis=0), "float32")  # (C, M)
+            label_logits = gather_labels(logits, labels)  # (C,)
+            log_sum = ops.log(total) + largest
+            losses = log_sum - (1 - label_smoothing) * label_logits - smooth * ops.matmul(x, row_sum[:, None])[:, 0]
+            correct = ops.cast(label_logits >= largest, "float32")
+            sums = sums + ops.stack(
+                [ops.sum(real * value) for value in (losses, log_sum - label_logits, correct, ops.ones_like(real))]
+            )
+            share = (real / total)[:, None]  # (C, 1)
+            attracted = (1 - label_smoothing) * label_vectors + smooth * row_sum  # (C, M)
+            d_x = ops.cast(ops.matmul(exponentials, embeddings), "float32") * share - attracted * real[:, None]
+            new = ops.matmul(ops.transpose(exponentials), ops.cast(x * share, exponentials.dtype))  # (V, M)
+            return sums, ops.slice_update(d_rows, (start, 0), d_x), d_embeddings + ops.cast(new, "float32")
+
+        padded_rows, padded_labels, padded_real = (_padded(values, chunk_size) for values in (rows, labels, real))
+        sums, d_rows, d_embeddings = ops.fori_loop(
+            0,
+            ops.shape(padded_rows)[0] // chunk_size,
+            chunk,
+            (
+                ops.zeros((4,), "float32"),
+                ops.zeros(ops.shape(padded_rows), "float32"),
+                ops.zeros((vocabulary_size, width), "float32"),
+            ),
+        )
+
+        real_rows = ops.cast(rows, "float32") * real[:, None]  # (N, M)
+        by_label = ops.segment_sum(real_rows, labels, num_segments=vocabulary_size)  # (V, M)
+        d_embeddings = d_embeddings - (1 - label_smoothing) * by_label - smooth * ops.sum(real_rows, axis=0)
+        d_rows = d_rows[: ops.shape(rows)[0]]
+
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            upstream = (args[0] if upstream is None else upstream)[0]
+            return (
+                ops.cast(d_rows * upstream, rows.dtype),
+                ops.cast(d_embeddings * upstream, embeddings.dtype),
+                None,
+            )
+
+        return sums, gradient
+
+    sums = sums_of(rows, embeddings, labels)
+    return TokenSums(*(sums[index] for index in range(4)))
+
+
+def _padded(values: Any, size: int) -> Any:
+    """Rows of zeros added up to a multiple of the size."""
+    missing = -ops.shape(values)[0] % size
+    return ops.pad(values, [[0, missing], *([0, 0] for _ in values.shape[1:])])
