@@ -13,6 +13,20 @@ import keras
 from keras_attention.layers.arguments import positive_integer, positive_number
 
 
+class QuantizableSubclass:
+    """Mixin before a layer of Keras': a subclass is quantized as the layer is, where Keras would refuse it."""
+
+    def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
+        """As of the layer.
+
+        Args:
+            mode: "int8", or another that Keras knows.
+            type_check: Unused.
+            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
+        """
+        super().quantize(mode, type_check=False, config=config)
+
+
 class Composite(keras.layers.Layer):
     """Base of the layers that hold other layers.
 

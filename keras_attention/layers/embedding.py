@@ -8,11 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.adaptation import QuantizableSubclass
 from keras_attention.layers.arguments import positive_integer
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class TokenEmbedding(keras.layers.ReversibleEmbedding):
+class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
     """x_t = E[id_t]; in reverse, logits = x Eᵀ.
 
     E starts normal with deviation 1/√M, so that embeddings scaled by √M and logits both have unit size.
@@ -82,16 +83,6 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         # Keras' layer makes the mask while it looks vectors up, and not at all once it is quantized.
         is_ids = "int" in keras.backend.standardize_dtype(inputs.dtype)
         return ops.not_equal(inputs, 0) if self.mask_zero and is_ids else None
-
-    def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
-        """As of `ReversibleEmbedding`, which refuses subclasses that do not ask for it.
-
-        Args:
-            mode: "int8", or another that Keras knows.
-            type_check: Unused.
-            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-        """
-        super().quantize(mode, type_check=False, config=config)
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
         outputs = super().quantized_call(inputs, reverse=reverse)

@@ -42,7 +42,7 @@ class AddedPositions(keras.layers.Layer):
         Returns:
             Float32 (T, M) or (B, T, M).
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `position_vectors(positions, width)`")
 
     def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
         """Scales and adds.

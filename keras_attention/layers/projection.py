@@ -9,8 +9,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.adaptation import QuantizableSubclass
 
-class Projection(keras.layers.EinsumDense):
+
+class Projection(QuantizableSubclass, keras.layers.EinsumDense):
     """y = x W + b over the last axes of x, as one matrix product.
 
     Keras' `EinsumDense` computes (B, T, M) × (M, H, D) as B products and its kernel's gradient as a sum of B
@@ -43,16 +45,6 @@ class Projection(keras.layers.EinsumDense):
         self.supports_masking = True  # `EinsumDense` warns that it loses the mask
         self.input_axes = input_axes
         self.output_dims = tuple(output_dims)
-
-    def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
-        """As of `EinsumDense`, which refuses subclasses that do not ask for it.
-
-        Args:
-            mode: "int8", or another that Keras knows.
-            type_check: Unused.
-            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-        """
-        super().quantize(mode, type_check=False, config=config)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Multiplies.
