@@ -198,7 +198,7 @@ class TestEncoder(EncoderCase):
     layer_class = ka.Encoder
     required = {"num_layers": 2, "intermediate_dim": F, "num_heads": H}
     depth = 2  # of two layers each
-    every_argument = {"num_layers": 2, **BLOCK}
+    every_argument = {"num_layers": 2, "remat": True, **BLOCK}
 
     def oracle(self, weights, inputs, masks):
         (x,) = inputs
@@ -211,7 +211,7 @@ class TestDecoder(DecoderCase):
     layer_class = ka.Decoder
     required = {"num_layers": 2, "intermediate_dim": F, "num_heads": H}
     depth = 2  # of two layers each
-    every_argument = {"num_layers": 2, **BLOCK}
+    every_argument = {"num_layers": 2, "remat": True, **BLOCK}
 
     def variants(self):
         caches = [{}, {"self_attention_caches": (filled_cache(), filled_cache())}]

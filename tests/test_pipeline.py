@@ -13,6 +13,7 @@ from keras_attention.cli import main
 from keras_attention.demo import make_pairs
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.pipeline import RunConfig, RunFolder, average, score, train
+from keras_attention.text import PackedBatches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -128,6 +129,54 @@ def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
     model = keras.models.load_model(RunFolder(tmp_path / "run").model_file("last"))
     assert model.compute_dtype == "bfloat16"
     assert model.get_layer("encoder").compute_dtype == "bfloat16"
+
+
+def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
+    """Batches of one shape; what the folder keeps is the model without segments, and it goes on."""
+    shapes = set()
+    lay_out = PackedBatches.batch
+
+    def seen(batches, rows):
+        inputs, labels = lay_out(batches, rows)
+        shapes.update((name, each.shape) for name, each in inputs.items())
+        return inputs, labels
+
+    monkeypatch.setattr(PackedBatches, "batch", seen)
+    packing = dataclasses.replace(config, packed_rows=3, max_length=40, dtype="mixed_bfloat16")
+    train(tmp_path / "run", packing, max_steps=4)
+    assert len(shapes) == 4
+    assert {shape[0] for _, shape in shapes} == {3}
+    run = RunFolder(tmp_path / "run")
+    before = keras.models.load_model(run.model_file("last"))
+    assert sorted(before.input) == ["source", "target"]
+    assert before.compute_dtype == "bfloat16"
+    assert int(before.optimizer.iterations) == 4
+    for column in ("loss", "val_loss", "val_perplexity", "val_bleu"):
+        assert all(np.isfinite(float(row[column])) for row in history_of(run)), column
+
+    train(tmp_path / "run", max_steps=5)
+    after = keras.models.load_model(run.model_file("last"))
+    assert int(after.optimizer.iterations) == 5
+    # The state of the optimizer found its weights again: Adam moves none by more than some learning rates.
+    rate = float(before.optimizer.learning_rate)
+    moved = max(np.abs(a - b).max() for a, b in zip(before.get_weights(), after.get_weights(), strict=True))
+    assert 0 < moved < 10 * rate
+    assert RunFolder(tmp_path / "run").translator(beam_size=1).translate(["eins"])
+
+
+def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys):
+    train(tmp_path / "run", dataclasses.replace(config, gradient_accumulation=2, total_steps=5), max_steps=4)
+    run = RunFolder(tmp_path / "run")
+    assert step_of(run) == 4
+    assert [path.name for path in run.weights] == ["step-00000003.weights.h5", "step-00000004.weights.h5"]
+    assert "4 steps" in capsys.readouterr().out
+    rounds = [float(row["loss"]) for row in history_of(run)]
+    assert len(rounds) == 2
+    train(tmp_path / "run", epochs=999)
+    optimizer = keras.models.load_model(run.model_file("last")).optimizer
+    assert int(optimizer.iterations) == 5
+    assert optimizer.gradient_accumulation_steps == 2
+    assert float(optimizer.learning_rate) == 0, "the schedule counts steps, not batches"
 
 
 def test_wrong_calls(tmp_path, run, config):

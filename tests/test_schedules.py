@@ -6,7 +6,7 @@ import pytest
 from backends import numpy
 
 import keras_attention as ka
-from keras_attention.training import InverseSqrtSchedule, paper_optimizer
+from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, paper_optimizer
 
 
 @pytest.mark.parametrize("hidden_dim", [512, 97])
@@ -38,10 +38,11 @@ def test_falls_to_zero_over_the_last_third_where_the_end_is_known():
 
 
 def test_survives_serialisation():
-    schedule = InverseSqrtSchedule(97, 13, 2.5, total_steps=41)
+    arguments = {"hidden_dim": 97, "warmup_steps": 13, "scale": 2.5, "total_steps": 41, "batches_per_step": 3}
+    schedule = InverseSqrtSchedule(**arguments)
     again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     assert type(again) is InverseSqrtSchedule
-    assert again.get_config() == {"hidden_dim": 97, "warmup_steps": 13, "scale": 2.5, "total_steps": 41}
+    assert again.get_config() == arguments
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_survives_serialisation():
         ({"warmup_steps": 0}, r"`warmup_steps` must be a positive integer. Received: warmup_steps=0"),
         ({"warmup_steps": 1e3}, r"Received: warmup_steps=1000.0"),
         ({"total_steps": 0}, r"`total_steps` must be a positive integer. Received: total_steps=0"),
+        ({"batches_per_step": 0}, r"`batches_per_step` must be a positive integer. Received: batches_per_step=0"),
         ({"scale": 0}, r"`scale` must be a number above zero. Received: scale=0"),
     ],
 )
@@ -84,3 +86,56 @@ def test_optimizer_follows_the_schedule_and_survives_serialisation():
     np.testing.assert_allclose(moves, [[-rate, rate] for rate in rates], rtol=1e-4)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.get_config() == optimizer.get_config()
+
+
+def test_accumulated_gradients_make_one_step_of_optimizer_and_schedule():
+    accumulating, plain = (
+        paper_optimizer(ka.TransformerConfig(37000), warmup_steps=3, gradient_accumulation_steps=steps)
+        for steps in (3, 1)
+    )
+    one, other = (keras.Variable(np.zeros(2, "float32")) for _ in range(2))
+    accumulating.build([one])
+    plain.build([other])
+    for step in range(4):
+        parts = np.random.normal(size=(3, 2)).astype("float32")
+        for part in parts[:2]:
+            before = one.numpy()
+            accumulating.apply([keras.ops.array(part)], [one])
+            np.testing.assert_array_equal(one.numpy(), before)
+            assert int(accumulating.iterations) == step
+            np.testing.assert_allclose(numpy(accumulating.learning_rate), numpy(plain.learning_rate), rtol=1e-6)
+        accumulating.apply([keras.ops.array(parts[2])], [one])
+        plain.apply([keras.ops.array(parts.mean(0))], [other])
+        assert int(accumulating.iterations) == int(plain.iterations) == step + 1
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4)
+
+
+def test_accumulation_survives_serialisation_and_is_checked():
+    optimizer = paper_optimizer(ka.TransformerConfig(37000), gradient_accumulation_steps=5)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.gradient_accumulation_steps == 5
+    assert again.get_config() == optimizer.get_config()
+    with pytest.raises(ValueError, match=r"`gradient_accumulation_steps` must be a positive integer\. Received: .*=0"):
+        paper_optimizer(ka.TransformerConfig(37000), gradient_accumulation_steps=0)
+
+
+@pytest.mark.parametrize("lengths", [[5, 3, 4, 4, 2, 6], [5, 3, 7, 2, 6, 7]], ids=["as_many_tokens", "others"])
+def test_accumulated_batches_amount_to_one_large_batch(lengths):
+    """Each batch counts the same: tokens of one with fewer weigh more than they would among those of all."""
+    vocabulary_size = 17
+    ids = np.where(np.arange(7) < np.array(lengths)[:, None], np.random.randint(1, vocabulary_size, (6, 7)), 0)
+    tokens = np.array(lengths).reshape(3, 2).sum(1)
+    shares = np.repeat(tokens.sum() / (3 * tokens), 2).astype("float32")  # all 1 where the tokens are as many
+    weights = []
+    for accumulate in (True, False):
+        keras.utils.set_random_seed(3)
+        sizes = {"num_layers": 1, "hidden_dim": 33, "intermediate_dim": 13, "num_heads": 3, "dropout": 0.0}
+        model = ka.Transformer(ka.TransformerConfig(vocabulary_size, **sizes))
+        optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=3 if accumulate else None)
+        model.compile(optimizer, loss=MaskedCrossEntropy())
+        inputs, size = {"source": ids, "target": ids}, 2 if accumulate else 6
+        model.fit(inputs, ids, sample_weight=None if accumulate else shares, batch_size=size, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    assert int(optimizer.iterations) == 1
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

@@ -194,6 +194,7 @@ def test_everything_survives_a_file(tmp_path):
         "normalize_first": True,
         "layer_norm_epsilon": 1e-3,
         "use_attention_bias": True,
+        "remat": True,
     }
     changes["num_layers"] = 1
     model, batch = make(**changes), padded_batch()

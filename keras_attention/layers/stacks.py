@@ -12,6 +12,7 @@ from keras_attention.layers.block import Block
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 from keras_attention.layers.decoder_layer import DecoderLayer
 from keras_attention.layers.encoder_layer import EncoderLayer
+from keras_attention.layers.remat import rematerialize
 
 
 class Stack(Block):
@@ -21,6 +22,8 @@ class Stack(Block):
         num_layers: N.
         intermediate_dim: As of `Block`.
         num_heads: As of `Block`.
+        remat: Whether training computes the activations of each layer again in the backward pass, in place of keeping
+            those of all layers: less memory for more time, with the same results.
         **kwargs: The other arguments of `Block`.
 
     Raises:
@@ -29,8 +32,9 @@ class Stack(Block):
 
     layer_class: type[Block]
 
-    def __init__(self, num_layers: int, intermediate_dim: int, num_heads: int, **kwargs: Any):
+    def __init__(self, num_layers: int, intermediate_dim: int, num_heads: int, remat: bool = False, **kwargs: Any):
         super().__init__(intermediate_dim, num_heads, **kwargs)
+        self.remat = remat
         self.num_layers = positive_integer(num_layers, "num_layers")
         self.layers = [
             self.layer_class(**{**self.block_config(), **self._sub_layer_arguments(f"layer_{i}")})
@@ -39,13 +43,19 @@ class Stack(Block):
         self.final_norm = self._norm("final_norm") if self.normalize_first else None
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_layers": self.num_layers}
+        return {**super().get_config(), "num_layers": self.num_layers, "remat": self.remat}
 
     def _build_layers(self, *shapes: Any) -> None:
         for layer in self.layers:
             layer.build(*shapes)
         if self.final_norm is not None:
             self.final_norm.build(shapes[0])
+
+    def _run_layer(self, layer: Block, *sequences: Any, remat: bool = True, **arguments: Any) -> tuple[Any, ...]:
+        """Calls a layer; training recomputes it if the stack is to and `remat` says that it can be."""
+        if self.remat and remat and arguments["training"]:
+            return rematerialize(layer, *sequences, **arguments)
+        return as_tuple(layer(*sequences, **arguments))
 
     def _finish(self, x: Any) -> Any:
         return x if self.final_norm is None else self.final_norm(x)
@@ -97,15 +107,14 @@ class Encoder(Stack):
         padding_mask = first_given(padding_mask, mask, inputs_mask)
         x, weights = inputs, []
         for layer in self.layers:
-            x, *layer_weights = as_tuple(
-                layer(
-                    x,
-                    padding_mask,
-                    attention_mask,
-                    training=training,
-                    return_attention_scores=return_attention_scores,
-                    segment_ids=segment_ids,
-                )
+            x, *layer_weights = self._run_layer(
+                layer,
+                x,
+                padding_mask=padding_mask,
+                attention_mask=attention_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+                segment_ids=segment_ids,
             )
             weights += layer_weights
         x = self._finish(x)
@@ -177,21 +186,21 @@ class Decoder(Stack):
         for layer, self_cache, cross_cache in zip(
             self.layers, self_attention_caches or nothing, cross_attention_caches or nothing, strict=True
         ):
-            x, *results = as_tuple(
-                layer(
-                    x,
-                    encoder_sequence,
-                    decoder_padding_mask=decoder_padding_mask,
-                    encoder_padding_mask=encoder_padding_mask,
-                    self_attention_cache=self_cache,
-                    cross_attention_cache=cross_cache,
-                    use_causal_mask=use_causal_mask,
-                    training=training,
-                    return_attention_scores=return_attention_scores,
-                    decoder_segment_ids=decoder_segment_ids,
-                    encoder_segment_ids=encoder_segment_ids,
-                    mask=first_given(mask, decoder_sequence_mask),
-                )
+            x, *results = self._run_layer(
+                layer,
+                x,
+                encoder_sequence,
+                remat=self_cache is None and cross_cache is None,  # gradients may flow to what they hold
+                decoder_padding_mask=decoder_padding_mask,
+                encoder_padding_mask=encoder_padding_mask,
+                self_attention_cache=self_cache,
+                cross_attention_cache=cross_cache,
+                use_causal_mask=use_causal_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+                decoder_segment_ids=decoder_segment_ids,
+                encoder_segment_ids=encoder_segment_ids,
+                mask=first_given(mask, decoder_sequence_mask),
             )
             if self_cache is not None:
                 new_caches.append(results.pop())

@@ -24,6 +24,8 @@ class TransformerConfig:
         normalize_first: Pre-norm in place of the paper's post-norm.
         layer_norm_epsilon: Added to the variance by the normalisation.
         use_attention_bias: Whether the attention projections have a bias.
+        remat: Whether training computes each layer's activations again in the backward pass, in place of keeping them:
+            less memory for more time. Nothing else depends on it.
 
     Raises:
         ValueError: A size that cannot be, or heads that do not divide the width.
@@ -47,6 +49,7 @@ class TransformerConfig:
     normalize_first: bool = False
     layer_norm_epsilon: float = 1e-6
     use_attention_bias: bool = False
+    remat: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):

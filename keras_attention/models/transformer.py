@@ -18,6 +18,7 @@ from keras_attention.layers import (
     TokenEmbedding,
 )
 from keras_attention.layers.adaptation import adapt, adaptations, enable_lora, matrices_within
+from keras_attention.models import graph
 from keras_attention.models.config import TransformerConfig
 
 
@@ -68,27 +69,23 @@ class Transformer(keras.Model):
         source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
         target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
 
-        embedding = TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding")
-        positions = PositionalEncoding(dtype=policy, name="positions")
         block = {
             name: getattr(config, name)
             for name in (
                 "num_layers", "intermediate_dim", "num_heads", "dropout", "activation", "layer_norm_epsilon",
-                "normalize_first", "attention_dropout", "activation_dropout", "use_attention_bias",
+                "normalize_first", "attention_dropout", "activation_dropout", "use_attention_bias", "remat",
             )
         }  # fmt: skip
-        encoder = Encoder(**block, dtype=policy, name="encoder")
-        decoder = Decoder(**block, dtype=policy, name="decoder")
-        source_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="source_dropout")
-        target_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="target_dropout")
-
-        source_mask = ops.not_equal(source, 0)  # (B, S)
-        memory = encoder(source_dropout(positions(embedding(source))), padding_mask=source_mask)  # (B, S, M)
-        # Padding stands at the end of a target, where the causal mask hides it from every real token.
-        x = target_dropout(positions(embedding(target)))  # (B, T, M)
-        x = decoder(x, memory, encoder_padding_mask=source_mask)  # (B, T, M)
-        logits = ops.cast(embedding(x, reverse=True), "float32")  # (B, T, V)
-
+        layers = [
+            TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
+            PositionalEncoding(dtype=policy, name="positions"),
+            Encoder(**block, dtype=policy, name="encoder"),
+            Decoder(**block, dtype=policy, name="decoder"),
+            keras.layers.Dropout(config.dropout, dtype=policy, name="source_dropout"),
+            keras.layers.Dropout(config.dropout, dtype=policy, name="target_dropout"),
+        ]
+        layers = {layer.name: layer for layer in layers}
+        logits = graph.logits(layers, graph.decoder_output(layers, source, target))
         super().__init__(inputs={"source": source, "target": target}, outputs=logits, **kwargs)
         self.config = config
         self.dtype_policy = policy
@@ -114,6 +111,46 @@ class Transformer(keras.Model):
             1
         """
         return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
+
+    def packed(self) -> keras.Model:
+        """The same layers, weights included, as a model whose rows each hold several pairs.
+
+        Compile and train it in place of this one, on `text.PackedBatches`; then save, evaluate and translate with this
+        one. Positions start again with each segment, and a segment sees nothing of the others.
+
+        Returns:
+            A functional model from `{"source": (B, S), "target": (B, T), "source_segments": (B, S), "target_segments":
+            (B, T)}` to logits (B, T, V). Segments are integers, one number for each pair of a row, the same on both
+            sides; 0 for padding.
+
+        Example:
+            >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
+            >>> ids, segments = keras.ops.array([[5, 6, 7, 8, 0]]), keras.ops.array([[1, 1, 2, 2, 0]])
+            >>> inputs = {"source": ids, "target": ids, "source_segments": segments, "target_segments": segments}
+            >>> packed = model.packed()(inputs)
+            >>> alone = model({"source": ids[:, 2:4], "target": ids[:, 2:4]})
+            >>> float(keras.ops.max(keras.ops.abs(packed[:, 2:4] - alone))) < 1e-4
+            True
+        """
+        names = ("source", "target", "source_segments", "target_segments")
+        inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+        model = keras.Model(inputs, graph.logits(self._layers_by_name(), self.decoder_output(**inputs)))
+        model.dtype_policy = self.dtype_policy
+        return model
+
+    def decoder_output(self, source: Any, target: Any, source_segments: Any = None, target_segments: Any = None) -> Any:
+        """What the logits are made of, for a model that makes something else of it.
+
+        Args:
+            source: Token ids (B, S), 0 for padding; a `keras.Input`, or a tensor.
+            target: Token ids (B, T).
+            source_segments: As of `packed`, (B, S).
+            target_segments: As of `packed`, (B, T).
+
+        Returns:
+            (B, T, M).
+        """
+        return graph.decoder_output(self._layers_by_name(), source, target, source_segments, target_segments)
 
     def encode(self, source: Any, return_attention_scores: bool = False) -> Any:
         """Runs the encoder, without dropout.
@@ -213,6 +250,9 @@ class Transformer(keras.Model):
         matrices = [id(matrix) for _, matrix in matrices_within(self)]
         filters = (lambda layer: id(layer) in matrices) if filters is None else filters
         super().quantize(mode, config=config, filters=filters, **options)
+
+    def _layers_by_name(self) -> dict[str, keras.layers.Layer]:
+        return {layer.name: layer for layer in self.layers}
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -34,6 +34,9 @@ class RunConfig:
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
         tokens_per_batch: The largest padded size of either side of a batch.
         max_length: Pairs with more tokens on a side are left out.
+        packed_rows: Rows of `max_length` tokens, with several pairs in each, that make a batch of training, whose shape
+            never changes then; None for a pair a row and `tokens_per_batch`.
+        gradient_accumulation: Batches that make one step of the optimizer.
         warmup_steps: Of the schedule.
         learning_rate_scale: Of the schedule.
         total_steps: The step at which the learning rate has fallen to zero and training ends; None for neither.
@@ -61,6 +64,8 @@ class RunConfig:
     dtype: str = "float32"
     tokens_per_batch: int = 4096
     max_length: int = 256
+    packed_rows: int | None = None
+    gradient_accumulation: int = 1
     warmup_steps: int = 4000
     learning_rate_scale: float = 1.0
     total_steps: int | None = None

@@ -15,7 +15,7 @@ from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.evaluate import quick_bleu
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.serving import Translator
-from keras_attention.text import ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import (
     Checkpoints,
     MaskedAccuracy,
@@ -74,7 +74,8 @@ def train(
     print(texts.batches.summary())
 
     model = _load(run) if run.model_file("last").exists() else _build(config)
-    limits = [max_steps, config.total_steps, None if epochs is None else epochs * len(texts.batches)]
+    steps = None if epochs is None else max(1, epochs * len(texts.batches) // config.gradient_accumulation)
+    limits = [max_steps, config.total_steps, steps]
     limit = min((value for value in limits if value is not None), default=None)
     if limit is None or int(model.optimizer.iterations) < limit:
         _fit(model, run, config, texts, limit, max_minutes)
@@ -113,7 +114,7 @@ class _Texts:
     """What the text files of a run become."""
 
     tokenizer: SubwordTokenizer
-    batches: TokenBatches
+    batches: TokenBatches | PackedBatches
     valid_batches: TokenBatches
     sample: list[tuple[str, str]]
 
@@ -132,7 +133,15 @@ class _Texts:
         options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
         return cls(
             tokenizer,
-            TokenBatches.from_pairs(corpus.pairs, tokenizer, **options),
+            TokenBatches.from_pairs(corpus.pairs, tokenizer, **options)
+            if config.packed_rows is None
+            else PackedBatches.from_pairs(
+                corpus.pairs,
+                tokenizer,
+                row_length=config.max_length,
+                rows_per_batch=config.packed_rows,
+                seed=config.seed,
+            ),
             TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False),
             valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed),
         )
@@ -154,12 +163,44 @@ def _agree(run: RunFolder, config: RunConfig) -> RunConfig:
 
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.transformer(), dtype=config.dtype)
+    optimizer = paper_optimizer(
+        model.config,
+        config.warmup_steps,
+        config.learning_rate_scale,
+        total_steps=config.total_steps,
+        gradient_accumulation_steps=config.gradient_accumulation,
+    )
+    _compile(model, config, optimizer)
+    return model
+
+
+def _compile(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer) -> None:
     model.compile(
-        paper_optimizer(model.config, config.warmup_steps, config.learning_rate_scale, total_steps=config.total_steps),
+        optimizer,
         loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
         metrics=[MaskedAccuracy(), Perplexity()],
     )
-    return model
+
+
+def _packed(model: Transformer, config: RunConfig) -> keras.Model:
+    """The model that packed batches train: of the same weights, and of the same optimizer."""
+    packed = model.packed()
+    if not model.optimizer.built:
+        # In the order of the model's weights, in which its state is saved, not of the packed one's.
+        model.optimizer.build(model.trainable_variables)
+    _compile(packed, config, model.optimizer)
+    return packed
+
+
+class _CheckpointsOf(Checkpoints):
+    """Keeps a model that has the weights of the one that is trained."""
+
+    def __init__(self, model: keras.Model, folder: Path, keep: int):
+        super().__init__(folder, keep)
+        self.kept = model
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(self.kept)
 
 
 def _load(run: RunFolder) -> Transformer:
@@ -182,25 +223,31 @@ def _fit(
     first_round = step // config.evaluate_every
     translator = Translator(model, texts.tokenizer, beam_size=1)
     sources, references = map(list, zip(*texts.sample, strict=True))
+    valid_data = texts.valid_batches.dataset()
+
+    def validate() -> Mapping[str, float]:
+        results = model.evaluate(valid_data, verbose=0, return_dict=True)
+        return {f"val_{name}": value for name, value in results.items()}
 
     def bleu() -> Mapping[str, float]:
         return {"val_bleu": quick_bleu(translator.translate(sources), references)}
 
+    trained = model if config.packed_rows is None else _packed(model, config)
     throughput = Throughput(texts.batches.num_tokens / len(texts.batches))
-    model.fit(
-        texts.batches.dataset(first_epoch=step // len(texts.batches)).repeat(),
-        steps_per_epoch=config.evaluate_every,
+    trained.fit(
+        texts.batches.dataset(first_epoch=step * config.gradient_accumulation // len(texts.batches)).repeat(),
+        steps_per_epoch=config.evaluate_every * config.gradient_accumulation,
         initial_epoch=first_round,
         epochs=UNLIMITED if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
         shuffle=False,  # the batches are, by their seed and epoch
-        validation_data=texts.valid_batches.dataset(),
         callbacks=[
             StopAfter(steps=limit, minutes=max_minutes),
             throughput,
+            Score(validate),
             Score(bleu),
             *_tensorboard(run),
             keras.callbacks.CSVLogger(str(run.history_file), append=step > 0),
-            Checkpoints(run.checkpoints, keep=config.keep_checkpoints),
+            _CheckpointsOf(model, run.checkpoints, keep=config.keep_checkpoints),
         ],
     )
     print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")

@@ -6,6 +6,7 @@ a tokenizer first needs them.
 
 from keras_attention.text.batching import TokenBatches
 from keras_attention.text.corpus import ParallelCorpus, read_lines
+from keras_attention.text.packing import PackedBatches
 from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from keras_attention.text.tokenizer import SubwordTokenizer
 
@@ -14,6 +15,7 @@ __all__ = [
     "EOS_ID",
     "PAD_ID",
     "UNK_ID",
+    "PackedBatches",
     "ParallelCorpus",
     "SubwordTokenizer",
     "TokenBatches",

@@ -20,6 +20,7 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: Steps of the rise.
         scale: A factor on the whole; 1 in the paper.
         total_steps: The step at which the rate reaches zero; None, as in the paper, for never.
+        batches_per_step: The `gradient_accumulation_steps` of the optimizer, which counts batches to its schedule.
 
     Raises:
         ValueError: A size or a scale that is not above zero.
@@ -32,14 +33,23 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Compute-Optimal Training Beyond Fixed Training Durations", section 3.
     """
 
-    def __init__(self, hidden_dim: int, warmup_steps: int = 4000, scale: float = 1.0, total_steps: int | None = None):
+    def __init__(
+        self,
+        hidden_dim: int,
+        warmup_steps: int = 4000,
+        scale: float = 1.0,
+        total_steps: int | None = None,
+        batches_per_step: int = 1,
+    ):
         self.hidden_dim = positive_integer(hidden_dim, "hidden_dim")
         self.warmup_steps = positive_integer(warmup_steps, "warmup_steps")
         self.scale = positive_number(scale, "scale")
         self.total_steps = None if total_steps is None else positive_integer(total_steps, "total_steps")
+        self.batches_per_step = positive_integer(batches_per_step, "batches_per_step")
 
     def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32") + 1.0  # Keras counts the steps already taken
+        # Keras counts the batches already seen.
+        step = ops.cast(ops.floor_divide(step, self.batches_per_step), "float32") + 1.0
         rise = step * self.warmup_steps**-1.5
         rate = self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), rise)
         if self.total_steps is None:
@@ -53,6 +63,7 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "scale": self.scale,
             "total_steps": self.total_steps,
+            "batches_per_step": self.batches_per_step,
         }
 
 
@@ -62,6 +73,7 @@ def paper_optimizer(
     scale: float = 1.0,
     global_clipnorm: float | None = 1.0,
     total_steps: int | None = None,
+    gradient_accumulation_steps: int = 1,
 ) -> keras.optimizers.Optimizer:
     """Adam with β1 = 0.9, β2 = 0.98, ε = 1e-9 and the paper's schedule, gradients clipped by their norm.
 
@@ -71,9 +83,14 @@ def paper_optimizer(
         scale: As of `InverseSqrtSchedule`.
         global_clipnorm: The largest norm of all gradients together; None clips nothing, as in the paper.
         total_steps: As of `InverseSqrtSchedule`.
+        gradient_accumulation_steps: Batches whose gradients are averaged for one step of optimizer and schedule. Each
+            counts the same: with a loss that is the mean of its batch's tokens, so do those of a batch with fewer.
 
     Returns:
         An optimizer for `compile`.
+
+    Raises:
+        ValueError: A size or a scale that is not above zero.
 
     Example:
         >>> from keras_attention import TransformerConfig
@@ -82,10 +99,12 @@ def paper_optimizer(
 
     Source: Vaswani et al. 2017, section 5.3.
     """
+    batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
     return keras.optimizers.Adam(
-        InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps),
+        InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
         beta_1=0.9,
         beta_2=0.98,
         epsilon=1e-9,
         global_clipnorm=global_clipnorm,
+        gradient_accumulation_steps=batches if batches > 1 else None,
     )
