@@ -8,8 +8,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 BACKENDS := tensorflow jax torch
 # The tests of what runs on every backend, and those of them that a glance at JAX takes.
-BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py,backends ops layers attention_layers blocks config \
-    transformer losses schedules))
+BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py,backends ops blockwise layers attention_layers blocks \
+    chunked_loss config packed_model remat transformer losses schedules))
 GLANCE := tests/test_ops.py tests/test_layers.py -k "formula or explicit_mask_equals or finite_differences"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # TensorFlow's start-up notices are not about this project; errors still show.
@@ -77,9 +77,10 @@ format: .venv/.installed ## rewrite the code to the project's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: .venv/.installed ## measure against peers; results in benchmarks/results
+bench: .venv/.backends ## measure against peers; results in benchmarks/results, the chart in docs/images (half an hour)
 	@echo "bench: measures against peers, in turn, into benchmarks/results"
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.tools.chart
 
 docs: .venv/.docs ## build the documentation into site/
 	@echo "docs: builds the documentation into site/"

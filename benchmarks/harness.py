@@ -4,7 +4,9 @@ Machines drift: clocks change, neighbours come and go. So the sides are never me
 the other but in turn within each round, and the ratio is the median of the rounds' own ratios.
 """
 
+import contextlib
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("keras", "tensorflow", "numpy")
+PACKAGES = ("keras", "tensorflow", "numpy", "keras-hub", "torch", "jax")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def machine() -> dict[str, object]:
         "accelerators": _accelerators(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "threads": os.environ.get("OMP_NUM_THREADS", "one per core"),
+        "packages": _versions(),
         # Of the last minute, the benchmark's own work included: above the cores, others were at work too.
         "load": round(os.getloadavg()[0], 1),
     }
@@ -133,7 +136,17 @@ def _cpu_model() -> str:
     return names[0] if names else "unknown"
 
 
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def _accelerators() -> list[str]:
+    if importlib.util.find_spec("tensorflow") is None:
+        return []
     import tensorflow as tf
 
     devices = tf.config.list_physical_devices("GPU")
