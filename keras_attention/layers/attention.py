@@ -12,7 +12,6 @@ from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 from keras_attention.layers.call_checks import check_attention_call
 from keras_attention.layers.heads import ProjectedHeads
 from keras_attention.layers.visible_pairs import visible_pairs
-from keras_attention.ops.attention import dot_product_attention, fused_attention
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -56,6 +55,10 @@ class MultiHeadAttention(ProjectedHeads):
         >>> output, weights = attention(query, value, return_attention_scores=True)
         >>> print(output.shape, weights.shape)
         (3, 5, 16) (3, 2, 5, 7)
+
+    Where the lengths are known when the program is made and T · S is at least 2^24, no tensor of all pairs is: memory
+    grows with the length. Weights that are asked for, a bias of each pair and a `position` that is no function of the
+    distance take one nevertheless.
 
     Source: Vaswani et al. 2017, section 3.2.2.
     """
@@ -167,7 +170,7 @@ class MultiHeadAttention(ProjectedHeads):
             real = self._real(value, value_mask, key_mask) if cache is None else None
             new = self.project(value, key, real, self._positions(value, value_segment_ids, offset))
             memory = new if cache is None else cache.update(*new)
-        mask = visible_pairs(
+        visible = visible_pairs(
             self.axes,
             query,
             value,
@@ -183,15 +186,12 @@ class MultiHeadAttention(ProjectedHeads):
             sliding_window=self.sliding_window,
             num_heads=self.num_heads,
             value_mask_name=self.value_mask_name,
-        )  # (B, H, T, S)
-        bias = self._bias(attention_bias, query, value, memory.key, query_positions, value_segment_ids)  # (B, H, T, S)
+        )
+        segments = query_segment_ids, value_segment_ids
+        bias = self._bias(attention_bias, query, value, memory.key, query_positions, *segments, offset)
 
         queries = self._heads("query", query, query_positions)  # (B, H, T, D)
-        if self.flash_attention and not return_attention_scores:
-            context, weights = fused_attention(queries, memory.key, memory.value, mask, bias), None
-        else:
-            dropout = self._weights_dropout(training)
-            context, weights = dot_product_attention(queries, memory.key, memory.value, mask, bias, dropout)
+        context, weights = self._context(queries, memory, visible, bias, return_attention_scores, training)
         context = self.axes.join_heads(context, query)  # (B, T, H, D)
         if self.use_gate:
             context = context * self.gate_dense(query)

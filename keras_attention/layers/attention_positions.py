@@ -34,6 +34,8 @@ class AttentionPosition(keras.layers.Layer):
     def bias(self, query_positions: Any, key_positions: Any) -> Any:
         """What to add to the scaled scores.
 
+        A strategy may say this instead of `bias_of_distance`; attention then keeps a number for each pair.
+
         Args:
             query_positions: (T,) or (B, T).
             key_positions: (S,) or (B, S).
@@ -41,7 +43,26 @@ class AttentionPosition(keras.layers.Layer):
         Returns:
             Float32 or wider, broadcastable to (B, H, T, S), or None.
         """
+        if _is_base(self, "bias_of_distance"):
+            return None
+        biases = self.bias_of_distance(_distances(query_positions, key_positions))  # (H, B or 1, T, S)
+        return ops.swapaxes(biases, 0, 1)
+
+    def bias_of_distance(self, distances: Any) -> Any:
+        """What to add to the scaled scores where it depends on the distance alone.
+
+        Args:
+            distances: Position of the key minus that of the query, integers of any shape.
+
+        Returns:
+            Float32 or wider, (H, …) for distances (…), or None.
+        """
         return None
+
+    @property
+    def is_by_distance(self) -> bool:
+        """Whether `bias` says no more than `bias_of_distance`."""
+        return _is_base(self, "bias")
 
     def get_config(self) -> dict[str, Any]:
         # What Keras finds out by itself where there is no `get_config` is lost with a policy as `dtype`.
@@ -101,10 +122,10 @@ class AlibiBias(AttentionPosition):
     def build(self, heads_shape: Any) -> None:
         self.slopes = alibi_slopes(heads_shape[1])
 
-    def bias(self, query_positions: Any, key_positions: Any) -> Any:
-        distance = ops.abs(_distances(query_positions, key_positions))  # (B or 1, 1, T, S)
-        slopes = ops.reshape(ops.convert_to_tensor(self.slopes, "float32"), (1, -1, 1, 1))
-        return -slopes * ops.cast(distance, "float32")  # (B or 1, H, T, S)
+    def bias_of_distance(self, distances: Any) -> Any:
+        distances = ops.cast(ops.abs(distances), "float32")
+        slopes = ops.convert_to_tensor(self.slopes, "float32")
+        return -ops.reshape(slopes, (-1, *(1,) * len(distances.shape))) * distances  # (H, …)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -156,12 +177,10 @@ class RelativePositionBias(AttentionPosition):
             name="embeddings", shape=(self.num_buckets, heads_shape[1]), initializer=self.embeddings_initializer
         )
 
-    def bias(self, query_positions: Any, key_positions: Any) -> Any:
-        distance = _distances(query_positions, key_positions)[:, 0]  # (B or 1, T, S)
-        buckets = distance_buckets(distance, self.num_buckets, self.max_distance, self.bidirectional)
+    def bias_of_distance(self, distances: Any) -> Any:
+        buckets = distance_buckets(distances, self.num_buckets, self.max_distance, self.bidirectional)
         embeddings = ops.cast(self.embeddings, keras.backend.result_type(self.embeddings.dtype, "float32"))
-        biases = ops.take(embeddings, buckets, axis=0)  # (B or 1, T, S, H)
-        return ops.transpose(biases, (0, 3, 1, 2))  # (B or 1, H, T, S)
+        return ops.moveaxis(ops.take(embeddings, buckets, axis=0), -1, 0)  # (H, …)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -174,8 +193,12 @@ class RelativePositionBias(AttentionPosition):
 
 
 def _distances(query_positions: Any, key_positions: Any) -> Any:
-    """Key position minus query position, (B or 1, 1, T, S)."""
+    """Key position minus query position, (B or 1, T, S)."""
     queries, keys = (
         x if len(x.shape) == 2 else x[None] for x in map(ops.convert_to_tensor, (query_positions, key_positions))
     )
-    return (keys[:, None, :] - queries[:, :, None])[:, None]
+    return keys[:, None, :] - queries[:, :, None]
+
+
+def _is_base(position: AttentionPosition, method: str) -> bool:
+    return getattr(type(position), method) is getattr(AttentionPosition, method)

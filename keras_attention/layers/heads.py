@@ -16,7 +16,11 @@ from keras_attention.layers.call_checks import check_attention_bias
 from keras_attention.layers.input_checks import check_built, check_given, check_shape
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.projection import Projection
+from keras_attention.layers.score_bias import ScoreBias
 from keras_attention.ops import masks
+from keras_attention.ops.attention import dot_product_attention, fused_attention
+from keras_attention.ops.blockwise import blockwise_attention, is_long
+from keras_attention.ops.visible_pairs import VisiblePairs
 
 
 class ProjectedHeads(Composite):
@@ -173,20 +177,49 @@ class ProjectedHeads(Composite):
                 given.append(mask)
         return masks.combine_masks(*given)
 
-    def _bias(self, given: Any, query: Any, value: Any, keys: Any, positions: Any, segment_ids: Any) -> Any:
+    def _bias(
+        self,
+        given: Any,
+        query: Any,
+        value: Any,
+        keys: Any,
+        positions: Any,
+        query_segment_ids: Any,
+        segment_ids: Any,
+        offset: Any,
+    ) -> ScoreBias:
         if given is not None and not self.axes.is_sequence:
             given = self.axes.attention_mask(given, query, value)
         if given is not None:
             given = ops.convert_to_tensor(given)
             check_attention_bias(given, keys.shape[0], self.num_heads, self.axes.length(query), keys.shape[2])
         if self.position is None:
-            return given
+            return ScoreBias(given)
         if segment_ids is None:
-            key_positions = ops.arange(ops.shape(keys)[2], dtype="int32")  # (S,)
-        else:
-            key_positions = masks.segment_positions(segment_ids)  # (B, S)
-        by_position = self.position.bias(positions, key_positions)
-        if given is None or by_position is None:
-            return by_position if given is None else given
-        dtype = keras.backend.result_type(given.dtype, by_position.dtype)
-        return ops.cast(given, dtype) + ops.cast(by_position, dtype)
+            return ScoreBias(given, self.position, positions, ops.arange(ops.shape(keys)[2], dtype="int32"), offset)
+        # Packed sequences of queries and of keys start at the same places where they are the same.
+        offset = 0 if segment_ids is query_segment_ids else None
+        return ScoreBias(given, self.position, positions, masks.segment_positions(segment_ids), offset)
+
+    def _context(
+        self, queries: Any, memory: Any, visible: VisiblePairs, bias: ScoreBias, needs_weights: bool, training: Any
+    ) -> tuple[Any, Any]:
+        """What the heads make, (B, H, T, E), and the weights (B, H, T, S) or None."""
+        lengths = ops.shape(queries)[2], ops.shape(memory.key)[2]
+        if not (needs_weights or self.flash_attention) and is_long(*lengths) and bias.is_linear:
+            drops = self.dropout > 0 and training
+            context = blockwise_attention(
+                queries,
+                memory.key,
+                memory.value,
+                visible,
+                bias.given,
+                bias.of_distances(),
+                dropout=self.dropout if drops else 0.0,
+                seed=self.weights_dropout.seed_generator.next() if drops else None,
+            )
+            return context, None
+        everything = queries, memory.key, memory.value, visible.mask(*lengths), bias.of_pairs()
+        if self.flash_attention and not needs_weights:
+            return fused_attention(*everything), None
+        return dot_product_attention(*everything, self._weights_dropout(training))

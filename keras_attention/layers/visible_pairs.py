@@ -10,6 +10,7 @@ from keras import ops
 from keras_attention.layers.arguments import first_given
 from keras_attention.layers.axes import AttentionAxes
 from keras_attention.ops import masks
+from keras_attention.ops.visible_pairs import VisiblePairs
 
 
 def visible_pairs(
@@ -28,7 +29,7 @@ def visible_pairs(
     sliding_window: int | None = None,
     num_heads: int | None = None,
     value_mask_name: str = "value_mask",
-) -> Any:
+) -> VisiblePairs:
     """The conjunction of all masks.
 
     Args:
@@ -49,37 +50,36 @@ def visible_pairs(
         value_mask_name: What the caller calls the value's mask, for messages.
 
     Returns:
-        A boolean mask broadcastable to (B, H, T, S), or None where every pair is visible.
+        Which pairs are visible, without a mask of all of them.
 
     Raises:
         TypeError: A float mask.
         ValueError: A mask of the wrong rank or length.
     """
     batch, keys, queries = memory.key.shape[0], memory.key.shape[2], axes.length(query)
-    found = []
+    of_keys, of_queries, of_pairs = [memory.filled()], None, None
     for mask, name in ((value_mask, value_mask_name), (key_mask, "key_mask")):
         if mask is not None:
             mask = masks.key_mask(axes.padding_mask(masks.as_mask(mask, name), name), name)  # (B, 1, 1, S)
             masks.check_mask_fits(mask, name, batch=batch, heads=1, queries=1, keys=keys)
-            found.append(mask)
+            of_keys.append(mask[:, 0, 0])
     if query_mask is not None:
         mask = axes.padding_mask(masks.as_mask(query_mask, "query_mask"), "query_mask")
         mask = masks.query_mask(mask)  # (B, 1, T, 1)
         masks.check_mask_fits(mask, "query_mask", batch=batch, heads=1, queries=queries, keys=1)
-        found.append(mask)
+        of_queries = mask[:, 0, :, 0]
     if attention_mask is not None:
         mask = masks.as_mask(attention_mask, "attention_mask")
-        mask = masks.pair_mask(axes.attention_mask(mask, query, first_given(value, query)))  # (B, H or 1, T, S)
+        of_pairs = masks.pair_mask(axes.attention_mask(mask, query, first_given(value, query)))  # (B, H or 1, T, S)
         sizes = {"batch": batch, "heads": num_heads, "queries": queries, "keys": keys}
-        masks.check_mask_fits(mask, "attention_mask", broadcast=True, **sizes)
-        found.append(mask)
-    if query_segment_ids is not None:
-        found.append(masks.segment_mask(query_segment_ids, value_segment_ids))  # (B, 1, T, S)
-    if memory.filled() is not None:
-        found.append(memory.filled())  # (S,)
-    lengths = ops.shape(query)[1] if axes.is_sequence else queries, ops.shape(memory.key)[2]
-    if use_causal_mask:
-        found.append(masks.causal_mask(*lengths, offset))  # (T, S)
-    if sliding_window is not None:
-        found.append(masks.window_mask(*lengths, sliding_window, offset))  # (T, S)
-    return masks.combine_masks(*found)
+        masks.check_mask_fits(of_pairs, "attention_mask", broadcast=True, **sizes)
+    return VisiblePairs(
+        keys=masks.combine_masks(*of_keys),
+        queries=of_queries,
+        pairs=of_pairs,
+        query_segments=None if query_segment_ids is None else ops.cast(query_segment_ids, "int32"),
+        key_segments=None if query_segment_ids is None else ops.cast(value_segment_ids, "int32"),
+        is_causal=bool(use_causal_mask),
+        window=sliding_window,
+        offset=offset,
+    )

@@ -1,6 +1,7 @@
 """Pure functions of tensors: attention, masks, positions. They run on every Keras backend."""
 
 from keras_attention.ops.attention import dot_product_attention, fused_attention, masked_softmax
+from keras_attention.ops.blockwise import blockwise_attention
 from keras_attention.ops.distances import alibi_slopes, distance_buckets
 from keras_attention.ops.masks import (
     as_mask,
@@ -17,10 +18,13 @@ from keras_attention.ops.masks import (
 )
 from keras_attention.ops.rotation import rotate
 from keras_attention.ops.sinusoids import sinusoids
+from keras_attention.ops.visible_pairs import VisiblePairs
 
 __all__ = [
+    "VisiblePairs",
     "alibi_slopes",
     "as_mask",
+    "blockwise_attention",
     "causal_mask",
     "check_mask_fits",
     "check_segments_fit",

@@ -1,0 +1,268 @@
+"""Both passes of attention in blocks, for each sentence and head.
+
+Scores never stand alone: what is to be added to or taken from them (a bias of the key, the logarithm of the sum, the
+δ of the gradient) goes into a column more of both factors of the product, which costs less than a pass over a tile.
+
+Shapes: N sentences and heads, T query length, S key length, D and E widths of a head, R rows and C columns of a tile.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_attention.ops.dropout_mask import kept
+from keras_attention.ops.tiles import (
+    add_at,
+    add_to_range,
+    along_diagonals,
+    block_of,
+    over_blocks,
+    over_rows,
+    pad_rows,
+    sum_of_diagonals,
+)
+from keras_attention.ops.visible_pairs import VisiblePairs
+
+HIDDEN = -1e30  # stands for -inf, which would make of a query without keys 0/0
+TILE = 2**20  # numbers in a tile: with more it leaves the cache, with fewer the cores wait for the next operation
+GROUPS = 16  # of blocks: with fewer more is computed that causality hides, with more a program is slower to make
+
+
+class Facts(NamedTuple):
+    """What is known before any tensor is.
+
+    Attributes:
+        visible: Which query may see which key.
+        heads: H.
+        shared: How many heads of queries share one of keys and values.
+        has_key_bias: Whether the column of the keys has a gradient.
+        dropout: The share of weights to drop.
+        block_size: R, or None.
+    """
+
+    visible: VisiblePairs
+    heads: int
+    shared: int
+    has_key_bias: bool
+    dropout: float
+    block_size: int | None
+
+
+class Tile(NamedTuple):
+    """Where a tile stands: a block of rows, which are queries or keys, and a range of columns, which are the others."""
+
+    row: Any
+    start: Any
+    size: int
+    low: Any
+    high: Any
+    is_hidden: bool
+    by_keys: bool
+
+    @property
+    def places(self) -> tuple[Any, Any]:
+        """Indices of queries and of keys that broadcast to (R, C)."""
+        rows = ops.arange(self.size, dtype="int32")[:, None] + self.start
+        columns = ops.arange(self.low, self.high, dtype="int32")[None, :]
+        return (columns, rows) if self.by_keys else (rows, columns)
+
+
+class BlockPasses:
+    """The passes over one call's tensors.
+
+    Args:
+        facts: What is known of them.
+        tensors: `query` (N, T, D), scaled, `key` (·, S, D), `value` (·, S, E), `column` (·, S), which is added to the
+            scores with a key, and where there are such, `distances` (H, T + S - 1), `seed` and the tensors of masks.
+    """
+
+    def __init__(self, facts: Facts, tensors: dict[str, Any]):
+        self.facts, self.tensors = facts, tensors
+        self.visible = facts.visible._replace(**{k: x for k, x in tensors.items() if k in VisiblePairs._fields})
+        self.rows, self.query_length, _ = ops.shape(tensors["query"])
+        self.key_length = ops.shape(tensors["key"])[1]
+        self.groups = GROUPS if self.visible.is_by_place else 1
+        self.widths = tensors["key"].shape[2], tensors["value"].shape[2]
+        self.dtype = keras.backend.standardize_dtype(tensors["query"].dtype)
+
+    def forward(self) -> tuple[Any, Any]:
+        """Computes the output.
+
+        Returns:
+            The output (N, T, E), and log Σ exp(score) (N, T), a huge number where a query sees no key.
+        """
+        shapes = (self.query_length, self.widths[1]), (self.query_length,)
+        return over_rows(self.rows, self._forward_row, shapes, self.dtype)
+
+    def backward(self, output: Any, log_sums: Any, upstream: Any) -> dict[str, Any]:
+        """Computes the gradients.
+
+        Args:
+            output: From the forward pass.
+            log_sums: From the forward pass.
+            upstream: The gradient by the output (N, T, E).
+
+        Returns:
+            The gradient by each of the tensors that has one.
+        """
+        delta = ops.sum(upstream * output, axis=-1)  # (N, T)
+        lengths, (key_dim, value_dim) = (self.query_length, self.key_length), self.widths
+        shapes = {"query": (lengths[0], key_dim), "key": (lengths[1], key_dim), "value": (lengths[1], value_dim)}
+        if self.facts.has_key_bias:
+            shapes["column"] = (lengths[1],)
+        if "distances" in self.tensors:
+            shapes["distances"] = (sum(lengths) - 1,)
+
+        def row_gradients(row: Any) -> tuple[Any, ...]:
+            return self._backward_row(row, *(ops.take(x, row, axis=0) for x in (log_sums, upstream, delta)))
+
+        found = over_rows(self.rows, row_gradients, tuple(shapes.values()), self.dtype)
+        found = dict(zip(shapes, found, strict=True))
+        for name in ("key", "value"):
+            found[name] = _sum_of_each(found[name], self.facts.shared, axis=1)
+        if "distances" in found:
+            found["distances"] = _sum_of_each(found["distances"], self.facts.heads, axis=0)
+        return found
+
+    def _forward_row(self, row: Any) -> tuple[Any, Any]:
+        size = self._block_size(self.query_length, self.key_length)
+        query, key, value, column = self._vectors(row)
+        query = pad_rows(_append(query, 1.0), size)  # (·, D + 1)
+        key = ops.transpose(_append(key, column))  # (D + 1, S)
+        value = _append(value, 1.0)  # (S, E + 1): the product with the weights holds their sum
+
+        def block(carry: Any, start: Any, first: Any, last: Any) -> Any:
+            queries = block_of(query, start, size)  # (R, D + 1)
+            ranges = self.visible.keys_of(first, last, self.key_length)
+            tiles = [Tile(row, start, size, *each, by_keys=False) for each in ranges]
+            scores = [self._scores(x, ops.matmul(queries, key[:, x.low : x.high])) for x in tiles]  # (R, C)
+            largest = _largest(scores)  # (R, 1)
+            weights = [ops.exp(x - largest) for x in scores]
+            dropped = [self._drop(tile, x) for tile, x in zip(tiles, weights, strict=True)]
+            sums = _sum([ops.matmul(x, value[tile.low : tile.high]) for tile, x in zip(tiles, dropped, strict=True)])
+            total = sums[:, -1:]
+            if self.facts.dropout:
+                total = _sum([ops.sum(x, axis=1, keepdims=True) for x in weights]) * (1 - self.facts.dropout)
+            sees = largest > HIDDEN / 2
+            output = ops.where(sees, sums[:, :-1] / total, 0.0)  # (R, E)
+            log_sums = largest + ops.log(total / (1 - self.facts.dropout))
+            return carry, (output, ops.where(sees, log_sums, -HIDDEN))
+
+        count = -(-self.query_length // size)
+        _, (output, log_sums) = over_blocks(count, size, self.groups, block, (), (self.widths[1], 1), self.dtype)
+        return output[: self.query_length], log_sums[: self.query_length, 0]
+
+    def _backward_row(self, row: Any, log_sums: Any, upstream: Any, delta: Any) -> tuple[Any, ...]:
+        size = self._block_size(self.key_length, self.query_length)
+        query, key, value, column = self._vectors(row)
+        # The logarithms in two parts: the product may keep few of their digits.
+        rough = ops.cast(ops.cast(log_sums, "bfloat16"), self.dtype)
+        query_columns = ops.transpose(_append(query, -rough, rough - log_sums, 1.0))  # (D + 3, T)
+        missing = -self.key_length % size
+        column = ops.pad(column, ((0, missing),), constant_values=HIDDEN)
+        key, value = pad_rows(key, size), pad_rows(value, size)
+        key_rows = _append(key, 1.0, 1.0, column)  # (·, D + 3)
+        upstream = upstream / (1 - self.facts.dropout)
+        upstream_columns = ops.transpose(_append(upstream, -delta))  # (E + 1, T)
+        value_rows = _append(value, 0.0 if self.facts.dropout else 1.0)  # (·, E + 1)
+        if self.facts.has_key_bias:
+            query = _append(query, 1.0)
+        carry = (ops.zeros_like(query_columns[: self.widths[0]]),)  # (D, T)
+        has_distances = "distances" in self.tensors
+        if has_distances:
+            carry += (ops.zeros_like(self._distances(row, size, by_keys=True)),)
+
+        def block(carry: Any, start: Any, first: Any, last: Any) -> Any:
+            keys, values = block_of(key_rows, start, size), block_of(value_rows, start, size)  # (R, D + 3), (R, E + 1)
+            turned = ops.transpose(block_of(key, start, size))  # (D, R)
+            by_query, by_distance = carry[0], carry[1:]
+            by_key, by_value = [], []
+            for each in self.visible.queries_of(first, last, self.query_length):
+                tile = Tile(row, start, size, *each, by_keys=True)
+                weights = ops.exp(
+                    self._scores(tile, ops.matmul(keys, query_columns[:, tile.low : tile.high]))
+                )  # (R, C)
+                by_weight = ops.matmul(values, upstream_columns[:, tile.low : tile.high])
+                dropped = weights
+                if self.facts.dropout:
+                    keep = self._keep(tile)
+                    dropped = ops.where(keep, weights, 0.0)
+                    by_weight = ops.where(keep, by_weight, 0.0) - delta[tile.low : tile.high]
+                by_score = weights * by_weight  # (R, C)
+                by_value.append(ops.matmul(dropped, upstream[tile.low : tile.high]))
+                by_key.append(ops.matmul(by_score, query[tile.low : tile.high]))
+                by_query = add_to_range(by_query, tile.low, tile.high, ops.matmul(turned, by_score))
+                if has_distances:
+                    by_distance = (add_at(by_distance[0], self._first_distance(tile), sum_of_diagonals(by_score)),)
+            return (by_query, *by_distance), (_sum(by_key), _sum(by_value))
+
+        count = -(-self.key_length // size)
+        widths = query.shape[1], self.widths[1]
+        carry, (by_key, by_value) = over_blocks(count, size, self.groups, block, carry, widths, self.dtype)
+        found = [ops.transpose(carry[0]), by_key[: self.key_length, : self.widths[0]], by_value[: self.key_length]]
+        if self.facts.has_key_bias:
+            found.append(by_key[: self.key_length, -1])
+        if has_distances:
+            found.append(ops.flip(carry[1][size:], axis=0))
+        return tuple(found)
+
+    def _vectors(self, row: Any) -> tuple[Any, ...]:
+        """Query, key, value and column of a row; several may share the latter three."""
+        tensors = [self.tensors[name] for name in ("query", "key", "value", "column")]
+        return tuple(ops.take(x, row // (self.rows // ops.shape(x)[0]), axis=0) for x in tensors)
+
+    def _scores(self, tile: Tile, product: Any) -> Any:
+        """The product with the bias of the distance, and with the hidden pairs hidden."""
+        if "distances" in self.tensors:
+            at, distances = self._first_distance(tile), self._distances(tile.row, tile.size, tile.by_keys)
+            distances = ops.slice(distances, (at,), (tile.size - 1 + tile.high - tile.low,))
+            product = product + along_diagonals(distances, tile.size)
+        if not tile.is_hidden:
+            return product
+        queries, keys = tile.places
+        queries = ops.minimum(queries, self.query_length - 1)  # those that complete a block
+        keys = ops.minimum(keys, self.key_length - 1)
+        mask = self.visible.at(queries, keys, tile.row, self.facts.heads)
+        return product if mask is None else ops.where(mask, product, ops.cast(HIDDEN, product.dtype))
+
+    def _distances(self, row: Any, size: int, by_keys: bool) -> Any:
+        """The bias of each distance from row to column, with as many more as a last block that is not full needs."""
+        distances = ops.take(self.tensors["distances"], row % self.facts.heads, axis=0)
+        return ops.pad(ops.flip(distances, axis=0) if by_keys else distances, ((size, 0),))
+
+    def _first_distance(self, tile: Tile) -> Any:
+        return tile.low - tile.start + (self.key_length if tile.by_keys else self.query_length)
+
+    def _keep(self, tile: Tile) -> Any:
+        return kept(self.tensors["seed"], tile.row, *tile.places, self.facts.dropout)
+
+    def _drop(self, tile: Tile, weights: Any) -> Any:
+        return ops.where(self._keep(tile), weights, 0.0) if self.facts.dropout else weights
+
+    def _block_size(self, length: int, others: int) -> int:
+        """How many rows make a tile, a multiple of 16."""
+        size = self.facts.block_size
+        if size is None:
+            size = min(max(TILE // others // 16 * 16, 64), 512)
+        return min(size, length)
+
+
+def _append(x: Any, *columns: Any) -> Any:
+    """Vectors (L, width) with a number more, or several: a number each (L,), or the same for all."""
+    like = ops.zeros_like(x[:, :1])
+    return ops.concatenate([x, *(like + (c if isinstance(c, float) else c[:, None]) for c in columns)], axis=1)
+
+
+def _largest(scores: list[Any]) -> Any:
+    largest = [ops.max(x, axis=1, keepdims=True) for x in scores]
+    return largest[0] if len(largest) == 1 else ops.maximum(*largest)
+
+
+def _sum(parts: list[Any]) -> Any:
+    return sum(parts[1:], parts[0])
+
+
+def _sum_of_each(x: Any, size: int, axis: int) -> Any:
+    """Sums over the rows (N, …) that share something: axis 1 of (N / size, size, …), or axis 0."""
+    return x if size == 1 and axis == 1 else ops.sum(ops.reshape(x, (-1, size, *ops.shape(x)[1:])), axis=axis)
