@@ -181,7 +181,7 @@ def test_gradients_through_caches_are_kept():
 
 @pytest.mark.parametrize(
     "adapted",
-    [False, pytest.param(True, marks=pytest.mark.skipif(BACKEND == "torch", reason="finds no matrix on torch"))],
+    [False, True],
 )
 def test_frozen_weights_and_adapters(adapted):
     kept, again = twins("encoder", **dict.fromkeys(DROPOUTS, 0.0))

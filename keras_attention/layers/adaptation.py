@@ -184,7 +184,10 @@ def _children(layer: Any) -> Iterator[keras.layers.Layer]:
     if isinstance(layer, keras.Model):
         yield from layer.layers
         return
-    for name, value in vars(layer).items():
+    attributes = dict(vars(layer))
+    if hasattr(layer, "named_children"):  # torch keeps the layers among the attributes in a place of its own
+        attributes.update(layer.named_children())
+    for name, value in attributes.items():
         if not name.startswith("_"):
             values = value if isinstance(value, list | tuple) else (value,)
             yield from (each for each in values if isinstance(each, keras.layers.Layer))
