@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.peers.opennmt import check as check_opennmt
 from benchmarks.peers.side import Task
 from benchmarks.tools.agreement import assert_same_function, assert_same_work
 from benchmarks.tools.rates import Rates
@@ -152,6 +153,7 @@ def processes(
             if options.opennmt_python is None:
                 console.print("opennmt-tf is left out: name its Python with --opennmt-python")
                 continue
+            check_opennmt(task)  # before any side has run
             own = replace(own, options={"python": options.opennmt_python})
         file = folder / f"{'tokens' if side.by_tokens else 'sentences'}.npz"
         if not file.exists():

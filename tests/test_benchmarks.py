@@ -216,6 +216,18 @@ def test_opennmt_log_is_read_after_the_warm_up(monkeypatch):
     assert found.first_step_seconds == 7.0
 
 
+@pytest.mark.parametrize(
+    ("workload", "warmup", "message"),
+    [("small", "8", r"`warmup` is a multiple of 5. Received: warmup=8"), ("small-bfloat16", "10", "has no bfloat16")],
+)
+def test_what_opennmt_cannot_do_is_said_before_any_side_runs(tmp_path, workload, warmup, message):
+    arguments = [workload, "--sides", "keras_attention", "opennmt-tf", "--opennmt-python", "python", "--warmup", warmup]
+    options = training.parser().parse_args(arguments)
+    task = replace(TINY, warmup=options.warmup, steps=options.steps, **training.WORKLOADS[workload].changes)
+    with pytest.raises(ValueError, match=message):
+        training.processes(task, training.WORKLOADS[workload], PAIRS, tmp_path, options, Console())
+
+
 def test_opennmt_has_the_same_vocabulary_and_sentences(tmp_path):
     opennmt.write_files(replace(TINY, tokens_per_batch=4096), PAIRS, tmp_path)
     assert (tmp_path / "source.txt").read_text().splitlines() == ["5", "6 7", "8 9 10", "11"]

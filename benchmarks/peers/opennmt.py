@@ -59,11 +59,18 @@ PROGRESS = re.compile(r"Step = (\d+) ; steps/s = ([\d.]+), tokens/s = (\d+)")
 PARAMETERS = re.compile(r"Number of model parameters: (\d+)")
 
 
-def run(task: Task) -> Measured:
-    """Trains on the clock of its log."""
+def check(task: Task) -> None:
+    """Refuses what OpenNMT-tf cannot do or does not say."""
     for name in ("warmup", "steps"):
         if getattr(task, name) % REPORT_EVERY:
             raise ValueError(f"`{name}` is a multiple of {REPORT_EVERY}. Received: {name}={getattr(task, name)}")
+    if task.dtype == "mixed_bfloat16":
+        raise ValueError("OpenNMT-tf has no bfloat16. Received: dtype='mixed_bfloat16'")
+
+
+def run(task: Task) -> Measured:
+    """Trains on the clock of its log."""
+    check(task)
     sentences = Sentences.load(task.sentences)
     with tempfile.TemporaryDirectory() as folder:
         write_files(task, sentences, Path(folder))
@@ -71,8 +78,6 @@ def run(task: Task) -> Measured:
             task.options["python"], "-m", "opennmt.bin.main", "--model", f"{folder}/model.py",
             "--config", f"{folder}/config.yml", "--seed", "1",
         ]  # fmt: skip
-        if task.dtype == "mixed_bfloat16":
-            raise ValueError("OpenNMT-tf has no bfloat16. Received: dtype='mixed_bfloat16'")
         environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
         process = subprocess.Popen(
             [*command, "train"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -14,6 +14,7 @@ from benchmarks.harness import RESULTS, machine
 from benchmarks.peers.side import Task
 
 DTYPES = ("float32", "bfloat16")
+WIDTH = 110  # of the table
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Rates:
                 f"{found['peak_bytes'] / 1e9:.2f}",
                 "" if found["loss"] is None else f"{found['loss']:.2f}",
             )
+        console.width = max(console.width, WIDTH)  # where there is no terminal rich takes 80 and cuts the numbers
         console.print(table)
 
     def save(self, folder: Path = RESULTS) -> Path:
