@@ -97,6 +97,13 @@ def test_the_average_is_the_mean_and_final_is_the_better_one(run):
     )
 
 
+def assert_one_step_further(before, after):
+    """Adam moves no weight by more than some learning rates where its state is that of before: nothing began anew."""
+    rate = float(before.optimizer.learning_rate)
+    moved = max(np.abs(a - b).max() for a, b in zip(before.get_weights(), after.get_weights(), strict=True))
+    assert 0 < moved < 10 * rate
+
+
 def test_a_run_goes_on_with_weights_optimizer_and_schedule(tmp_path, config):
     train(tmp_path / "run", config, max_steps=4)
     run = RunFolder(tmp_path / "run")
@@ -104,10 +111,7 @@ def test_a_run_goes_on_with_weights_optimizer_and_schedule(tmp_path, config):
     train(tmp_path / "run", max_steps=5)
     after = keras.models.load_model(run.model_file("last"))
     assert int(after.optimizer.iterations) == 5
-    # One warm-up step moves no weight by more than a few learning rates: nothing began anew.
-    rate = float(before.optimizer.learning_rate)
-    moved = max(np.abs(a - b).max() for a, b in zip(before.get_weights(), after.get_weights(), strict=True))
-    assert 0 < moved < 10 * rate
+    assert_one_step_further(before, after)
     assert len(history_of(run)) == 3
 
 
@@ -157,10 +161,7 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     train(tmp_path / "run", max_steps=5)
     after = keras.models.load_model(run.model_file("last"))
     assert int(after.optimizer.iterations) == 5
-    # The state of the optimizer found its weights again: Adam moves none by more than some learning rates.
-    rate = float(before.optimizer.learning_rate)
-    moved = max(np.abs(a - b).max() for a, b in zip(before.get_weights(), after.get_weights(), strict=True))
-    assert 0 < moved < 10 * rate
+    assert_one_step_further(before, after)
     assert RunFolder(tmp_path / "run").translator(beam_size=1).translate(["eins"])
 
 
