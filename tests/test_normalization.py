@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, gradients, numpy, weighted_sum
+from backends import BACKEND, gradients, numpy, tensors, weighted_sum
 from keras import ops
 
 from keras_attention.layers.normalization import make_normalization
@@ -31,10 +31,10 @@ def written(x, gamma, beta):
 
 
 def test_values_and_gradients_are_those_of_the_formula(case):
-    arguments = [case[name] for name in ("x", "gamma", "beta")]
+    arguments = tensors([case[name] for name in ("x", "gamma", "beta")])
     np.testing.assert_allclose(numpy(written(*arguments)), numpy(derived(*arguments)), atol=1e-5)
     given, expected = (
-        gradients(lambda *tensors, f=f: weighted_sum(f(*tensors), case["upstream"]), arguments)[0]
+        gradients(lambda *inputs, f=f: weighted_sum(f(*inputs), case["upstream"]), arguments)[0]
         for f in (written, derived)
     )
     for ours, theirs in zip(given, expected, strict=True):
