@@ -12,7 +12,12 @@ from keras_attention.models import TransformerConfig
 # What each preset was found to want on a validation set, in half an hour or less on two CPU cores.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"tokens_per_batch": 512, "warmup_steps": 300, "learning_rate_scale": 0.42},
-    "small": {"tokens_per_batch": 1024, "warmup_steps": 1000, "learning_rate_scale": 1.0, "evaluate_every": 500},
+    "small": {
+        "optimizer": "muon",
+        "tokens_per_batch": 2048,
+        "warmup_steps": 100,
+        "learning_rate_scale": 1.0,
+    },
     "base": {"tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
     "big": {"tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
 }
@@ -36,6 +41,7 @@ class RunConfig:
         max_length: Pairs with more tokens on a side are left out.
         packed_rows: Rows of `max_length` tokens, with several pairs in each, that make a batch of training, whose shape
             never changes then; None for a pair a row and `tokens_per_batch`.
+        optimizer: "adam", as in the paper, or "muon", which learns more from each token.
         gradient_accumulation: Batches that make one step of the optimizer.
         warmup_steps: Of the schedule.
         learning_rate_scale: Of the schedule.
@@ -65,6 +71,7 @@ class RunConfig:
     tokens_per_batch: int = 4096
     max_length: int = 256
     packed_rows: int | None = None
+    optimizer: str = "adam"
     gradient_accumulation: int = 1
     warmup_steps: int = 4000
     learning_rate_scale: float = 1.0

@@ -26,10 +26,12 @@ from keras_attention.training import (
     Throughput,
     average_checkpoints,
     keep_freed_memory,
+    muon_optimizer,
     paper_optimizer,
     write_whole,
 )
 
+OPTIMIZERS = {"adam": paper_optimizer, "muon": muon_optimizer}
 # `fit` wants a number of epochs; with a limit in minutes alone, more than it can reach.
 UNLIMITED = 9999
 
@@ -150,6 +152,8 @@ class _Texts:
 def _agree(run: RunFolder, config: RunConfig) -> RunConfig:
     """The given config, checked, and against that of a run which is there already."""
     config.transformer()
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"`optimizer` is one of {', '.join(OPTIMIZERS)}. Received: optimizer={config.optimizer!r}")
     if run.exists:
         old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
         differing = [f"{name}: {old[name]!r} there, {new[name]!r} given" for name in old if old[name] != new[name]]
@@ -163,7 +167,7 @@ def _agree(run: RunFolder, config: RunConfig) -> RunConfig:
 
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.transformer(), dtype=config.dtype)
-    optimizer = paper_optimizer(
+    optimizer = OPTIMIZERS[config.optimizer](
         model.config,
         config.warmup_steps,
         config.learning_rate_scale,

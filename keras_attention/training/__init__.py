@@ -6,6 +6,7 @@ from keras_attention.training.chunked_loss import ChunkedCrossEntropy, chunked_c
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
+from keras_attention.training.muon import Muon, muon_optimizer
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "InverseSqrtSchedule",
     "MaskedAccuracy",
     "MaskedCrossEntropy",
+    "Muon",
     "Perplexity",
     "Score",
     "StopAfter",
@@ -21,6 +23,7 @@ __all__ = [
     "average_checkpoints",
     "chunked_cross_entropy",
     "keep_freed_memory",
+    "muon_optimizer",
     "paper_optimizer",
     "token_cross_entropy",
     "weight_files",

@@ -1,0 +1,211 @@
+"""An optimizer that turns the momentum of each weight matrix into one whose singular values are all about 1."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers.arguments import positive_integer, positive_number, probability
+from keras_attention.training.schedules import InverseSqrtSchedule
+
+# Of the polynomial a x + b x³ + c x⁵, which takes singular values between 0 and 1 near to 1 (Jordan et al. 2024).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+# The root mean square of an update by Adam, to which those of matrices are scaled (Liu et al. 2025, section 2.2).
+UPDATE_SIZE = 0.2
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class Muon(keras.optimizers.Optimizer):
+    """W ← W − lr · 0.2 √max(m, n) · U Vᵀ, where U Σ Vᵀ is the momentum of the gradient of an m × n matrix.
+
+    Every variable named "kernel" with two or more axes is such a matrix; all others (embeddings, biases, scales of
+    norms) are trained by Adam, with the same rate. A step costs more than one of Adam, by as much as a few products of
+    the matrices with themselves, so it wants batches of some thousand tokens.
+
+    Keras has an optimizer of this name, which takes kernels of two axes alone: those of attention have three.
+
+    Args:
+        learning_rate: A number or a schedule.
+        momentum: Of matrices, with Nesterov's step ahead.
+        beta_1: Of Adam.
+        beta_2: Of Adam.
+        epsilon: Of Adam.
+        steps: Iterations that make the singular values alike.
+        **kwargs: As of `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: A momentum outside [0, 1), or a number of steps below 1.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+        >>> model.compile(Muon(learning_rate=0.01), loss="mse")
+        >>> history = model.fit(np.ones((4, 8)), np.ones((4, 3)), epochs=2, verbose=0)
+        >>> history.history["loss"][1] < history.history["loss"][0]
+        True
+
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
+    Scalable for LLM Training", arXiv 2502.16982.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.002,
+        momentum: float = 0.95,
+        beta_1: float = 0.9,
+        beta_2: float = 0.98,
+        epsilon: float = 1e-9,
+        steps: int = 5,
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate=learning_rate, **{"name": "muon", **kwargs})
+        self.momentum = probability(momentum, "momentum")
+        self.beta_1 = probability(beta_1, "beta_1")
+        self.beta_2 = probability(beta_2, "beta_2")
+        self.epsilon = positive_number(epsilon, "epsilon")
+        self.steps = positive_integer(steps, "steps")
+
+    def build(self, variables: list[Any]) -> None:
+        """Makes the moments: two for Adam, one for a matrix.
+
+        Args:
+            variables: What is trained.
+        """
+        if self.built:
+            return
+        super().build(variables)
+        make = self.add_variable_from_reference
+        self.first_moments = [make(variable, name="momentum") for variable in variables]
+        self.second_moments = [None if is_matrix(each) else make(each, name="velocity") for each in variables]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Changes one variable.
+
+        Args:
+            gradient: Of the loss.
+            variable: What is changed, as the backend's own.
+            learning_rate: Of this step.
+        """
+        # What Keras gives its subclasses to find the state of the backend's variable, on every device that holds it.
+        index = self._get_variable_index(variable)
+        first, second = self.first_moments[index], self.second_moments[index]
+        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        if second is None:
+            update = self._matrix_update(gradient, first, tuple(variable.shape))
+        else:
+            update = self._adam_update(gradient, first, second)
+        self.assign_sub(variable, ops.multiply(rate, update))
+
+    def _matrix_update(self, gradient: Any, moment: Any, shape: tuple[int, ...]) -> Any:
+        self.assign(moment, ops.add(ops.multiply(moment, self.momentum), gradient))
+        ahead = ops.add(gradient, ops.multiply(moment, self.momentum))
+        rows, columns = as_matrix(shape)
+        same = orthogonalized(ops.reshape(ahead, (rows, columns)), self.steps)
+        return ops.reshape(same, shape) * (UPDATE_SIZE * max(rows, columns) ** 0.5)
+
+    def _adam_update(self, gradient: Any, first: Any, second: Any) -> Any:
+        step = ops.cast(self.iterations + 1, first.dtype)
+        self.assign(first, ops.add(first, (1 - self.beta_1) * ops.subtract(gradient, first)))
+        self.assign(second, ops.add(second, (1 - self.beta_2) * ops.subtract(ops.square(gradient), second)))
+        mean = ops.divide(first, 1 - ops.power(self.beta_1, step))
+        spread = ops.sqrt(ops.divide(second, 1 - ops.power(self.beta_2, step)))
+        return ops.divide(mean, spread + self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the same optimizer again.
+
+        Returns:
+            Keyword arguments of the constructor.
+        """
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def orthogonalized(matrix: Any, steps: int) -> Any:
+    """U Vᵀ of U Σ Vᵀ, roughly: by Newton-Schulz iterations, which are matrix products alone.
+
+    Args:
+        matrix: (m, n).
+        steps: Iterations.
+
+    Returns:
+        (m, n), with singular values between about 0.7 and 1.2 where those of the matrix are not tiny.
+
+    Example:
+        >>> same = orthogonalized(keras.ops.array([[3.0, 0.0], [0.0, 1.0]]), steps=5)
+        >>> bool(keras.ops.all(keras.ops.abs(same - keras.ops.eye(2)) < 0.35))
+        True
+
+    Source: Jordan et al. 2024.
+    """
+    a, b, c = QUINTIC
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = ops.transpose(matrix) if tall else matrix
+    x = x / (ops.sqrt(ops.sum(ops.square(x))) + 1e-7)  # no singular value above 1
+    for _ in range(steps):
+        square = ops.matmul(x, ops.transpose(x))
+        x = a * x + ops.matmul(b * square + c * ops.matmul(square, square), x)
+    return ops.transpose(x) if tall else x
+
+
+def is_matrix(variable: Any) -> bool:
+    """Whether a variable is a map between vectors.
+
+    Args:
+        variable: A Keras variable.
+
+    Returns:
+        True for kernels of two or more axes.
+    """
+    return variable.name == "kernel" and len(variable.shape) > 1
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The rows and columns of a kernel: (M, H, D) maps M to H·D, (H, D, M) maps H·D to M.
+
+    Args:
+        shape: Of the kernel.
+
+    Returns:
+        Of all ways to part the axes, the one most nearly square.
+
+    Example:
+        >>> as_matrix((256, 4, 64)), as_matrix((4, 64, 256)), as_matrix((256, 1024))
+        ((256, 256), (256, 256), (256, 1024))
+    """
+    ways = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for axis in range(1, len(shape))]
+    return min(ways, key=lambda way: max(way) / min(way))
+
+
+def muon_optimizer(
+    config: Any,
+    warmup_steps: int = 4000,
+    scale: float = 1.0,
+    total_steps: int | None = None,
+    gradient_accumulation_steps: int = 1,
+) -> Muon:
+    """`Muon` with the paper's schedule.
+
+    Args:
+        config: Anything with a `hidden_dim`, such as `model.config`.
+        warmup_steps: As of `InverseSqrtSchedule`.
+        scale: As of `InverseSqrtSchedule`.
+        total_steps: As of `InverseSqrtSchedule`.
+        gradient_accumulation_steps: As of `paper_optimizer`.
+
+    Returns:
+        An optimizer for `compile`.
+
+    Raises:
+        ValueError: A size or a scale that is not above zero.
+
+    Example:
+        >>> from keras_attention import TransformerConfig
+        >>> muon_optimizer(TransformerConfig(vocabulary_size=100)).momentum
+        0.95
+    """
+    batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
+    return Muon(
+        InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
+        gradient_accumulation_steps=batches if batches > 1 else None,
+    )

@@ -1,0 +1,122 @@
+"""The optimizer that makes the singular values of an update alike."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attention import EncoderLayer, TransformerConfig
+from keras_attention.training import Muon, muon_optimizer
+from keras_attention.training.muon import as_matrix, is_matrix, orthogonalized
+
+
+def random(*shape, seed=5):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize("shape", [(7, 19), (19, 7), (13, 13)])
+def test_singular_values_become_alike_and_vectors_stay(shape):
+    matrix = random(*shape)
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    same = keras.ops.convert_to_numpy(orthogonalized(keras.ops.array(matrix), steps=5))
+    values = np.linalg.svd(same, compute_uv=False)
+    assert values.min() > 0.5 and values.max() < 1.3
+    # In the basis of the singular vectors it is diagonal: these are the matrix's own.
+    diagonal = left.T @ same @ right.T
+    np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"),
+    [((256, 4, 64), (256, 256)), ((4, 64, 256), (256, 256)), ((256, 2, 64), (256, 128)), ((5, 7), (5, 7))],
+)
+def test_kernels_of_attention_are_parted_into_inputs_and_outputs(shape, matrix):
+    assert as_matrix(shape) == matrix
+
+
+def oracle_step(weights, gradients, moments, second, step, rate):
+    """One step in NumPy, for a kernel and a bias."""
+    moments[0] = 0.95 * moments[0] + gradients[0]
+    x = gradients[0] + 0.95 * moments[0]
+    rows = x.reshape(as_matrix(x.shape))
+    transposed = rows.shape[0] > rows.shape[1]
+    rows = rows.T if transposed else rows
+    rows = rows / np.linalg.norm(rows)
+    for _ in range(5):
+        square = rows @ rows.T
+        rows = 3.4445 * rows + (-4.7750 * square + 2.0315 * square @ square) @ rows
+    rows = rows.T if transposed else rows
+    kernel = weights[0] - rate * 0.2 * np.sqrt(max(rows.shape)) * rows.reshape(x.shape)
+    moments[1] = 0.9 * moments[1] + 0.1 * gradients[1]
+    second[1] = 0.98 * second[1] + 0.02 * gradients[1] ** 2
+    mean, spread = moments[1] / (1 - 0.9**step), np.sqrt(second[1] / (1 - 0.98**step))
+    return [kernel, weights[1] - rate * mean / (spread + 1e-9)]
+
+
+def test_steps_are_those_of_the_formula():
+    kernel = keras.Variable(random(6, 2, 5, seed=1), name="kernel")
+    bias = keras.Variable(random(2, 5, seed=2), name="bias")
+    expected = [random(6, 2, 5, seed=1), random(2, 5, seed=2)]
+    moments, second = [0.0, 0.0], [0.0, 0.0]
+    optimizer = Muon(learning_rate=0.03)
+    for step in (1, 2, 3):
+        gradients = [random(6, 2, 5, seed=10 * step), random(2, 5, seed=20 * step)]
+        optimizer.apply([keras.ops.array(gradient) for gradient in gradients], [kernel, bias])
+        expected = oracle_step(expected, gradients, moments, second, step, 0.03)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(kernel), expected[0], atol=1e-4)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(bias), expected[1], atol=1e-5)
+
+
+def test_which_variables_are_matrices():
+    layer = EncoderLayer(intermediate_dim=11, num_heads=2)
+    layer(keras.ops.ones((1, 3, 6)))
+    assert sum(map(is_matrix, layer.weights)) == 6  # four of attention, two of the feed-forward network
+    assert not is_matrix(keras.Variable(random(5, 3), name="embeddings"))
+
+
+def fitted(model, optimizer, epochs):
+    model.compile(optimizer, loss="mse")
+    x = random(24, 6)
+    return model.fit(x, x[:, ::-1] * 0.5, epochs=epochs, batch_size=8, shuffle=False, verbose=0).history["loss"]
+
+
+def small_model():
+    keras.utils.set_random_seed(3)
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(13, "relu"), keras.layers.Dense(6)])
+
+
+def test_fit_learns_and_a_saved_model_goes_on_where_it_was(tmp_path):
+    whole = small_model()
+    losses = fitted(whole, Muon(learning_rate=0.02), epochs=6)
+    assert losses[-1] < 0.5 * losses[0]
+
+    first = small_model()
+    fitted(first, Muon(learning_rate=0.02), epochs=3)
+    first.save(tmp_path / "model.keras")
+    second = keras.models.load_model(tmp_path / "model.keras")
+    x = random(24, 6)
+    history = second.fit(x, x[:, ::-1] * 0.5, epochs=3, batch_size=8, shuffle=False, verbose=0).history["loss"]
+    np.testing.assert_allclose(history, losses[3:], rtol=1e-4)
+
+
+def test_the_config_comes_back():
+    optimizer = Muon(learning_rate=0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=3)
+    again = Muon.from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+    assert (again.momentum, again.beta_1, again.beta_2, again.steps) == (0.8, 0.7, 0.6, 3)
+
+
+def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
+    optimizer = muon_optimizer(TransformerConfig(100, hidden_dim=16, num_heads=2), 10, 2.0, 50, 3)
+    assert optimizer.gradient_accumulation_steps == 3
+    # Keras counts batches: the 30th is the last of the tenth step.
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(schedule(29)), 2.0 * 16**-0.5 * 10**-0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"momentum": 1.0}, "`momentum`.*1.0"), ({"steps": 0}, "`steps`.*0"), ({"epsilon": 0.0}, "`epsilon`.*0")],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Muon(**arguments)
