@@ -12,11 +12,14 @@ README = HERE / "README.md"
 FEATURES = {
     "text": ["tensorflow-text>=2.21.1,<2.22", "sentencepiece", "sacrebleu", "babel"],
     "tensorboard": ["tensorboard~=2.21"],
-    "serving": ["tensorflow-serving-api"],
+    "serving": ["tensorflow-serving-api", "grpcio", "starlette", "uvicorn", "prometheus-client"],
     "cli": ["click", "rich", "pyyaml", "matplotlib"],
+    # tf2onnx 1.17 runs beside NumPy 2.
+    "convert": ["ctranslate2>=4.8,<5", "onnx", "onnxruntime", "tf2onnx>=1.17", "ai-edge-litert>=2"],
 }
 TOOLS = {
     # setuptools: a test reads the metadata out of setup.py. keras-hub: a peer that tests compare with.
+    # selenium: drives the browser in which the translation page is tested.
     "test": [
         "pytest>=8",
         "pytest-xdist",
@@ -26,6 +29,7 @@ TOOLS = {
         "import-linter",
         "pydoclint",
         "setuptools",
+        "selenium",
     ],
     # What Keras can run on in place of TensorFlow. The pin keeps torch at one that is built without CUDA where the
     # package index has such a build.
@@ -56,7 +60,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["keras_attention", "keras_attention.*"]),
-    package_data={"keras_attention": ["py.typed"]},
+    package_data={"keras_attention": ["py.typed", "serving/server/page.html"]},
     install_requires=["keras>=3.15,<4", "tensorflow>=2.21,<2.22", "numpy"],
     extras_require={
         **FEATURES,

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("keras", "tensorflow", "numpy", "keras-hub", "torch", "jax")
+PACKAGES = ("keras", "tensorflow", "numpy", "keras-hub", "ctranslate2", "torch", "jax")
 
 
 @dataclass(frozen=True)

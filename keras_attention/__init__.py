@@ -26,7 +26,7 @@ from keras_attention.layers import (
     RotaryPosition,
     TokenEmbedding,
 )
-from keras_attention.models import Transformer, TransformerConfig
+from keras_attention.models import CausalTransformer, Transformer, TransformerConfig
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ _ROOMS = ("decoding", "pipeline", "serving", "testing", "text", "training")
 __all__ = [
     "AdditiveAttention",
     "AlibiBias",
+    "CausalTransformer",
     "Decoder",
     "DecoderLayer",
     "Encoder",

@@ -156,11 +156,8 @@ def translate(run: str, file: Any, output: str | None, **options: Any) -> None:
     from keras_attention.pipeline import RunFolder
     from keras_attention.training import write_whole
 
-    lines = file.read().split(b"\n")
-    if not lines[-1]:
-        lines.pop()
     translator = RunFolder(run).translator(**options)
-    translations = translator.translate([line.removesuffix(b"\r") for line in lines], progress=output is not None)
+    translations = translator.translate(_lines(file.read()), progress=output is not None)
     text = "".join(f"{translation}\n" for translation in translations)
     if output is None:
         click.echo(text.encode(), nl=False)
@@ -176,29 +173,61 @@ def translate(run: str, file: Any, output: str | None, **options: Any) -> None:
 def evaluate(run: str, source: str, target: str, **options: Any) -> None:
     """Translates SOURCE and compares with TARGET: BLEU and chrF with sacreBLEU's signatures.
 
+    The run keeps the scores for the model card of its export.
+
     Example: keras-attention evaluate runs/en-de test.en test.de
     """
-    from keras_attention.pipeline import RunFolder, score
+    from keras_attention.pipeline import RunFolder, record_scores, score
     from keras_attention.text import ParallelCorpus
 
     sources, references = map(list, zip(*ParallelCorpus(source, target).pairs, strict=True))
     translator = RunFolder(run).translator(**options)
-    click.echo(score(translator.translate(sources, progress=True), references))
+    scores = score(translator.translate(sources, progress=True), references)
+    record_scores(run, scores, source=source, target=target, **options)
+    click.echo(scores)
 
 
 @main.command()
 @click.argument("run", type=RUN)
 @click.argument("folder", type=click.Path(file_okay=False))
 @_decoding_options
+@click.option("--weights", type=click.Choice(["bfloat16", "int8"]), help="Lighter weights; the cost in BLEU is shown.")
 def export(run: str, folder: str, **options: Any) -> None:
     """Writes FOLDER/<version>/, a SavedModel from text to text that TF Serving serves.
+
+    Beside it stand the server's settings and a README with the commands that serve it and ask it.
 
     Example: keras-attention export runs/en-de saved_models/en-de
     """
     from keras_attention import serving
+    from keras_attention.pipeline import RunFolder, compare_weights, run_card
+
+    translator = RunFolder(run).translator(**options)
+    if options["weights"] is not None:
+        click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
+    click.echo(serving.export(translator, folder, card=run_card(run, options["checkpoint"])))
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--to", "runtime", type=click.Choice(["ctranslate2", "litert", "onnx"]), required=True, help="For what.")
+@click.option("--quantization", type=click.Choice(["int8"]), help="Of the weights; for ctranslate2.")
+@click.option("--checkpoint", type=click.Choice(["final", "average", "best", "last"]), help="Which weights.")
+def convert(run: str, folder: str, runtime: str, quantization: str | None, checkpoint: str | None) -> None:
+    """Writes FOLDER, the model of RUN for another runtime, once it has been seen to compute the same.
+
+    Example: keras-attention convert runs/en-de --to ctranslate2 --quantization int8 ctranslate2/en-de
+    """
+    from keras_attention import conversion
     from keras_attention.pipeline import RunFolder
 
-    click.echo(serving.export(RunFolder(run).translator(**options), folder))
+    if quantization is not None and runtime != "ctranslate2":
+        raise click.UsageError(f"--quantization is for --to ctranslate2. Received: --to {runtime}")
+    translator = RunFolder(run).translator(checkpoint)
+    options = {} if quantization is None else {"quantization": quantization}
+    write = getattr(conversion, f"to_{runtime}")
+    click.echo(write(translator.model, translator.tokenizer, folder, **options))
 
 
 @main.command()
@@ -214,6 +243,73 @@ def demo(locale: str, minutes: float, folder: str | None, dtype: str) -> None:
     from keras_attention.demo import run_demo
 
     run_demo(locale, minutes, folder or f"runs/demo-{locale}", dtype)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--host", default="127.0.0.1", help="Where it listens; 0.0.0.0 lets other machines in.")
+@click.option("--rest-port", default=8501, help="Port of REST; 0 is any free one.")
+@click.option("--grpc-port", default=8500, help="Port of gRPC; 0 is any free one.")
+@click.option("--page", is_flag=True, help="Also serve a page at / to type and see translations.")
+def serve(folder: str, **options: Any) -> None:
+    """Serves the newest version in FOLDER as TF Serving does, for development.
+
+    REST and gRPC are those of TF Serving, so a client does not see a difference. For production, use TF Serving.
+
+    Example: keras-attention serve saved_models/en-de --page
+    """
+    try:
+        from keras_attention.serving import server
+
+        server.serve(folder, ready=lambda running: _say_where(running, options["page"]), **options)
+    except ImportError as error:
+        message = f"serve needs more than the library: pip install 'keras-attention[serving,text]' ({error})"
+        raise click.ClickException(message) from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _say_where(server: Any, page: bool) -> None:
+    click.echo(f"{server.model_name}, version {server.version}. For development; TF Serving is for production.")
+    click.echo(f"REST  {server.url}/v1/models/{server.model_name}")
+    click.echo(f"gRPC  grpc://{server.address}/{server.model_name}")
+    if page:
+        click.echo(f"Page  {server.url}/")
+
+
+@main.command()
+@click.argument("url")
+@click.argument("texts", nargs=-1)
+def ask(url: str, texts: tuple[str, ...]) -> None:
+    """Asks a served model to translate TEXTS, or standard input line by line.
+
+    URL is http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME.
+
+    Example: keras-attention ask http://localhost:8501/v1/models/en-de "How are you?"
+    """
+    import warnings
+
+    from keras_attention.serving.client import ServingError, connect
+
+    lines = list(texts) or _lines(sys.stdin.buffer.read())
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            with connect(url) as client:
+                translations = client.translate(lines)
+        except (ServingError, ImportError) as error:
+            raise click.ClickException(str(error)) from error
+    for note in notes:
+        click.echo(f"Note: {note.message}", err=True)
+    click.echo("".join(f"{translation}\n" for translation in translations).encode(), nl=False)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    """The lines of a text, whatever ends them."""
+    lines = content.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix(b"\r") for line in lines]
 
 
 def _config(options: dict[str, Any]) -> Any:

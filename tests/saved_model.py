@@ -1,22 +1,35 @@
-"""Runs an exported text-to-text model in the three ways that callers do, to compare what they give.
+"""Runs an exported text-to-text model in the ways that callers do, to compare what they give.
 
 `run_in_tensorflow` starts a process in which only TensorFlow and the library of SentencePiece's ops are
 loaded, and there loads the model as Python does and as a session, such as TensorFlow Serving's, does.
-`run_in_c` compiles and runs `serve.c`, a process without Python.
+`build_serve_c` builds the program of `examples/serving_c`, which has no Python in its process.
 """
 
-import base64
+import atexit
+import functools
 import importlib.util
-import json
 import os
+import pickle
 import shutil
-import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+SERVING_C = Path(__file__).parent.parent / "examples" / "serving_c"
 QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@functools.cache
+def tiny_export():
+    """The first version of an export of the tiny translator; it takes seconds, so there is one in a process."""
+    from tiny_translator import tiny_translator
+
+    from keras_attention.serving import export
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return export(tiny_translator(), folder / "tiny", card={"data": {"source": "train.en"}})
 
 
 def ops_library():
@@ -43,109 +56,69 @@ def ops_used(path):
     return {op.name for op in meta_graph(path).meta_info_def.stripped_op_list.op}
 
 
-def run_in_tensorflow(path, texts, signatures):
-    """Returns {"python" or "session": {signature: {output: nested list}}}, from a fresh process."""
-    texts = [base64.b64encode(text).decode() for text in as_bytes(texts)]
-    work = {"path": str(path), "texts": texts, "signatures": signatures}
+def run_in_tensorflow(path, in_python, in_session):
+    """Returns the answers to two lists of requests, one for each way, from a fresh process.
+
+    A request is a signature's name and its inputs by name; an answer is the outputs by name, as arrays, or the text
+    of the error.
+    """
     done = subprocess.run(
-        [sys.executable, __file__, str(ops_library())],
-        input=json.dumps(work),
+        [sys.executable, __file__, str(ops_library()), str(path)],
+        input=pickle.dumps((in_python, in_session)),
         capture_output=True,
-        text=True,
         env=QUIET,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(done.stderr)
-    return _map_texts(json.loads(done.stdout), base64.b64decode)
+        raise RuntimeError(done.stderr.decode())
+    return pickle.loads(done.stdout)
 
 
-def compile_serve_c(folder):
-    """Compiles `serve.c` against the TensorFlow that Python uses and returns the program."""
-    tensorflow = Path(importlib.util.find_spec("tensorflow").origin).parent
+def build_serve_c(folder):
+    """Builds `examples/serving_c` with its one command and returns the program."""
     program = Path(folder) / "serve"
-    libraries = ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
-    command = ["gcc", "-Wall", "-Wextra", "-Werror", "-O1", str(HERE / "serve.c"), "-o", str(program)]
-    command += [f"-I{tensorflow}/include", f"-L{tensorflow}", *libraries]
-    command += [f"-Wl,-rpath,{tensorflow}"]
-    if shutil.which("ld.gold"):  # reads a library of a gigabyte in a fifth of the time
-        command.append("-fuse-ld=gold")
-    subprocess.run(command, check=True)
+    subprocess.run(["make", "-C", str(SERVING_C), f"PYTHON={sys.executable}", f"PROGRAM={program}"], check=True)
     return program
 
 
-def has_compiler():
-    return shutil.which("gcc") is not None
+def can_build():
+    return all(map(shutil.which, ("cc", "make")))
 
 
-def run_in_c(program, path, texts, signature):
-    """Returns {output: flat list} of one signature, from a process without Python."""
-    texts = as_bytes(texts)
-    definition = meta_graph(path).signature_def[signature]
-    names = sorted(definition.outputs)
-    command = [str(program), str(path), str(ops_library()), definition.inputs["source"].name]
-    command += [definition.outputs[name].name for name in names]
-    packed = struct.pack("<I", len(texts))
-    packed += b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    done = subprocess.run(command, input=packed, capture_output=True, env=QUIET, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.decode())
-    return _unpack(done.stdout, names)
-
-
-def _unpack(packed, names):
-    """Reads what `serve.c` writes: for each output its kind, its count and its values."""
-    results, place = {}, 0
-    for name in names:
-        kind, count = struct.unpack_from("<cI", packed, place)
-        place += 5
-        if kind == b"f":
-            results[name] = list(struct.unpack_from(f"<{count}f", packed, place))
-            place += 4 * count
-            continue
-        results[name] = []
-        for _ in range(count):
-            (length,) = struct.unpack_from("<I", packed, place)
-            results[name].append(packed[place + 4 : place + 4 + length])
-            place += 4 + length
-    return results
-
-
-def _map_texts(values, change):
-    if isinstance(values, dict):
-        return {name: _map_texts(value, change) for name, value in values.items()}
-    if isinstance(values, list):
-        return [_map_texts(value, change) for value in values]
-    return change(values) if isinstance(values, str | bytes) else values
-
-
-def _work():
-    """In the fresh process: work on standard input, results on standard output, both JSON."""
+def _work(path, in_python, in_session):
+    """In the fresh process: the answers."""
     import tensorflow as tf
 
     tf.load_op_library(sys.argv[1])
-    work = json.loads(sys.stdin.read())
-    texts = [base64.b64decode(text) for text in work["texts"]]
-    results = {"python": {}, "session": {}}
+    loaded = tf.saved_model.load(path)
 
-    loaded = tf.saved_model.load(work["path"])
-    for name in work["signatures"]:
-        found = loaded.signatures[name](source=tf.constant(texts, tf.string, [len(texts)]))
-        results["python"][name] = {key: value.numpy().tolist() for key, value in found.items()}
+    def ask_python(signature, inputs):
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return {key: value.numpy() for key, value in loaded.signatures[signature](**tensors).items()}
 
+    answers = [_answer(ask_python, *request) for request in in_python], []
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        graph = tf.compat.v1.saved_model.load(session, ["serve"], work["path"])
-        for name in work["signatures"]:
-            definition = graph.signature_def[name]
-            fetches = {key: value.name for key, value in definition.outputs.items()}
-            found = session.run(fetches, {definition.inputs["source"].name: texts})
-            results["session"][name] = {key: value.tolist() for key, value in found.items()}
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
 
+        def ask_session(signature, inputs):
+            definition = graph.signature_def[signature]
+            fetches = {key: value.name for key, value in definition.outputs.items()}
+            return session.run(fetches, {definition.inputs[name].name: value for name, value in inputs.items()})
+
+        answers[1].extend(_answer(ask_session, *request) for request in in_session)
     foreign = {"keras_attention", "tensorflow_text", "sentencepiece"} & set(sys.modules)
     if foreign:
         raise RuntimeError(f"This process was to load TensorFlow alone, and has {foreign}")
-    print(json.dumps(_map_texts(results, lambda text: base64.b64encode(text).decode())))
+    return answers
+
+
+def _answer(run, signature, inputs):
+    try:
+        return run(signature, inputs)
+    except Exception as error:  # whatever a caller would see
+        return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":
-    _work()
+    found = _work(sys.argv[2], *pickle.load(sys.stdin.buffer))
+    sys.stdout.buffer.write(pickle.dumps(found))

@@ -229,23 +229,30 @@ def test_a_sentence_alone_gives_what_it_gives_in_a_batch(beams):
         assert all(len(tokens) <= limit for _, tokens in as_lists(alone, 0))
 
 
-def test_a_done_sentence_is_fed_pads():
-    table = make_table(2, scale=0.0)
+@pytest.mark.parametrize("batch", [2, 5])
+def test_a_done_sentence_leaves_the_batch_when_a_quarter_is_done_and_is_fed_pads_until_then(batch):
+    table = make_table(batch, scale=0.0)
     table[0, node([]), EOS] = 30.0
-    table[1, :, 1] = 30.0
+    table[1:, :, 1] = 30.0
     fed = []
     step = table_step(table)
 
     def watched(ids, state):
-        fed.append(ids.numpy().reshape(2, 2))
+        fed.append(ids.numpy().reshape(-1, 2))
         return step(ids, state)
 
-    state = {"sentence": tf.constant([0, 0, 1, 1]), "prefix": tf.zeros([4, 0], tf.int32)}
-    beam_search(watched, state, batch_size=2, beam_size=2, max_length=DEPTH)
+    state = {"sentence": tf.repeat(tf.range(batch), 2), "prefix": tf.zeros([2 * batch, 0], tf.int32)}
+    found = beam_search(watched, state, batch_size=batch, beam_size=2, max_length=DEPTH)
     assert len(fed) == DEPTH
     assert (fed[0] == BOS).all()
-    assert (np.array(fed[1:])[:, 0] == PAD).all()
-    assert (np.array(fed[1:])[:, 1, 0] == 1).all()
+    for ids in fed[1:]:
+        assert len(ids) == (batch - 1 if batch == 2 else batch)
+        assert (ids[-(batch - 1) :, 0] == 1).all()
+        assert batch == 2 or (ids[0] == PAD).all()
+    assert as_lists(found, 0)[0][1] == [EOS]
+    assert [as_lists(found, sentence)[0][1] for sentence in range(1, batch)] == [[1] * (DEPTH - 1) + [EOS]] * (
+        batch - 1
+    )
 
 
 def test_places_without_a_hypothesis_are_marked():

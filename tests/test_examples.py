@@ -47,6 +47,16 @@ def test_train_translator_then_ask_it(texts):
     assert all(np.isfinite(score) for _, score in answers)
 
 
+def test_language_model_learns_lines_and_goes_on(texts, capsys):
+    example = load("language_model")
+    line = example.main("train.en", "March", vocabulary_size=200, epochs=2)
+    printed = capsys.readouterr().out
+    losses = [float(loss) for loss in re.findall(r"loss: (\S+)", printed)]
+    assert losses[-1] < losses[0]
+    assert line.startswith("March")
+    assert printed.endswith(f"{line}\n")
+
+
 def listings(page: str = "README.md") -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
@@ -63,6 +73,27 @@ def test_readme_listings_run(texts):
         keras.backend.clear_session()
     assert names["model"].count_params() > 0
     assert (texts / "saved_models" / "en-de" / "1" / "saved_model.pb").exists()
+
+
+def test_generation_listings_run():
+    names = {}
+    for code in listings("docs/generation.md"):
+        # An untrained model ends late.
+        code = code.replace("generate(model, source)", "generate(model, source, DecodingOptions())")
+        code = re.sub(r"DecodingOptions\((?!.*max_length)(?=.*\))", "DecodingOptions(max_length=4, ", code)
+        code = code.replace("vocabulary_size=50", "vocabulary_size=50, num_layers=1")
+        exec(compile(code, "generation.md", "exec"), names)
+    numbers = {name: each.ids.numpy() for name, each in names.items() if isinstance(each, ka.decoding.Hypotheses)}
+    assert numbers["best_3"].shape[:2] == (2, 3)
+    assert numbers["drawn"].shape[:2] == (2, 5)
+    assert (names["longer"].lengths.numpy() >= 4).all()
+    assert numbers["begun"][:, 0, 0].tolist() == [11, 13]
+    assert numbers["lines"][:, 0, 0].tolist() == [11, 14]
+    streamed = np.stack(names["streamed"], axis=1)
+    for ids in (*numbers.values(), streamed):
+        assert ((ids == 3).sum(-1) == 1).all(), "each sentence ends"
+    number = names["drawn"].lengths.numpy()[0, 0]  # sentence 0 with the same seed
+    assert streamed[0, :number].tolist() == numbers["drawn"][0, 0, :number].tolist()
 
 
 def test_migrating_listings_run(capsys):

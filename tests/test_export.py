@@ -1,69 +1,49 @@
-"""An exported model gives what the translator in Python gives, wherever it is loaded."""
+"""What an export writes: versions that appear whole, and what a server needs in them and beside them."""
 
 import importlib
+import json
 import re
+import sys
+from datetime import UTC, datetime
 
 import keras
 import numpy as np
 import pytest
 import saved_model
 import tensorflow as tf
-from tiny_translator import ODD_TEXTS, tiny_model, tiny_tokenizer, tiny_translator
+from tiny_translator import tiny_model, tiny_tokenizer, tiny_translator
 
+import keras_attention as ka
 from keras_attention.serving import Translator, export
+from keras_attention.serving.server_files import MAX_BATCH_SIZE
+from keras_attention.serving.warm_up import write_warm_up
 
 pytestmark = pytest.mark.tensorflow
 
-SIGNATURES = ["serving_default", "translate_nbest"]
 # What the graph may need beside TensorFlow's own ops: a server has these and few others.
 TEXT_OPS = {"SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp"}
+OUTPUTS = {
+    "serving_default": {"text": [-1], "score": [-1], "truncated": [-1]},
+    "translate_nbest": {"texts": [-1, 3], "scores": [-1, 3], "truncated": [-1]},
+    "score": {"score": [-1], "tokens": [-1], "truncated": [-1]},
+    "align": {
+        "text": [-1],
+        "score": [-1],
+        "source_pieces": [-1, -1],
+        "target_pieces": [-1, -1],
+        "alignment": [-1, -1, -1],
+        "truncated": [-1],
+    },
+    "encode_ids": {"ids": [-1, -1], "truncated": [-1]},
+    "decode_ids": {"text": [-1]},
+}
+INPUTS = {name: ["source"] for name in OUTPUTS} | {"score": ["source", "target"], "decode_ids": ["ids"]}
+SERVER_FILES = ["README.md", "batching.config", "models.config", "monitoring.config"]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return export(tiny_translator(), tmp_path_factory.mktemp("saved_models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def expected():
-    """What the translator gives in Python, by signature, with the texts as bytes."""
-    texts = tf.constant(saved_model.as_bytes(ODD_TEXTS))
-    functions = {"serving_default": tiny_translator().serve}
-    functions["translate_nbest"] = tiny_translator().serve_nbest
-    return {
-        name: {key: value.numpy().tolist() for key, value in function(texts).items()}
-        for name, function in functions.items()
-    }
-
-
-def assert_equal_results(found, expected):
-    assert set(found) == set(expected)
-    for name, values in expected.items():
-        if name.startswith("text"):
-            assert found[name] == values
-        else:
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
-
-
-def test_python_and_a_session_give_what_the_translator_gives(exported, expected):
-    found = saved_model.run_in_tensorflow(exported, ODD_TEXTS, SIGNATURES)
-    for way in ("python", "session"):
-        for name in SIGNATURES:
-            assert_equal_results(found[way][name], expected[name])
-
-
-@pytest.mark.skipif(not saved_model.has_compiler(), reason="needs gcc")
-def test_a_process_without_python_gives_what_the_translator_gives(exported, expected, tmp_path):
-    program = saved_model.compile_serve_c(tmp_path)
-    found = saved_model.run_in_c(program, exported, ODD_TEXTS, "serving_default")
-    assert_equal_results(found, expected["serving_default"])
-    found = saved_model.run_in_c(program, exported, [], "translate_nbest")
-    assert found == {"scores": [], "texts": []}
-
-
-def test_outputs_are_valid_utf8(expected):
-    for text in expected["serving_default"]["text"]:
-        text.decode()
+def exported():
+    return saved_model.tiny_export()
 
 
 def test_only_ops_that_a_server_has_are_used(exported):
@@ -73,56 +53,100 @@ def test_only_ops_that_a_server_has_are_used(exported):
 
 
 def test_signatures_are_the_documented_ones(exported):
-    graph = saved_model.meta_graph(exported)
+    definitions = dict(saved_model.meta_graph(exported).signature_def)
+    definitions.pop("__saved_model_init_op", None)
     shapes = {
-        name: {
-            key: [dim.size for dim in value.tensor_shape.dim]
-            for key, value in graph.signature_def[name].outputs.items()
-        }
-        for name in SIGNATURES
+        name: {key: [dim.size for dim in value.tensor_shape.dim] for key, value in definition.outputs.items()}
+        for name, definition in definitions.items()
     }
-    assert shapes["serving_default"] == {"text": [-1], "score": [-1]}
-    assert shapes["translate_nbest"] == {"texts": [-1, 3], "scores": [-1, 3]}
-    for name in SIGNATURES:
-        (source,) = graph.signature_def[name].inputs
-        assert source == "source"
+    assert shapes == OUTPUTS
+    assert {name: sorted(definition.inputs) for name, definition in definitions.items()} == INPUTS
+    for name, definition in definitions.items():
+        for value in definition.inputs.values():
+            assert value.dtype == (tf.int32 if name == "decode_ids" else tf.string).as_datatype_enum
+            assert value.tensor_shape.dim[0].size == -1
 
 
-def test_the_folder_holds_only_finished_versions(exported):
+def test_no_function_of_the_graph_has_a_constant_twice(exported):
+    """The graph is held in memory several times, and two fifths of its nodes were such constants."""
+    for function in saved_model.meta_graph(exported).graph_def.library.function:
+        constants = [node for node in function.node_def if node.op == "Const" and not node.input]
+        values = {(node.device, node.attr["value"].SerializeToString()) for node in constants}
+        assert len(values) == len(constants)
+
+
+def test_the_folder_holds_the_version_and_what_a_server_needs(exported):
     assert exported.name == "1"
-    assert [path.name for path in exported.parent.iterdir()] == ["1"]
+    assert sorted(path.name for path in exported.parent.iterdir()) == ["1", *SERVER_FILES]
     assert (exported / "saved_model.pb").is_file()
     assert (exported / "variables" / "variables.index").is_file()
     mode = exported.stat().st_mode
     assert mode == exported.parent.stat().st_mode  # as readable for a server as the folder is
 
 
+def test_the_model_card_says_what_is_in_the_export(exported):
+    card = json.loads((exported / "assets.extra" / "model_card.json").read_text(encoding="utf-8"))
+    assert (card["name"], card["version"], card["data"], card["bleu"]) == ("tiny", 1, {"source": "train.en"}, None)
+    assert card["sizes"]["parameters"] == sum(int(np.prod(weight.shape)) for weight in tiny_model().weights)
+    assert card["sizes"]["vocabulary"] == tiny_tokenizer().vocabulary_size
+    assert card["sizes"]["transformer"]["num_layers"] == 2
+    assert card["decoding"]["beam_size"] == 3
+    assert card["decoding"]["max_source_length"] == 61
+    assert card["packages"]["tensorflow"] == tf.__version__
+    assert card["packages"]["keras-attention"] == ka.__version__
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(card["date"])).total_seconds() < 3600
+
+
+@pytest.mark.parametrize(
+    ("card", "error", "message"),
+    [
+        ({"sizes": {}}, ValueError, r"leave these out. Received: card with \['sizes'\]"),
+        ({"version": 7}, ValueError, r"Received: card with \['version'\]"),
+        ({"bleu": {1, 2}}, TypeError, "may hold only what JSON can: .*set"),
+        ({"bleu": float("nan")}, TypeError, "may hold only what JSON can"),
+    ],
+)
+def test_a_wrong_card_is_refused_before_anything_is_written(card, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        export(tiny_translator(), tmp_path / "en-de", card=card)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_warm_up_requests_run(exported):
-    apis = pytest.importorskip("tensorflow_serving.apis", reason="needs tensorflow-serving-api")
+    pytest.importorskip("tensorflow_serving.apis", reason="needs tensorflow-serving-api")
     from tensorflow_serving.apis import prediction_log_pb2
 
-    assert apis
     file = exported / "assets.extra" / "tf_serving_warmup_requests"
     loaded = tf.saved_model.load(str(exported))
-    signatures = []
+    sizes = {name: [] for name in OUTPUTS}
     for record in tf.data.TFRecordDataset(str(file)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
-        signatures.append(request.model_spec.signature_name)
         inputs = {name: tf.constant(tf.make_ndarray(x)) for name, x in request.inputs.items()}
-        outputs = loaded.signatures[signatures[-1]](**inputs)
-        assert {value.shape[0] for value in outputs.values()} == {2}
-    assert signatures == SIGNATURES
+        assert sorted(inputs) == INPUTS[request.model_spec.signature_name]
+        (size,) = {len(value) for value in inputs.values()}
+        sizes[request.model_spec.signature_name].append(size)
+        if size > 1:
+            continue  # the same graph, and seconds of work
+        outputs = loaded.signatures[request.model_spec.signature_name](**inputs)
+        assert {len(value) for value in outputs.values()} == {size}
+    assert set(map(tuple, sizes.values())) == {(1, 4, MAX_BATCH_SIZE)}
 
 
-def stand_in_for_writing(monkeypatch, write):
+def stand_in_for_writing(monkeypatch, write=lambda path: None):
     """Exports take seconds: where only the folders matter, `write` takes the place of the work."""
     module = importlib.import_module("keras_attention.serving.export")  # not the function of that name
-    monkeypatch.setattr(module, "_write", lambda translator, path: write(path))
+
+    def stand_in(translator, path):
+        (path / "assets.extra").mkdir(parents=True)
+        write(path)
+
+    monkeypatch.setattr(module, "_write", stand_in)
+    monkeypatch.setattr(module, "model_card", lambda translator, name, card: {"name": name})
 
 
 def test_versions_are_numbered_on(monkeypatch, tmp_path):
-    stand_in_for_writing(monkeypatch, lambda path: path.mkdir())
+    stand_in_for_writing(monkeypatch)
     folder = tmp_path / "en-de"
     assert export(None, folder) == folder / "1"
     (folder / "9").mkdir()
@@ -133,22 +157,18 @@ def test_versions_are_numbered_on(monkeypatch, tmp_path):
 
 
 def test_two_exports_at_the_same_time_get_two_versions(monkeypatch, tmp_path):
-    def write(path):
-        path.mkdir()
-        (path / "saved_model.pb").write_text("")
-
-    stand_in_for_writing(monkeypatch, write)
+    stand_in_for_writing(monkeypatch)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "saved_model.pb").write_text("the other's")
     listings = iter([[], [tmp_path / "1"]])  # the other's version appears after the first look
     monkeypatch.setattr("pathlib.Path.iterdir", lambda path: next(listings))
     assert export(None, tmp_path) == tmp_path / "2"
     assert (tmp_path / "1" / "saved_model.pb").read_text() == "the other's"
+    assert json.loads((tmp_path / "2" / "assets.extra" / "model_card.json").read_text())["version"] == 2
 
 
 def test_an_export_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     def write(path):
-        path.mkdir()
         (path / "saved_model.pb").write_text("half")
         raise OSError("disk full")
 
@@ -160,6 +180,29 @@ def test_an_export_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="disk full"):
         export(None, tmp_path / "en-de")
     assert [path.name for path in (tmp_path / "en-de").iterdir()] == ["3"]
+
+
+def test_settings_are_written_again_and_a_readme_of_somebody_elses_is_not(monkeypatch, tmp_path):
+    stand_in_for_writing(monkeypatch)
+    export(None, tmp_path / "en-de")
+    written = {name: (tmp_path / "en-de" / name).read_text() for name in SERVER_FILES}
+    for text in written.values():
+        assert "Written by keras_attention's export; the next export writes it again" in text.splitlines()[0]
+    for name in SERVER_FILES:
+        (tmp_path / "en-de" / name).write_text(written[name].splitlines()[0] + "\nchanged\n")
+    export(None, tmp_path / "en-de")
+    assert {name: (tmp_path / "en-de" / name).read_text() for name in SERVER_FILES} == written
+    (tmp_path / "en-de" / "README.md").write_bytes(b"# Ours \xff\n")
+    export(None, tmp_path / "en-de")
+    assert (tmp_path / "en-de" / "README.md").read_bytes() == b"# Ours \xff\n"
+    assert sorted(path.name for path in (tmp_path / "en-de").iterdir()) == ["1", "2", "3", *SERVER_FILES]
+
+
+def test_without_the_messages_there_are_no_warm_up_requests(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)  # as if it were not installed
+    write_warm_up(tmp_path / "requests", None)
+    assert "no warm-up requests: install keras-attention[serving]" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_cannot_be_traced_leaves_nothing_behind(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import keras_attention
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = {"text", "tensorboard", "serving", "cli", "test", "backends", "docs", "all"}
+EXTRAS = {"text", "tensorboard", "serving", "cli", "convert", "test", "backends", "docs", "all"}
 # Joined here so that this file does not contain what it forbids.
 MACHINE_PATH = re.compile(rf"(?<![\w.~/<>-])/(?:{'|'.join(['home', 'root', 'tmp', 'work'])})/")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -84,14 +84,14 @@ def test_core_needs_neither_text_nor_tensorboard(distribution):
 
 
 def test_all_holds_every_feature(distribution):
-    features = ("text", "tensorboard", "serving", "cli")
+    features = ("text", "tensorboard", "serving", "cli", "convert")
     each = [requirements(distribution, extra) for extra in features]
     assert all(each)
     assert requirements(distribution, "all") == set().union(*each)
 
 
 def test_import_is_light():
-    heavy = ["tensorflow_text", "tensorboard", "sentencepiece", "sacrebleu", "babel"]
+    heavy = ["tensorflow_text", "tensorboard", "sentencepiece", "sacrebleu", "babel", "ctranslate2", "onnx"]
     code = f"import keras_attention, sys; print([n for n in {heavy} if n in sys.modules])"
     assert in_fresh_python(code).strip() == "[]"
 

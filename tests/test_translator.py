@@ -1,12 +1,16 @@
 """The translator: one output for each input, the same alone and in a batch."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from saved_model import as_bytes
 from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_translator, words
 
 from keras_attention.decoding import length_penalty
 from keras_attention.serving import Translator
+from keras_attention.serving.reading import read
 
 pytestmark = pytest.mark.tensorflow
 
@@ -22,19 +26,15 @@ class FixedModel:
         return tf.zeros([*tf.unstack(tf.shape(source)), 1]), source != 0
 
     def init_cache(self, memory, batch_size):
-        self.cache_size = batch_size
-        return FixedCache(layers=())
+        return FixedCache(layers=(tf.zeros([batch_size, 1]),))
 
     def decode_step(self, ids, cache, source_mask):
         return tf.gather(self.logits, ids), cache
 
 
-class FixedCache:
-    def __init__(self, layers):
-        self.layers = layers
-
-    def _replace(self, layers):
-        return FixedCache(layers)
+class FixedCache(NamedTuple):
+    layers: tuple
+    cross: tuple = ()
 
 
 def fixed_logits(**rows):
@@ -137,6 +137,36 @@ def test_long_texts_are_cut_and_keep_their_end():
     assert ids[2].numpy().tolist() == [*pieces[1][:10], 3]
 
 
+def test_texts_at_the_limit_are_whole_and_longer_ones_are_not():
+    pieces = tiny_tokenizer().encode([" ".join(words())])[0]
+    text = tiny_tokenizer().decode([pieces[:10]])[0]
+    assert tiny_tokenizer().encode([text])[0] == pieces[:10]
+    for limit, truncated in ((12, False), (11, False), (10, True)):
+        tokens = read(tiny_tokenizer(), tf.constant([text]), limit)
+        assert tokens.truncated.numpy().tolist() == [truncated]
+        assert tokens.ids.numpy().tolist() == [[*pieces[: min(10, limit - 1)], 3]]
+        assert tokens.lengths.numpy().tolist() == [min(10, limit - 1) + 1]
+
+
+@pytest.mark.parametrize("character", ["a", "ж", "€", "😀", "\0"])
+def test_no_more_than_sixteen_characters_for_each_token_are_tokenised(character, monkeypatch):
+    """Of one byte to four; those that the vocabulary lacks are all one token, which alone would be no limit."""
+    seen = []
+    tokenizer = tiny_tokenizer()
+    tokenize = tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda texts: seen.extend(texts.numpy()) or tokenize(texts))
+    texts = [character * 16 * 5, character * (16 * 5 + 1), character * 100_000, (character * 99_999).encode() + b"\xff"]
+    tokens = read(tokenizer, tf.constant(as_bytes(texts)), 5)
+    assert [text.decode() for text in seen] == [texts[0]] * 4
+    cut_again = len(tokenizer.encode([texts[0]])[0]) > 4
+    assert tokens.truncated.numpy().tolist() == [cut_again, True, True, True]
+
+
+def test_bad_bytes_at_the_cut_are_bad_characters():
+    tokens = read(tiny_tokenizer(), tf.constant([b"\xff" * 16 * 5, b"\xf0\x9f" * 1000, b""]), 5)
+    assert tokens.truncated.numpy().tolist() == [False, True, False]
+
+
 def test_outputs_have_at_most_fifty_tokens_more_than_the_source():
     logits = fixed_logits()
     logits[:, 3] = -30.0  # no sentence wants to end
@@ -144,6 +174,7 @@ def test_outputs_have_at_most_fifty_tokens_more_than_the_source():
     found = translator._search(tf.constant(["", words()[0]]), num_return=1)
     pieces = len(tiny_tokenizer().encode([words()[0]])[0])
     assert found.lengths.numpy().tolist() == [[50], [50 + pieces]]
+    assert Translator(None, None, max_source_length=pieces + 1).max_target_length == 50 + pieces
 
 
 def test_a_model_that_gives_nan_is_reported():

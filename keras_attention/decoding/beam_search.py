@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_attention.decoding.candidates import NEVER, Candidates, Live, expand, extended, survivors
 from keras_attention.decoding.checks import check_logits, check_options, check_state, limits
 from keras_attention.decoding.length_penalty import length_penalty as penalty
-
-NEVER = float("-inf")  # the log probability of what cannot happen, the score of an empty place
+from keras_attention.decoding.state import knows_better, reordered, selected
 
 
 class Hypotheses(NamedTuple):
@@ -23,19 +23,14 @@ class Hypotheses(NamedTuple):
     lengths: tf.Tensor  # (B, n) int32, eos counted
 
 
-class Live(NamedTuple):
-    """Hypotheses still growing; those with log probability -inf are places without one."""
+class Search(NamedTuple):
+    """What changes from step to step; B counts the sentences that are still in the batch."""
 
-    ids: tf.Tensor  # (B, K, t) int32
-    log_probs: tf.Tensor  # (B, K) float32
-
-
-class Candidates(NamedTuple):
-    """The best 2K continuations of the live hypotheses, best first."""
-
-    log_probs: tf.Tensor  # (B, 2K) float32, of the whole hypothesis
-    parents: tf.Tensor  # (B, 2K) int32, which beam it continues
-    ids: tf.Tensor  # (B, 2K) int32, the token it adds
+    live: Live
+    finished: Hypotheses  # K places
+    done: tf.Tensor  # (B,) bool
+    last_ids: tf.Tensor  # (B·K,) int32
+    state: Any
 
 
 def beam_search(
@@ -50,6 +45,10 @@ def beam_search(
     bos_id: int = 2,
     eos_id: int = 3,
     pad_id: int = 0,
+    prefix: tf.Tensor | None = None,
+    penalize: Callable[[Any, float], tf.Tensor] = penalty,
+    rules: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    draw: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> Hypotheses:
     """Finds likely sentences under a model that scores the next token.
 
@@ -61,13 +60,15 @@ def beam_search(
     greedy decoding. A sentence's result does not depend on the others in the batch.
 
     Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or nothing but
-    -inf ends at once with scores of NaN and no tokens; the other sentences go on.
+    -inf ends at once with scores of NaN and no tokens; the other sentences go on. Sentences that are
+    done leave the batch: what `step` is given shrinks.
 
     Args:
         step: Takes the last token of each beam (B·K,) int32 and the state; returns the logits of
             the next token (B·K, V) and the new state.
         state: Nest of tensors of B·K rows (beams of a sentence side by side), reordered with the
             beams. Middle axes, and the second of a matrix, may grow from step to step as caches do.
+            Or a nest with the methods `reordered` and `selected`, which does this itself.
         batch_size: Number of sentences B; 0 is allowed.
         beam_size: Number of live hypotheses K of a sentence, and the most that it can finish.
         max_length: The most tokens, eos counted: one number, or one for each sentence (B,).
@@ -76,6 +77,13 @@ def beam_search(
         bos_id: Token that stands before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that fills up shorter rows.
+        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), pads at the end;
+            they cost nothing.
+        penalize: Takes lengths and the exponent; returns what log probabilities are divided by.
+        rules: Takes the logits (B·K, V), the tokens before them (B·K, t) and the numbers (B,) of the
+            sentences that are left; returns the logits, with -inf for what is not to come.
+        draw: Takes logits, t and the numbers of the sentences, and returns a token of each; with one
+            beam, in place of the best token.
 
     Returns:
         `Hypotheses` with ids (B, n, L), scores (B, n) and lengths (B, n), best first; L is the
@@ -97,92 +105,120 @@ def beam_search(
     """
     check_options(beam_size, num_return, length_penalty)
     state = tf.nest.map_structure(tf.convert_to_tensor, state)
-    check_state(state, batch_size, beam_size)
+    if not knows_better(state):
+        check_state(state, batch_size, beam_size)
     max_length = limits(max_length, batch_size)  # (B,)
 
-    def search(t, live, finished, done, last_ids, state):
-        logits, state = step(last_ids, state)
+    def advance(t: tf.Tensor, sentences: tf.Tensor, now: Search) -> Search:
+        logits, state = step(now.last_ids, now.state)
         check_logits(logits, eos_id)
-        final = t + 1 >= max_length  # (B,)
-        candidates, broken = _expand(live, tf.cast(logits, tf.float32), final, eos_id)
-        ended = _ended(live, candidates, eos_id, t + 1, length_penalty)
-        finished = _keep_best(finished, ended, broken, done, pad_id)
-        live, parents = _survivors(live, candidates, eos_id)
-        penalties = penalty(t + 1, length_penalty), penalty(max_length, length_penalty)
-        done |= broken | final | _is_settled(live, finished, *penalties, num_return)
+        logits = tf.cast(logits, tf.float32)
+        if rules is not None:
+            logits = rules(logits, tf.reshape(now.live.ids, [-1, t]), sentences)
+        limit = tf.gather(max_length, sentences)  # (B,)
+        final = t + 1 >= limit  # (B,)
+        only = None if prefix is None else _forced(prefix, sentences, t, pad_id)  # (B,)
+        drawn = None if draw is None else draw(logits, t, sentences)
+        candidates, broken = expand(now.live, logits, final, eos_id, only, drawn)
+        penalty_now = penalize(t + 1, length_penalty)
+        ended = _ended(now.live, candidates, eos_id, t + 1, penalty_now)
+        finished = _keep_best(now.finished, ended, broken, now.done, pad_id)
+        live, parents = survivors(now.live, candidates, eos_id)
+        settled = _is_settled(live, finished, penalty_now, penalize(limit, length_penalty), num_return)
+        done = now.done | broken | final | settled
         last_ids = tf.where(done[:, None], pad_id, live.ids[:, :, -1])  # (B, K)
         if beam_size > 1:  # a single beam stays where it is
-            state = _reordered(state, parents)
-        return t + 1, live, finished, done, tf.reshape(last_ids, [-1]), state
+            state = reordered(state, parents)
+        return Search(live, finished, done, tf.reshape(last_ids, [-1]), state)
 
-    start = (
-        tf.constant(0),
-        Live(
-            tf.zeros([batch_size, beam_size, 0], tf.int32),
-            # The beams start equal: all but one stand empty, or each hypothesis would come K times.
-            tf.tile([[0.0] + [NEVER] * (beam_size - 1)], [batch_size, 1]),
-        ),
-        Hypotheses(
-            tf.zeros([batch_size, beam_size, 0], tf.int32),
-            tf.fill([batch_size, beam_size], NEVER),
-            tf.zeros([batch_size, beam_size], tf.int32),
-        ),
+    def run_round(t: tf.Tensor, sentences: tf.Tensor, now: Search, found: Hypotheses) -> tuple:
+        going = tf.cast(tf.where(~now.done)[:, 0], tf.int32)
+        sentences = tf.gather(sentences, going)  # (B,), places in the batch that was given
+        now = _of_sentences(now, going, beam_size)
+        t, now = tf.while_loop(
+            lambda t, now: _is_worth_going_on(now.done),
+            lambda t, now: (t + 1, advance(t, sentences, now)),
+            (t, now),
+            (tf.TensorShape([]), _shapes(now)),
+        )
+        return t, sentences, now, _stored(found, now.finished, sentences, t, pad_id)
+
+    start = (tf.constant(0), tf.range(batch_size), _start(batch_size, beam_size, bos_id, state))
+    found = _nothing(batch_size, beam_size)
+    shapes = tf.TensorShape([]), tf.TensorShape([None]), _shapes(start[2]), _shapes(found)
+    found = tf.while_loop(
+        lambda t, sentences, now, found: ~tf.reduce_all(now.done), run_round, (*start, found), shapes
+    )[3]
+    return Hypotheses(*(x[:, :num_return] for x in found))
+
+
+def _start(batch_size: int | tf.Tensor, beam_size: int, bos_id: int, state: Any) -> Search:
+    # The beams start equal: all but one stand empty, or each hypothesis would come K times.
+    log_probs = tf.tile([[0.0] + [NEVER] * (beam_size - 1)], [batch_size, 1])
+    return Search(
+        Live(tf.zeros([batch_size, beam_size, 0], tf.int32), log_probs),
+        _nothing(batch_size, beam_size),
         tf.zeros([batch_size], tf.bool),
         tf.fill([batch_size * beam_size], bos_id),
         state,
     )
-    finished = tf.while_loop(
-        lambda t, live, finished, done, last_ids, state: ~tf.reduce_all(done),
-        search,
-        start,
-        (*tf.nest.map_structure(_invariant, start[:-1]), tf.nest.map_structure(_growing, state)),
-    )[2]
-    return Hypotheses(*(x[:, :num_return] for x in finished))
 
 
-def _expand(live: Live, logits: tf.Tensor, final: tf.Tensor, eos_id: int) -> tuple[Candidates, tf.Tensor]:
-    """Returns the best 2K continuations, and which sentences (B,) have unusable logits.
-
-    The best 2K of each row are enough to find the best 2K of a sentence, so only these few are
-    normalised: there is no softmax over V.
-    """
-    beams = live.log_probs.shape[1]
-    per_row = tf.minimum(2 * beams, tf.shape(logits)[-1])
-    # Sorting NaN is undefined. The sum below still meets it: its sentence is found broken.
-    sortable = tf.where(tf.math.is_nan(logits), NEVER, logits)
-    top, ids = tf.math.top_k(sortable, per_row)  # (B·K, 2K)
-    largest = top[:, :1]  # (B·K, 1)
-    total = tf.reduce_sum(tf.exp(logits - largest), axis=-1, keepdims=True)  # (B·K, 1)
-    normaliser = largest + tf.math.log(total)  # (B·K, 1), the log-sum-exp of the row
-
-    def by_beam(x):  # (B·K, …) -> (B, K, …)
-        return tf.reshape(x, tf.concat([[-1, beams], tf.shape(x)[1:]], 0))
-
-    # At its last step a hypothesis can only end; eos is worth what the model gives it.
-    only_eos = tf.where(tf.range(per_row) == 0, logits[:, eos_id, None] - normaliser, NEVER)
-    final = final[:, None, None]
-    log_probs = tf.where(final, by_beam(only_eos), by_beam(top - normaliser))  # (B, K, 2K)
-    ids = tf.where(final, eos_id, by_beam(ids))  # (B, K, 2K)
-
-    exists = live.log_probs[:, :, None] > NEVER  # (B, K, 1)
-    usable = tf.math.is_finite(by_beam(normaliser))  # (B, K, 1)
-    broken = tf.reduce_any(exists & ~usable, axis=[1, 2])  # (B,)
-    log_probs = tf.where(exists & usable, live.log_probs[:, :, None] + log_probs, NEVER)
-
-    batch = tf.shape(live.log_probs)[0]
-    best, places = tf.math.top_k(tf.reshape(log_probs, [batch, beams * per_row]), 2 * beams)
-    ids = tf.gather(tf.reshape(ids, [batch, beams * per_row]), places, batch_dims=1)
-    return Candidates(best, places // per_row, ids), broken
+def _nothing(batch_size: int | tf.Tensor, beam_size: int) -> Hypotheses:
+    return Hypotheses(
+        tf.zeros([batch_size, beam_size, 0], tf.int32),
+        tf.fill([batch_size, beam_size], NEVER),
+        tf.zeros([batch_size, beam_size], tf.int32),
+    )
 
 
-def _ended(live: Live, candidates: Candidates, eos_id: int, length: tf.Tensor, alpha: float) -> Hypotheses:
+def _of_sentences(now: Search, going: tf.Tensor, beams: int) -> Search:
+    """Returns what belongs to the sentences at these places."""
+
+    def chosen(x: tf.Tensor) -> tf.Tensor:
+        return tf.gather(x, going)
+
+    return Search(
+        Live(*map(chosen, now.live)),
+        Hypotheses(*map(chosen, now.finished)),
+        chosen(now.done),
+        tf.reshape(chosen(tf.reshape(now.last_ids, [-1, beams])), [-1]),
+        selected(now.state, going, beams),
+    )
+
+
+def _is_worth_going_on(done: tf.Tensor) -> tf.Tensor:
+    """Whether no more than a quarter of the batch is done: the work for these is less than that of leaving them out."""
+    return 4 * tf.math.count_nonzero(done, dtype=tf.int32) < tf.maximum(tf.size(done), 1)
+
+
+def _forced(prefix: tf.Tensor, sentences: tf.Tensor, t: tf.Tensor, pad_id: int) -> tf.Tensor:
+    """Returns the token (B,) that each sentence has to take now, -1 where it has a choice."""
+    tokens = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)[:, tf.minimum(t, tf.shape(prefix)[1])]
+    tokens = tf.gather(tokens, sentences)
+    return tf.where(tokens == pad_id, -1, tokens)
+
+
+def _stored(
+    found: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int
+) -> Hypotheses:
+    """Returns the hypotheses of all sentences, with those of some (B,) put in their places."""
+    more = length - tf.shape(found.ids)[2]
+    found = found._replace(ids=tf.pad(found.ids, [[0, 0], [0, 0], [0, more]], constant_values=pad_id))
+    places = sentences[:, None]
+    return Hypotheses(
+        *(tf.tensor_scatter_nd_update(old, places, new) for old, new in zip(found, finished, strict=True))
+    )
+
+
+def _ended(live: Live, candidates: Candidates, eos_id: int, length: tf.Tensor, penalty_now: tf.Tensor) -> Hypotheses:
     """Returns the candidates within the best K that end, scored; the others leave empty places."""
     beams = live.log_probs.shape[1]
     log_probs, parents, ids = (x[:, :beams] for x in candidates)
     ends = (ids == eos_id) & (log_probs > NEVER)  # (B, K)
     return Hypotheses(
-        _extended(live.ids, parents, ids),
-        tf.where(ends, log_probs / penalty(length, alpha), NEVER),
+        extended(live.ids, parents, ids),
+        tf.where(ends, log_probs / penalty_now, NEVER),
         tf.where(ends, length, 0),
     )
 
@@ -197,16 +233,6 @@ def _keep_best(finished: Hypotheses, ended: Hypotheses, broken: tf.Tensor, done:
     ids = tf.where(lengths[:, :, None] > 0, tf.gather(ids, places, batch_dims=1), pad_id)
     after = _where(broken, Hypotheses(pad_id, float("nan"), 0), Hypotheses(ids, scores, lengths))
     return _where(done, before, after)
-
-
-def _survivors(live: Live, candidates: Candidates, eos_id: int) -> tuple[Live, tf.Tensor]:
-    """Returns the best K candidates that do not end, and the beams (B, K) that they continue."""
-    beams = live.log_probs.shape[1]
-    log_probs = tf.where(candidates.ids == eos_id, NEVER, candidates.log_probs)
-    log_probs, places = tf.math.top_k(log_probs, beams)  # (B, K)
-    parents = tf.gather(candidates.parents, places, batch_dims=1)
-    ids = tf.gather(candidates.ids, places, batch_dims=1)
-    return Live(_extended(live.ids, parents, ids), log_probs), parents
 
 
 def _is_settled(
@@ -225,18 +251,6 @@ def _is_settled(
     return out_of_reach | behind_all
 
 
-def _extended(ids: tf.Tensor, parents: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """Returns the tokens of the parents (B, K) with one more at the end: (B, K, t + 1)."""
-    return tf.concat([tf.gather(ids, parents, batch_dims=1), last[:, :, None]], axis=2)
-
-
-def _reordered(state: Any, parents: tf.Tensor) -> Any:
-    """Returns the state with the rows of the beams (B, K) that live on."""
-    batch, beams = tf.unstack(tf.shape(parents))
-    rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])  # (B·K,)
-    return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
-
-
 def _where(sentences: tf.Tensor, chosen: Hypotheses, others: Hypotheses) -> Hypotheses:
     """Returns `chosen` for the sentences (B,) that are true, and `others` for the rest."""
 
@@ -246,6 +260,13 @@ def _where(sentences: tf.Tensor, chosen: Hypotheses, others: Hypotheses) -> Hypo
     return Hypotheses(*map(where, chosen, others))
 
 
+def _shapes(nest: Any) -> Any:
+    """Returns the shapes that a nest keeps in a loop: of a state the last axis from rank 3 on, else the second of K."""
+    if isinstance(nest, Search):
+        return Search(*(_shapes(x) for x in nest[:-1]), tf.nest.map_structure(_growing, nest.state))
+    return tf.nest.map_structure(_invariant, nest)
+
+
 def _invariant(x: tf.Tensor) -> tf.TensorShape:
     """Returns the shape that `x` keeps in the loop: B and t, the last of three, may change."""
     return tf.TensorShape([None, *x.shape[1:2], None][: x.shape.rank])
@@ -253,5 +274,7 @@ def _invariant(x: tf.Tensor) -> tf.TensorShape:
 
 def _growing(x: tf.Tensor) -> tf.TensorShape:
     """Returns the shape that a tensor of the state keeps: the last axis, from rank 3 on."""
+    if x.shape.rank == 0:
+        return x.shape
     kept = x.shape[-1:] if x.shape.rank > 2 else [None]
     return tf.TensorShape([None] * (x.shape.rank - 1)).concatenate(kept)

@@ -1,4 +1,4 @@
-"""The length penalty of Google's neural machine translation system."""
+"""What makes hypotheses of different lengths comparable."""
 
 import tensorflow as tf
 
@@ -25,3 +25,20 @@ def length_penalty(length: tf.Tensor | int, alpha: float) -> tf.Tensor:
     Source: Wu et al. 2016, "Google's Neural Machine Translation System", equation 14.
     """
     return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** alpha
+
+
+def average_length(length: tf.Tensor | int, alpha: float) -> tf.Tensor:
+    """Returns n ** alpha for n tokens: with `alpha=1` a score is the mean log probability of a token.
+
+    Args:
+        length: Number of tokens n, the end of sentence counted.
+        alpha: Strength of the penalty.
+
+    Returns:
+        The penalty, in float32, of the shape of `length`.
+
+    Example:
+        >>> float(average_length(9, 0.5))
+        3.0
+    """
+    return tf.cast(length, tf.float32) ** alpha

@@ -1,6 +1,7 @@
 """Whole models assembled from the layers."""
 
+from keras_attention.models.causal_transformer import CausalTransformer
 from keras_attention.models.config import PRESETS, TransformerConfig
 from keras_attention.models.transformer import DecoderCache, Transformer
 
-__all__ = ["PRESETS", "DecoderCache", "Transformer", "TransformerConfig"]
+__all__ = ["PRESETS", "CausalTransformer", "DecoderCache", "Transformer", "TransformerConfig"]

@@ -88,15 +88,30 @@ class TransformerConfig:
 
     @property
     def num_parameters(self) -> int:
-        """How many weights the model has: the tied embedding, then N encoder and N decoder layers."""
-        width, inner = self.hidden_dim, self.intermediate_dim
-        attention = 4 * width**2 + (4 * width if self.use_attention_bias else 0)
-        feed_forward = 2 * width * inner + inner + width
-        norm = 2 * width
+        """How many weights a `Transformer` has: the tied embedding, then N encoder and N decoder layers."""
+        attention, feed_forward, norm = self._layer_parameters
         encoder_layer = attention + feed_forward + 2 * norm
         decoder_layer = 2 * attention + feed_forward + 3 * norm
         final_norms = 2 * norm if self.normalize_first else 0
-        return self.vocabulary_size * width + self.num_layers * (encoder_layer + decoder_layer) + final_norms
+        return self._embedding_parameters + self.num_layers * (encoder_layer + decoder_layer) + final_norms
+
+    @property
+    def num_causal_parameters(self) -> int:
+        """How many weights a `CausalTransformer` has: the tied embedding, then N layers without a memory."""
+        attention, feed_forward, norm = self._layer_parameters
+        final_norm = norm if self.normalize_first else 0
+        return self._embedding_parameters + self.num_layers * (attention + feed_forward + 2 * norm) + final_norm
+
+    @property
+    def _embedding_parameters(self) -> int:
+        return self.vocabulary_size * self.hidden_dim
+
+    @property
+    def _layer_parameters(self) -> tuple[int, int, int]:
+        """Of attention, of a feed-forward network, of a normalisation."""
+        width, inner = self.hidden_dim, self.intermediate_dim
+        attention = 4 * width**2 + (4 * width if self.use_attention_bias else 0)
+        return attention, 2 * width * inner + inner + width, 2 * width
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dictionary of plain values.

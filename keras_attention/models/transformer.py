@@ -17,8 +17,8 @@ from keras_attention.layers import (
     PositionalEncoding,
     TokenEmbedding,
 )
-from keras_attention.layers.adaptation import adapt, adaptations, enable_lora, matrices_within
 from keras_attention.models import graph
+from keras_attention.models.base import ConfiguredModel, block_arguments, checked
 from keras_attention.models.config import TransformerConfig
 
 
@@ -39,7 +39,7 @@ class DecoderCache(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Transformer(keras.Model):
+class Transformer(ConfiguredModel):
     """Encoder and decoder with one embedding matrix for source, target and logits.
 
     A functional model: inputs `{"source": (B, S), "target": (B, T)}` token ids, 0 for padding; output
@@ -63,19 +63,10 @@ class Transformer(keras.Model):
     """
 
     def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
-        if not isinstance(config, TransformerConfig):
-            raise TypeError(f"`config` is a TransformerConfig, such as TransformerConfig(8000). Received: {config=}")
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
         target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
-
-        block = {
-            name: getattr(config, name)
-            for name in (
-                "num_layers", "intermediate_dim", "num_heads", "dropout", "activation", "layer_norm_epsilon",
-                "normalize_first", "attention_dropout", "activation_dropout", "use_attention_bias", "remat",
-            )
-        }  # fmt: skip
+        block = block_arguments(checked(config))
         layers = [
             TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
             PositionalEncoding(dtype=policy, name="positions"),
@@ -86,31 +77,7 @@ class Transformer(keras.Model):
         ]
         layers = {layer.name: layer for layer in layers}
         logits = graph.logits(layers, graph.decoder_output(layers, source, target))
-        super().__init__(inputs={"source": source, "target": target}, outputs=logits, **kwargs)
-        self.config = config
-        self.dtype_policy = policy
-
-    @classmethod
-    def from_preset(cls, preset: str, vocabulary_size: int, dtype: Any = None, **changes: Any) -> "Transformer":
-        """A new model with the sizes of a preset.
-
-        Args:
-            preset: "tiny", "small", "base" or "big".
-            vocabulary_size: V.
-            dtype: As of the constructor.
-            **changes: Attributes of `TransformerConfig` that differ from the preset.
-
-        Returns:
-            An untrained model.
-
-        Raises:
-            ValueError: An unknown preset.
-
-        Example:
-            >>> Transformer.from_preset("tiny", vocabulary_size=100, num_layers=1).config.num_layers
-            1
-        """
-        return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
+        super().__init__(config, policy, inputs={"source": source, "target": target}, outputs=logits, **kwargs)
 
     def packed(self) -> keras.Model:
         """The same layers, weights included, as a model whose rows each hold several pairs.
@@ -215,60 +182,3 @@ class Transformer(keras.Model):
         logits = ops.cast(embedding(x, reverse=True), "float32")  # (B·K, T, V)
         cache = DecoderCache(layers, cache.cross)
         return (logits, cache, weights) if return_attention_scores else (logits, cache)
-
-    def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
-        """Freezes the model and trains a product of two thin matrices beside each matrix. Compile it afterwards.
-
-        Args:
-            rank: Width of the thin matrices.
-            lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
-            pattern: Regular expression that the path of a matrix must match, such as "attention/(query|value)".
-
-        Raises:
-            ValueError: The pattern matches nothing, or a matrix has its thin ones already.
-
-        Example:
-            >>> model = Transformer.from_preset("tiny", vocabulary_size=100)
-            >>> model.enable_lora(rank=2, pattern="query|value")
-            >>> len(model.trainable_weights)
-            24
-
-        Source: Hu et al. 2021 (LoRA), section 4.
-        """
-        enable_lora(self, rank, lora_alpha, pattern)
-
-    def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
-        """Keeps the matrices in fewer bits, with a scale for each column.
-
-        Args:
-            mode: "int8", or another that Keras knows.
-            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-            filters: Which layers, as of `keras.Model.quantize`; all that hold a matrix by default.
-            **options: As of `keras.Model.quantize`.
-        """
-        # Keras warns of every other layer that it cannot be quantized.
-        matrices = [id(matrix) for _, matrix in matrices_within(self)]
-        filters = (lambda layer: id(layer) in matrices) if filters is None else filters
-        super().quantize(mode, config=config, filters=filters, **options)
-
-    def _layers_by_name(self) -> dict[str, keras.layers.Layer]:
-        return {layer.name: layer for layer in self.layers}
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "config": self.config.to_dict(),
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "name": self.name,
-            "trainable": self.trainable,
-            "adaptations": adaptations(self),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Transformer":
-        arguments = dict(config)
-        arguments["config"] = TransformerConfig(**arguments["config"])
-        trainable, changes = arguments.pop("trainable", True), arguments.pop("adaptations", {})
-        model = cls(**arguments)
-        model.trainable = trainable  # before the adapters freeze the rest
-        adapt(model, changes)
-        return model

@@ -9,6 +9,8 @@ from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
 from keras_attention.training import weight_files
 
+# What the weights of a translator may be, beside those that were trained.
+WEIGHTS = (None, "bfloat16", "int8")
 CHECKPOINTS = ("final", "average", "best", "last")
 
 
@@ -80,21 +82,31 @@ class RunFolder:
             raise ValueError(f"`checkpoint` is one of {', '.join(CHECKPOINTS)}. Received: checkpoint={checkpoint!r}")
         return self.checkpoints / f"{checkpoint}.keras"
 
-    def translator(self, checkpoint: str | None = None, beam_size: int = 4, length_penalty: float = 0.6) -> Translator:
+    def translator(
+        self,
+        checkpoint: str | None = None,
+        beam_size: int = 4,
+        length_penalty: float = 0.6,
+        weights: str | None = None,
+    ) -> Translator:
         """Loads a checkpoint and the tokenizer.
 
         Args:
             checkpoint: As of `model_file`; by default the first of them that exists.
             beam_size: Hypotheses followed at a time.
             length_penalty: The exponent of the length penalty.
+            weights: "bfloat16" or "int8" for lighter ones than were trained.
 
         Returns:
             A translator.
 
         Raises:
             FileNotFoundError: No run here, or no such checkpoint.
+            ValueError: Other weights.
         """
         self._check()
+        if weights not in WEIGHTS:
+            raise ValueError(f"`weights` is one of {', '.join(map(str, WEIGHTS))}. Received: weights={weights!r}")
         names = CHECKPOINTS if checkpoint is None else (checkpoint,)
         found = [path for path in map(self.model_file, names) if path.exists()]
         if not found:
@@ -102,6 +114,10 @@ class RunFolder:
                 f"{self.path} has no checkpoint called {' or '.join(names)} yet: train it, or average its weights"
             )
         model = keras.models.load_model(found[0], compile=False)
+        if weights == "bfloat16":
+            model = model.in_dtype(weights)
+        elif weights == "int8":
+            model.quantize(weights)
         return Translator(model, self.tokenizer, beam_size=beam_size, length_penalty=length_penalty)
 
     def _check(self) -> None:

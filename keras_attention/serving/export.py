@@ -1,35 +1,51 @@
 """One SavedModel from text to text, in the folders that TensorFlow Serving watches."""
 
-import importlib.util
+import functools
+import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_attention.serving.model_card import model_card
+from keras_attention.serving.server_files import server_files
+from keras_attention.serving.signatures import SIGNATURES
+from keras_attention.serving.slim import slim
 from keras_attention.serving.translator import Translator
+from keras_attention.serving.warm_up import WARM_UP_FILE, write_warm_up
 
-WARM_UP_TEXTS = ("How are you?", "")
-WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+MODEL_CARD = Path("assets.extra") / "model_card.json"
 
 
-def export(translator: Translator, folder: str | os.PathLike) -> Path:
-    """Writes the next version of a SavedModel that takes text and returns text.
+def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str, Any] | None = None) -> Path:
+    """Writes the next version of a SavedModel that takes text and returns text, and what a server needs beside it.
 
-    Its signature `serving_default` takes `source` (B,) and returns `text` and `score` (B,);
-    `translate_nbest` returns `texts` and `scores` (B, K). It is written beside its place and renamed
-    when it is complete: a server that watches the folder never sees half a model, and an export that
-    fails leaves nothing behind. Where tensorflow-serving-api is installed, requests are added that a
-    server runs before it takes a caller's.
+    Its signature `serving_default` takes `source` (B,) and returns `text`, `score` and `truncated` (B,);
+    `translate_nbest`, `score`, `align`, `encode_ids` and `decode_ids` are beside it. Inside the version are
+    `assets.extra/model_card.json` and, where tensorflow-serving-api is installed, requests that a server runs before
+    it takes a caller's. Beside the versions, and written again at each export: `models.config`, `batching.config`,
+    `monitoring.config`, and a `README.md` with the commands that serve it and ask it, unless its first line is not
+    the export's own.
+
+    Everything is written beside its place and renamed when it is complete: a server that watches the folder never
+    sees half a model, and an export that fails leaves nothing behind.
 
     Args:
         translator: What to export.
         folder: The model's folder; versions in it are 1, 2, 3, …
+        card: More for the model card, such as `{"data": …, "bleu": …}`.
 
     Returns:
         The folder of the new version.
+
+    Raises:
+        TypeError: `card` holds what JSON cannot.
+        ValueError: `card` has an entry that the export fills itself.
 
     Example:
         >>> translator = getfixture("translator")
@@ -39,12 +55,21 @@ def export(translator: Translator, folder: str | os.PathLike) -> Path:
     Source: https://www.tensorflow.org/tfx/serving/serving_config
     """
     folder = Path(folder)
+    entries = model_card(translator, folder.resolve().name, card)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"unfinished-{uuid.uuid4().hex}"
     try:
-        _write(translator, unfinished)
-        return _publish(unfinished, folder)
+        unfinished.mkdir()
+        _write(translator, unfinished / "version")
+        files = server_files(folder)
+        for name, text in files.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+        version = _publish(unfinished / "version", folder, entries)
+        for name in files:
+            (unfinished / name).replace(folder / name)
+        unfinished.rmdir()
+        return version
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         for path in made:
@@ -57,33 +82,23 @@ def _write(translator: Translator, path: Path) -> None:
     # tf.saved_model.save would do for Python only: a session, as servers use, finds no variables.
     archive = keras.export.ExportArchive()
     archive.track(translator)
-    archive.add_endpoint("serving_default", translator.serve)
-    archive.add_endpoint("translate_nbest", translator.serve_nbest)
-    archive.write_out(str(path), verbose=False)
-    if importlib.util.find_spec("tensorflow_serving") is not None:
-        _write_warm_up(path / WARM_UP_FILE)
+    for name, (function, inputs) in SIGNATURES.items():
+        archive.add_endpoint(name, functools.partial(function, translator), inputs)
+    # A server does not train: without the gradients of custom operations the graph is smaller.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    archive.write_out(str(path), options=options, verbose=False)
+    slim(path)
+    (path / WARM_UP_FILE).parent.mkdir(exist_ok=True)
+    write_warm_up(path / WARM_UP_FILE, translator)
 
 
-def _write_warm_up(path: Path) -> None:
-    """Writes a request for each signature: the first run of a graph takes seconds."""
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature in ("serving_default", "translate_nbest"):
-            request = predict_pb2.PredictRequest()
-            request.model_spec.signature_name = signature
-            request.inputs["source"].CopyFrom(tf.make_tensor_proto(list(WARM_UP_TEXTS)))
-            log = prediction_log_pb2.PredictLog(request=request)
-            record = prediction_log_pb2.PredictionLog(predict_log=log)
-            writer.write(record.SerializeToString())
-
-
-def _publish(unfinished: Path, folder: Path) -> Path:
-    """Renames a finished export to the next version."""
+def _publish(unfinished: Path, folder: Path, card: dict[str, Any]) -> Path:
+    """Renames a finished export to the next version, which its card names."""
     while True:
         taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         version = folder / str(max(taken, default=0) + 1)
+        text = json.dumps({**card, "version": int(version.name)}, indent=2, ensure_ascii=False) + "\n"
+        (unfinished / MODEL_CARD).write_text(text, encoding="utf-8")
         try:
             return unfinished.rename(version)
         except OSError:

@@ -1,17 +1,17 @@
 """A model and its tokenizer as one function from text to text."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.decoding import Hypotheses, beam_search
+from keras_attention.decoding import DecodingOptions, Hypotheses, generate, score
+from keras_attention.decoding.generate import EXTRA_LENGTH
+from keras_attention.serving import signatures
+from keras_attention.serving.reading import Tokens, read
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
-
-# The paper's limit on the output: the length of the input and this many tokens.
-EXTRA_LENGTH = 50
-SOURCE = tf.TensorSpec([None], tf.string, name="source")
 
 
 class Translator(tf.Module):
@@ -19,8 +19,9 @@ class Translator(tf.Module):
 
     Everything from text to text is one TensorFlow graph, so Python and the exported model give the
     same. There is one output for each input, whatever the input: an empty text, bytes that are not
-    UTF-8 (each bad one counts as �), a text too long (it is cut). Outputs are valid UTF-8. At most
-    as many tokens as the source has and 50 more are written, as in the paper.
+    UTF-8 (each bad one counts as �), a text too long (its beginning is read: at most
+    `max_source_length` tokens, and never more than 16 characters for each of these). Outputs are
+    valid UTF-8. At most as many tokens as the source has and 50 more are written, as in the paper.
 
     Args:
         model: The `Transformer`, or another model with its `encode`, `init_cache` and `decode_step`.
@@ -28,9 +29,11 @@ class Translator(tf.Module):
         beam_size: Hypotheses followed at a time; 1 is greedy decoding.
         length_penalty: The alpha of `decoding.length_penalty`.
         max_source_length: Tokens of a text that are read, the end of sentence counted.
+        **options: The other attributes of `decoding.DecodingOptions`.
 
     Raises:
-        ValueError: If `max_source_length` has no room for a token and the end of sentence.
+        ValueError: If `max_source_length` has no room for a token and the end of sentence, or an option is out of its
+            range.
 
     Example:
         >>> import pathlib
@@ -52,6 +55,7 @@ class Translator(tf.Module):
         beam_size: int = 4,
         length_penalty: float = 0.6,
         max_source_length: int = 256,
+        **options: Any,
     ):
         super().__init__(name="translator")
         if max_source_length < 2:
@@ -61,26 +65,35 @@ class Translator(tf.Module):
             )
         self.model = model
         self.tokenizer = tokenizer
-        self._beam_size = beam_size
-        self._length_penalty = length_penalty
+        self._options = DecodingOptions(**{"beam_size": beam_size, "length_penalty": length_penalty, **options})
         self._max_source_length = max_source_length
 
     # The graphs are built once, with these numbers in them: setting one later would do nothing.
 
     @property
+    def options(self) -> DecodingOptions:
+        """How translations are found."""
+        return self._options
+
+    @property
     def beam_size(self) -> int:
         """Hypotheses followed at a time."""
-        return self._beam_size
+        return self.options.beams
 
     @property
     def length_penalty(self) -> float:
         """The alpha of the length penalty."""
-        return self._length_penalty
+        return self.options.length_penalty
 
     @property
     def max_source_length(self) -> int:
         """Tokens of a text that are read, the end of sentence counted."""
         return self._max_source_length
+
+    @property
+    def max_target_length(self) -> int:
+        """Tokens of the longest translation that can be written, the end of sentence counted."""
+        return self.options.max_length or self.max_source_length - 1 + EXTRA_LENGTH
 
     def __call__(self, texts: Sequence[str | bytes]) -> list[str]:
         """Translates a few texts as one batch.
@@ -147,77 +160,71 @@ class Translator(tf.Module):
             pieces and the S source pieces, each with its end of sentence.
         """
         source_ids, _ = self._source_ids(_as_tensor([text]))  # (1, S)
-        found = self._search(tf.constant([text]), num_return=1)
-        written = found.ids[0, :, : found.lengths[0, 0]]  # (1, T), the end of sentence last
-        read = tf.concat([[[BOS_ID]], written[:, :-1]], axis=1)  # (1, T)
-        memory, source_mask = self.model.encode(source_ids)
-        cache = self.model.init_cache(memory, 1)
-        *_, weights = self.model.decode_step(read, cache, source_mask, return_attention_scores=True)
-        last_layer = tf.cast(weights[-1], tf.float32)  # (1, H, T, S)
+        found = self._search(_as_tensor([text]), num_return=1)
+        written = found.ids[:, 0, : found.lengths[0, 0]]  # (1, T), the end of sentence last
         pieces = self.tokenizer.pieces
         return (
-            tf.reduce_mean(last_layer, axis=1)[0].numpy(),
+            score(self.model, source_ids, written).alignment[0].numpy(),
             pieces(written.numpy()[0].tolist()),
             pieces(source_ids.numpy()[0].tolist()),
         )
 
-    @tf.function(input_signature=[SOURCE], autograph=False)
+    def read(self, source: tf.Tensor) -> Tokens:
+        """Turns texts into what the model reads, in the graph.
+
+        Args:
+            source: Texts (B,).
+
+        Returns:
+            Ids (B, S), their lengths (B,), and whether a text was longer than what is read (B,).
+        """
+        return read(self.tokenizer, source, self.max_source_length)
+
+    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
     def serve(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Translates in the graph; the export's signature `serving_default`.
+        """Translates in the graph, as the export's signature `serving_default` does.
 
         Args:
             source: Texts (B,).
 
         Returns:
-            `text` (B,), the best translations, and `score` (B,), their scores.
+            `text` (B,), the best translations; `score` (B,), their scores; `truncated` (B,), whether
+            only the beginning of a text was read.
         """
-        found = self._search(source, num_return=1)
-        return {"text": self._texts(found)[:, 0], "score": found.scores[:, 0]}
+        return signatures.translate(self, source)
 
-    @tf.function(input_signature=[SOURCE], autograph=False)
+    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
     def serve_nbest(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives as many translations as there are beams; the export's signature `translate_nbest`.
+        """Gives as many translations as there are beams, as the signature `translate_nbest` does.
 
         Args:
             source: Texts (B,).
 
         Returns:
-            `texts` (B, K) and `scores` (B, K), best first.
+            `texts` (B, K) and `scores` (B, K), best first; `truncated` (B,).
         """
-        found = self._search(source, num_return=self.beam_size)
-        return {"texts": self._texts(found), "scores": found.scores}
+        return signatures.translate_nbest(self, source)
+
+    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
+    def best(self, source: tf.Tensor) -> Hypotheses:
+        """Searches the best translation: one graph for all signatures that need it, as a server loads each.
+
+        Args:
+            source: Texts (B,).
+
+        Returns:
+            `Hypotheses` with ids (B, 1, T), scores (B, 1) and lengths (B, 1).
+        """
+        return self._search(source, num_return=1)
 
     def _source_ids(self, source: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns ids (B, S) that end in eos, padded, and how many of each count (B,)."""
-        pieces = self.tokenizer.tokenize(source)[:, : self.max_source_length - 1]
-        eos = tf.fill([tf.size(source), 1], EOS_ID)
-        ids = tf.concat([pieces, eos], axis=1)
-        return ids.to_tensor(PAD_ID), tf.cast(ids.row_lengths(), tf.int32)
+        tokens = self.read(source)
+        return tokens.ids, tokens.lengths
 
     def _search(self, source: tf.Tensor, num_return: int) -> Hypotheses:
-        source_ids, lengths = self._source_ids(source)  # (B, S), (B,)
-        memory, source_mask = self.model.encode(source_ids)  # (B, S, M), (B, S)
-        batch_size = tf.size(source)
-        cache = self.model.init_cache(memory, batch_size * self.beam_size)
-
-        def step(ids, layers):  # (B·K,) -> (B·K, V)
-            # The keys and values of the source stay outside the state: beams share them.
-            so_far = cache._replace(layers=layers)
-            logits, grown = self.model.decode_step(ids[:, None], so_far, source_mask)
-            return logits[:, 0], grown.layers
-
-        return beam_search(
-            step,
-            cache.layers,
-            batch_size=batch_size,
-            beam_size=self.beam_size,
-            max_length=lengths - 1 + EXTRA_LENGTH,
-            length_penalty=self.length_penalty,
-            num_return=num_return,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            pad_id=PAD_ID,
-        )
+        options = replace(self.options, num_return=num_return)
+        return generate(self.model, self.read(source).ids, options, bos_id=BOS_ID, eos_id=EOS_ID, pad_id=PAD_ID)
 
     def _texts(self, found: Hypotheses) -> tf.Tensor:
         batch, number, length = tf.unstack(tf.shape(found.ids))

@@ -1,0 +1,154 @@
+"""Encoder and decoder step as functions of tensors alone, for runtimes that know no cache objects.
+
+Shapes: B sentences, R = B·K rows with K beams, S source length, t tokens before, T new tokens, N layers, H heads,
+D head width, M model width, V vocabulary.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.conversion.parity import RandomPairs, assert_close, full_logits
+from keras_attention.layers import KeyValueCache
+from keras_attention.models import Transformer
+from keras_attention.text import PAD_ID
+
+BEAMS = 2  # of the check
+
+# From a function's inputs by name to its outputs by name.
+Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class DecodingFunctions(tf.Module):
+    """`encode` and `decode_step` of a `Transformer`, with caches as plain tensors.
+
+    Args:
+        model: In float32.
+    """
+
+    def __init__(self, model: Transformer):
+        super().__init__(name="decoding_functions")
+        self.model = model
+        layers, heads = model.config.num_layers, model.config.num_heads
+        width = model.config.hidden_dim // heads
+
+        def ids(name: str) -> tf.TensorSpec:
+            return tf.TensorSpec([None, None], tf.int32, name=name)
+
+        def cache(name: str) -> tf.TensorSpec:
+            return tf.TensorSpec([None, layers, heads, None, width], tf.float32, name=name)
+
+        step = [ids("ids"), ids("source")]
+        step += [cache(name) for name in ("memory_keys", "memory_values", "past_keys", "past_values")]
+        self.encode = tf.function(self._encode, input_signature=[ids("source")], autograph=False)
+        self.decode_step = tf.function(self._decode_step, input_signature=step, autograph=False)
+
+    def _encode(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Runs the encoder.
+
+        Args:
+            source: Token ids (B, S) with their ends, 0 for padding.
+
+        Returns:
+            `memory_keys` and `memory_values` (B, N, H, S, D) of the decoder's attention to the source.
+        """
+        x = self._embed(source, 0)  # (B, S, M)
+        memory = self.model.get_layer("encoder")(x, attention_mask=_key_mask(source), training=False)
+        projected = [layer.project_memory(memory) for layer in self.model.get_layer("decoder").layers]
+        return _joined(projected, "memory_keys", "memory_values")
+
+    def _decode_step(
+        self,
+        ids: tf.Tensor,
+        source: tf.Tensor,
+        memory_keys: tf.Tensor,
+        memory_values: tf.Tensor,
+        past_keys: tf.Tensor,
+        past_values: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """Scores what may follow the next tokens.
+
+        Args:
+            ids: The next tokens (R, T); begin first. The K rows of a sentence stand side by side.
+            source: As of `encode` (B, S).
+            memory_keys: From `encode` (B, N, H, S, D).
+            memory_values: From `encode` (B, N, H, S, D).
+            past_keys: From the step before (R, N, H, t, D); t = 0 at the first.
+            past_values: From the step before (R, N, H, t, D).
+
+        Returns:
+            `logits` (R, T, V), and `keys` and `values` (R, N, H, t + T, D), the past of the step after.
+        """
+        decoder = self.model.get_layer("decoder")
+        x = self._embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
+        caches = zip(_split(past_keys, past_values), _split(memory_keys, memory_values), strict=True)
+        grown = []
+        for layer, (past, memory) in zip(decoder.layers, caches, strict=True):
+            x, cache = layer(
+                x,
+                encoder_attention_mask=_key_mask(source),
+                self_attention_cache=past,
+                cross_attention_cache=memory,
+                training=False,
+            )
+            grown.append(cache)
+        x = x if decoder.final_norm is None else decoder.final_norm(x)
+        logits = self.model.get_layer("embedding")(x, reverse=True)  # (R, T, V)
+        return {"logits": logits, **_joined(grown, "keys", "values")}
+
+    def _embed(self, ids: tf.Tensor, start: Any) -> tf.Tensor:
+        return self.model.get_layer("positions")(self.model.get_layer("embedding")(ids), start_index=start)
+
+
+def check(model: Transformer, encode: Run, decode_step: Run) -> None:
+    """Runs converted functions beside the model: a token at a time, several at once, with beams, with padding.
+
+    Args:
+        model: In float32.
+        encode: The converted encoder.
+        decode_step: The converted step.
+
+    Raises:
+        ValueError: They give other logits.
+    """
+    pairs = RandomPairs.of(model)
+    source = pairs.source_ids
+    targets = np.stack([pairs.target_ids, pairs.target_ids[::-1]], axis=1)  # (B, K, T)
+    targets = targets.reshape(BEAMS * len(source), -1)
+    expected = full_logits(model, np.repeat(source, BEAMS, axis=0), targets)
+    memory = encode({"source": source})
+    config = model.config
+    past = np.zeros(
+        (len(targets), config.num_layers, config.num_heads, 0, config.hidden_dim // config.num_heads), "float32"
+    )
+    keys = values = past
+    length = targets.shape[1]
+    cuts = [0, 1, 2, 5, length]
+    for start, stop in itertools.pairwise(cuts):
+        state = {**memory, "past_keys": keys, "past_values": values}
+        found = decode_step({"ids": targets[:, start:stop], "source": source, **state})
+        keys, values = found["keys"], found["values"]
+        real = targets[:, start:stop] != PAD_ID
+        assert_close(found["logits"][real], expected[:, start:stop][real], "logits of random targets")
+
+
+def _key_mask(source: tf.Tensor) -> tf.Tensor:
+    """Where the source is real (B, 1, 1, S), of reshapes alone: LiteRT adds no axis to sizes it does not know."""
+    batch, length = tf.unstack(tf.shape(source))
+    return tf.reshape(tf.not_equal(source, PAD_ID), [batch, 1, 1, length])
+
+
+def _split(keys: tf.Tensor, values: tf.Tensor) -> list[KeyValueCache]:
+    """(R, N, H, t, D) as a cache for each layer."""
+    return [KeyValueCache(keys[:, layer], values[:, layer]) for layer in range(keys.shape[1])]
+
+
+def _joined(caches: list[KeyValueCache], keys: str, values: str) -> dict[str, tf.Tensor]:
+    """The caches of the layers as two tensors (R, N, H, t, D)."""
+    return {
+        keys: tf.stack([cache.key for cache in caches], axis=1),
+        values: tf.stack([cache.value for cache in caches], axis=1),
+    }

@@ -1,0 +1,124 @@
+"""One step of a beam search: what could come next, what of it ends, what of it lives on.
+
+Shapes: B sentences, K beams, V vocabulary, t tokens so far.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+NEVER = float("-inf")  # the log probability of what cannot happen, the score of an empty place
+
+
+class Live(NamedTuple):
+    """Hypotheses still growing; those with log probability -inf are places without one."""
+
+    ids: tf.Tensor  # (B, K, t) int32
+    log_probs: tf.Tensor  # (B, K) float32
+
+
+class Candidates(NamedTuple):
+    """The best 2K continuations of the live hypotheses, best first."""
+
+    log_probs: tf.Tensor  # (B, 2K) float32, of the whole hypothesis
+    parents: tf.Tensor  # (B, 2K) int32, which beam it continues
+    ids: tf.Tensor  # (B, 2K) int32, the token it adds
+
+
+def expand(
+    live: Live,
+    logits: tf.Tensor,
+    final: tf.Tensor,
+    eos_id: int,
+    prefix: tf.Tensor | None = None,
+    drawn: tf.Tensor | None = None,
+) -> tuple[Candidates, tf.Tensor]:
+    """Finds the best continuations.
+
+    The best 2K of each row are enough to find the best 2K of a sentence, so only these few are
+    normalised: there is no softmax over V.
+
+    Args:
+        live: What is continued.
+        logits: Of the next token (B·K, V).
+        final: Sentences that can only end now (B,).
+        eos_id: Token that ends a sentence.
+        prefix: The token that each sentence takes now at no cost (B,), or -1 for any.
+        drawn: With one beam, the token (B,) that stands in place of the best.
+
+    Returns:
+        The best 2K, and which sentences (B,) have unusable logits.
+    """
+    beams = live.log_probs.shape[1]
+    per_row = tf.minimum(2 * beams, tf.shape(logits)[-1])
+    # Sorting NaN is undefined. The sum below still meets it: its sentence is found broken.
+    sortable = tf.where(tf.math.is_nan(logits), NEVER, logits)
+    top, ids = tf.math.top_k(sortable, per_row)  # (B·K, 2K)
+    largest = top[:, :1]  # (B·K, 1)
+    total = tf.reduce_sum(tf.exp(logits - largest), axis=-1, keepdims=True)  # (B·K, 1)
+    normaliser = largest + tf.math.log(total)  # (B·K, 1), the log-sum-exp of the row
+
+    def by_beam(x: tf.Tensor) -> tf.Tensor:  # (B·K, …) -> (B, K, …)
+        return tf.reshape(x, tf.concat([[-1, beams], tf.shape(x)[1:]], 0))
+
+    log_probs, ids = by_beam(top - normaliser), by_beam(ids)  # (B, K, 2K)
+
+    def instead(chosen: tf.Tensor, tokens: tf.Tensor, cost: tf.Tensor | None = None) -> None:
+        """Leaves the chosen sentences (B,) a token alone."""
+        nonlocal log_probs, ids
+        if cost is None:
+            rows = tf.repeat(tf.maximum(tokens, 0), beams)
+            cost = by_beam(tf.gather(logits, rows, batch_dims=1)[:, None] - normaliser)  # (B, K, 1)
+        cost = tf.where(tf.range(per_row) == 0, cost, NEVER)  # (B, K, 2K)
+        log_probs = tf.where(chosen[:, None, None], cost, log_probs)
+        ids = tf.where(chosen[:, None, None], tokens[:, None, None], ids)
+
+    if drawn is not None:
+        instead(tf.ones_like(final), drawn)
+    # At its last step a hypothesis can only end; eos is worth what the model gives it.
+    instead(final, tf.fill(tf.shape(final), eos_id))
+    if prefix is not None:
+        instead(prefix >= 0, prefix, tf.zeros([1, 1, 1]))
+
+    exists = live.log_probs[:, :, None] > NEVER  # (B, K, 1)
+    usable = tf.math.is_finite(by_beam(normaliser))  # (B, K, 1)
+    broken = tf.reduce_any(exists & ~usable, axis=[1, 2])  # (B,)
+    log_probs = tf.where(exists & usable, live.log_probs[:, :, None] + log_probs, NEVER)
+
+    batch = tf.shape(live.log_probs)[0]
+    best, places = tf.math.top_k(tf.reshape(log_probs, [batch, beams * per_row]), 2 * beams)
+    ids = tf.gather(tf.reshape(ids, [batch, beams * per_row]), places, batch_dims=1)
+    return Candidates(best, places // per_row, ids), broken
+
+
+def survivors(live: Live, candidates: Candidates, eos_id: int) -> tuple[Live, tf.Tensor]:
+    """Finds the best K candidates that do not end.
+
+    Args:
+        live: What was continued.
+        candidates: Its continuations.
+        eos_id: Token that ends a sentence.
+
+    Returns:
+        What lives on, and the beams (B, K) that it continues.
+    """
+    beams = live.log_probs.shape[1]
+    log_probs = tf.where(candidates.ids == eos_id, NEVER, candidates.log_probs)
+    log_probs, places = tf.math.top_k(log_probs, beams)  # (B, K)
+    parents = tf.gather(candidates.parents, places, batch_dims=1)
+    ids = tf.gather(candidates.ids, places, batch_dims=1)
+    return Live(extended(live.ids, parents, ids), log_probs), parents
+
+
+def extended(ids: tf.Tensor, parents: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """The tokens of the parents with one more at the end.
+
+    Args:
+        ids: (B, K, t).
+        parents: (B, K).
+        last: (B, K).
+
+    Returns:
+        (B, K, t + 1).
+    """
+    return tf.concat([tf.gather(ids, parents, batch_dims=1), last[:, :, None]], axis=2)

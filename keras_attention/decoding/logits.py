@@ -1,0 +1,268 @@
+"""What changes the logits between the model and the choice of a token: rules and truncations.
+
+A token is forbidden by adding -inf to its logit. So a row that the model broke stays broken for the search to find:
+NaN stays NaN, +inf becomes NaN where it is forbidden, and a row of nothing but -inf stays one. A rule that
+forbids the last token that was left makes such a row, too.
+
+All of them are graph operations of a few passes over the logits, whatever the length of what is written, because they
+run at every step of a search inside an exported graph.
+
+Shapes: R rows (sentences, or beams of all sentences), V vocabulary, t tokens written so far, P tokens of a prefix.
+"""
+
+import math
+
+import tensorflow as tf
+
+NEVER = float("-inf")  # added to the logit of what must not be chosen
+HEAD = 256  # tokens of a row that top-p sorts before it sorts all
+
+
+def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.Tensor, eos_id: int) -> tf.Tensor:
+    """Forbids eos where it would end a sentence of fewer than `min_length` tokens.
+
+    The end of sentence counts: taken now, eos would be token number `length + 1`, so it is forbidden while
+    `length + 1 < min_length`. A `min_length` of 1 or less allows the empty sentence, which is eos alone.
+
+    Args:
+        logits: (R, V).
+        length: Tokens written so far, one number or one for each row (R,).
+        min_length: The fewest tokens of a sentence, one number or one for each row.
+        eos_id: Token that ends a sentence.
+
+    Returns:
+        Logits (R, V).
+
+    Example:
+        >>> forbid_end(tf.zeros([1, 4]), length=1, min_length=3, eos_id=3).numpy().tolist()
+        [[0.0, 0.0, 0.0, -inf]]
+    """
+    too_short = tf.convert_to_tensor(length) + 1 < min_length  # () or (R,)
+    return _forbid(logits, too_short[..., None] & (tf.range(tf.shape(logits)[1]) == eos_id))
+
+
+def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_id: int) -> tf.Tensor:
+    """Forbids the tokens that would write an n-gram for the second time.
+
+    With n = 1, that is each token that is there already. The end of sentence is never forbidden.
+
+    Args:
+        logits: (R, V).
+        ids: Tokens written so far (R, t).
+        length_of_ngram: n.
+        eos_id: Token that ends a sentence.
+
+    Returns:
+        Logits (R, V).
+
+    Raises:
+        ValueError: n is below 1.
+
+    Example:
+        >>> forbid_repeats(tf.zeros([1, 5]), tf.constant([[1, 4, 2, 1]]), length_of_ngram=2, eos_id=3).numpy().tolist()
+        [[0.0, 0.0, 0.0, 0.0, -inf]]
+
+    Source: Paulus et al. 2017 (arXiv 1705.04304), section 2.5.
+    """
+    n = length_of_ngram
+    if n < 1:
+        raise ValueError(
+            "length_of_ngram must be 1 or more; to allow repeats, do not call this. "
+            f"Received: length_of_ngram={length_of_ngram}"
+        )
+    t = tf.shape(ids)[1]
+    # Numbers that are no token stand before the first: then each of the t tokens ends an n-gram.
+    filled = tf.pad(ids, [[0, 0], [n - 1, 0]], constant_values=-1)  # (R, n - 1 + t)
+    repeated = ids != eos_id  # (R, t)
+    for place in range(n - 1):  # of the n - 1 tokens before it, against the n - 1 last ones
+        repeated &= filled[:, place : place + t] == filled[:, t + place, None]
+    return _add_at(logits, ids, tf.where(repeated, NEVER, 0.0))
+
+
+def force_prefix(
+    logits: tf.Tensor, position: int | tf.Tensor, prefix: tf.Tensor, pad_id: int, model_logits: tf.Tensor
+) -> tf.Tensor:
+    """Allows a row whose prefix is not yet written nothing but its next token, with the logit that the model gives it.
+
+    No other rule can forbid that token, so this one comes last. It leaves one token, whose probability under
+    these logits is 1: the log probability that a hypothesis pays for it must come from `model_logits`.
+
+    Args:
+        logits: (R, V), after the other rules; those of rows that are past their prefix stay as they are.
+        position: Tokens written so far, one number.
+        prefix: Tokens that each row starts with, int32 (R, P), filled up with pads at the end.
+        pad_id: Token that fills up shorter rows.
+        model_logits: (R, V), before all rules.
+
+    Returns:
+        Logits (R, V).
+
+    Example:
+        >>> logits = tf.constant([[4.0, 5.0, 6.0]])
+        >>> force_prefix(logits, 0, tf.constant([[1, 0]]), 0, logits).numpy().tolist()
+        [[-inf, 5.0, -inf]]
+        >>> force_prefix(logits, 1, tf.constant([[1, 0]]), 0, logits).numpy().tolist()
+        [[4.0, 5.0, 6.0]]
+    """
+
+    def force() -> tf.Tensor:
+        tokens = prefix[:, position, None]  # (R, 1)
+        others = tf.range(tf.shape(logits)[1]) != tokens  # (R, V)
+        return tf.where(tokens == pad_id, logits, _forbid(model_logits, others))
+
+    return tf.cond(position < tf.shape(prefix)[1], force, lambda: tf.identity(logits))
+
+
+def cool(logits: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Divides by the temperature: below 1 the likely tokens become likelier, above 1 all become more alike.
+
+    Args:
+        logits: (R, V).
+        temperature: A number above 0.
+
+    Returns:
+        Logits (R, V).
+
+    Raises:
+        ValueError: The temperature is not a number above 0.
+
+    Example:
+        >>> cool(tf.constant([[1.0, 3.0]]), temperature=0.5).numpy().tolist()
+        [[2.0, 6.0]]
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            "temperature must be a number above 0; for the likeliest token, do not sample. "
+            f"Received: temperature={temperature}"
+        )
+    return logits if temperature == 1 else logits / temperature
+
+
+def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
+    """Forbids all but the k best tokens; of equal ones, those with the lower ids are better.
+
+    Args:
+        logits: (R, V).
+        k: How many; from V on, none is forbidden.
+
+    Returns:
+        Logits (R, V).
+
+    Raises:
+        ValueError: k is below 1.
+
+    Example:
+        >>> keep_top_k(tf.constant([[1.0, 3.0, 2.0, 2.0]]), k=2).numpy().tolist()
+        [[-inf, 3.0, 2.0, -inf]]
+
+    Source: Fan et al. 2018 (arXiv 1805.04833).
+    """
+    if k < 1:
+        raise ValueError(f"k must be 1 (the best token alone) or more. Received: k={k}")
+    values, ids = _best(logits, k)
+    return _keep_at(logits, ids, tf.ones_like(values, tf.bool))
+
+
+def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
+    """Forbids all but the smallest set of tokens whose probabilities sum to p or more.
+
+    The set holds the best tokens, at least one; of equal ones, those with the lower ids are better.
+
+    Args:
+        logits: (R, V).
+        p: Above 0; 1 forbids nothing.
+
+    Returns:
+        Logits (R, V).
+
+    Raises:
+        ValueError: p is not in (0, 1].
+
+    Example:
+        >>> keep_top_p(tf.math.log([[0.1, 0.6, 0.3]]), p=0.7).numpy().round(1).tolist()
+        [[-inf, -0.5, -1.2000000476837158]]
+
+    Source: Holtzman et al. 2019 (arXiv 1904.09751), section 3.1.
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"p must be above 0 and at most 1, where nothing is forbidden. Received: p={p}")
+    if p == 1:
+        return logits
+    log_total = tf.reduce_logsumexp(logits, axis=-1, keepdims=True)  # (R, 1)
+
+    def best(number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        values, ids = _best(logits, number)
+        return ids, *_probability_up_to(values, log_total)
+
+    def keep(number: int | tf.Tensor) -> tf.Tensor:
+        ids, before, _ = best(number)
+        return _keep_at(logits, ids, before < p)
+
+    # Sorting a row costs as much as a small model: most rows reach p among their first tokens. NaN is not below p.
+    ids, before, upto = best(HEAD)
+    return tf.cond(
+        tf.reduce_any(upto[:, -1] < p),
+        lambda: keep(tf.shape(logits)[1]),
+        lambda: _keep_at(logits, ids, before < p),
+    )
+
+
+def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
+    """Forbids the tokens whose probability is below p times that of the best.
+
+    Args:
+        logits: (R, V).
+        p: 0 forbids nothing; 1 keeps the best token and those that equal it.
+
+    Returns:
+        Logits (R, V).
+
+    Raises:
+        ValueError: p is not in [0, 1].
+
+    Example:
+        >>> keep_min_p(tf.math.log([[0.1, 0.6, 0.3]]), p=0.4).numpy().round(1).tolist()
+        [[-inf, -0.5, -1.2000000476837158]]
+
+    Source: Nguyen et al. 2024 (arXiv 2407.01082).
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be between 0, where nothing is forbidden, and 1. Received: p={p}")
+    if p == 0:
+        return logits
+    return _forbid(logits, logits < tf.reduce_max(logits, axis=-1, keepdims=True) + math.log(p))
+
+
+def _forbid(logits: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+    """Returns the logits with -inf added where `tokens`, which broadcasts to (R, V), is true."""
+    return logits + tf.where(tokens, NEVER, 0.0)
+
+
+def _add_at(logits: tf.Tensor, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Returns the logits (R, V) with values (R, n) added at the tokens (R, n), which may come more than once."""
+    return tf.tensor_scatter_nd_add(logits, _places(ids), values)
+
+
+def _keep_at(logits: tf.Tensor, ids: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    """Returns the logits (R, V) with all forbidden but those of the tokens (R, n) that are kept."""
+    nothing = tf.fill(tf.shape(logits), NEVER)
+    return logits + tf.tensor_scatter_nd_update(nothing, _places(ids), tf.where(kept, 0.0, NEVER))
+
+
+def _places(ids: tf.Tensor) -> tf.Tensor:
+    """Returns row and token (R, n, 2) of the tokens (R, n)."""
+    rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
+    return tf.stack([rows, ids], axis=-1)
+
+
+def _best(logits: tf.Tensor, number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the best tokens of each row and their logits, both (R, min(number, V)); sorting NaN is undefined."""
+    sortable = tf.where(tf.math.is_nan(logits), NEVER, logits)
+    return tf.math.top_k(sortable, tf.minimum(number, tf.shape(logits)[1]))
+
+
+def _probability_up_to(values: tf.Tensor, log_total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the probability of the tokens before each one of a row (R, n), and of those up to each one."""
+    probabilities = tf.exp(values - log_total)
+    upto = tf.cumsum(probabilities, axis=-1)
+    return tf.concat([tf.zeros_like(upto[:, :1]), upto[:, :-1]], axis=-1), upto

@@ -1,0 +1,104 @@
+"""What a caller can ask of generation."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+NORMALIZATIONS = ("gnmt", "average")
+DEFAULT_BEAMS = 4  # the paper's
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How hypotheses are found, which are allowed, how many are returned.
+
+    Attributes:
+        beam_size: Hypotheses followed at a time, 1 for greedy decoding; 4 by default, none with `sample`.
+        num_return: Hypotheses for each input; of a beam search at most as many as beams.
+        length_penalty: The exponent α of the length that a log probability is divided by.
+        length_normalization: That length: "gnmt" for (5 + n) / 6, as in the paper, or "average" for n.
+        min_length: The fewest tokens of an output, the end of sentence counted.
+        max_length: The most; by default what the caller of `generate` says, such as the input's length and 50.
+        no_repeat_ngram: No sequence of so many tokens comes twice; 0 allows all.
+        sample: Draws tokens with the probabilities of the model, in place of a search.
+        temperature: The logits are divided by it before a token is drawn.
+        top_k: Only the k best tokens are drawn; 0 for all.
+        top_p: Only the best tokens that reach this probability together are drawn.
+        min_p: Only tokens at least this likely, compared with the best, are drawn.
+        seed: The same seed draws the same tokens; 0 by default.
+
+    Raises:
+        ValueError: An option out of its range, or one that another makes meaningless.
+
+    Example:
+        >>> DecodingOptions(sample=True, top_p=0.9, num_return=3).beams
+        1
+        >>> DecodingOptions(top_p=2.0, sample=True)
+        Traceback (most recent call last):
+        ValueError: `top_p` is above 0 and at most 1. Received: top_p=2.0
+    """
+
+    beam_size: int | None = None
+    num_return: int = 1
+    length_penalty: float = 0.6
+    length_normalization: str = "gnmt"
+    min_length: int = 1
+    max_length: int | None = None
+    no_repeat_ngram: int = 0
+    sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check("beam_size", self.beam_size is None or _is_count(self.beam_size, 1), "1 (greedy decoding) or more")
+        self._check("num_return", _is_count(self.num_return, 1), "1 or more")
+        self._check("length_penalty", self.length_penalty >= 0, "0 (none) or more; the paper uses 0.6")
+        known = self.length_normalization in NORMALIZATIONS
+        self._check("length_normalization", known, f"one of {', '.join(NORMALIZATIONS)}")
+        self._check("min_length", _is_count(self.min_length, 0), "0 or more, the end of sentence counted")
+        self._check("max_length", self.max_length is None or _is_count(self.max_length, 1), "1 or more")
+        self._check("no_repeat_ngram", _is_count(self.no_repeat_ngram, 0), "0 (repeats are allowed) or more")
+        self._check("temperature", 0 < self.temperature < float("inf"), "a number above 0")
+        self._check("top_k", _is_count(self.top_k, 0), "0 (all) or more")
+        self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
+        self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
+        self._check_together()
+
+    def _check(self, name: str, is_right: bool, rule: str) -> None:
+        if not is_right:
+            raise ValueError(f"`{name}` is {rule}. Received: {name}={getattr(self, name)!r}")
+
+    def _check_together(self) -> None:
+        if self.max_length is not None and self.min_length > self.max_length:
+            raise ValueError(
+                "`min_length` is at most `max_length`. "
+                f"Received: min_length={self.min_length}, max_length={self.max_length}"
+            )
+        if self.sample and self.beam_size not in (None, 1):
+            raise ValueError(
+                "Drawn tokens are not searched for: give no `beam_size` with `sample`, and `num_return` for several "
+                f"outputs. Received: sample=True, beam_size={self.beam_size}"
+            )
+        if not self.sample and self.num_return > self.beams:
+            raise ValueError(
+                "`num_return` is between 1 and `beam_size`: ask for fewer hypotheses or search with more beams. "
+                f"Received: num_return={self.num_return}, beam_size={self.beams}"
+            )
+        if not self.sample:
+            for each in fields(self):
+                if each.name in ("temperature", "top_k", "top_p", "min_p", "seed"):
+                    given = getattr(self, each.name)
+                    self._check(each.name, given == each.default, "for drawing, with `sample=True`")
+
+    @property
+    def beams(self) -> int:
+        """K of the search; 1 where tokens are drawn."""
+        if self.sample:
+            return 1
+        return DEFAULT_BEAMS if self.beam_size is None else self.beam_size
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

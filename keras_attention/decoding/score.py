@@ -1,0 +1,104 @@
+"""The probabilities that a model gives to sentences which are already written.
+
+Shapes: B batch, T target length, S source length, H heads, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class Scored(NamedTuple):
+    """What `score` returns; everything is zero at the padding of the targets.
+
+    Attributes:
+        token_log_probs: Log probability of each target token after those before it, (B, T) float32.
+        alignment: Where the decoder looks while it writes each target token, (B, T, S) float32: the cross-attention
+            weights of the last layer, averaged over its heads. Each row sums to 1.
+        lengths: Tokens of each target, the end of sentence counted, (B,) int32.
+
+    Example:
+        >>> Scored(tf.constant([[-0.5, -0.25, 0.0]]), tf.zeros((1, 3, 5)), tf.constant([2])).lengths.numpy().tolist()
+        [2]
+    """
+
+    token_log_probs: tf.Tensor
+    alignment: tf.Tensor
+    lengths: tf.Tensor
+
+
+def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_id: int = 0) -> Scored:
+    """Scores given translations, with the true tokens before each token (teacher forcing), in one pass.
+
+    The log probability of a translation is `tf.reduce_sum(scored.token_log_probs, axis=1)`: the number that a beam
+    search without a length penalty gives to it.
+
+    Args:
+        model: A `Transformer`, or another model with its `encode`, `init_cache` and `decode_step`.
+        source_ids: Token ids (B, S) that end in the end of sentence, then padding.
+        target_ids: Token ids (B, T), likewise: one translation for each source.
+        bos_id: Token that stands before the first.
+        pad_id: Token that fills up shorter rows.
+
+    Returns:
+        `Scored`.
+
+    Raises:
+        TypeError: Ids that are no integers.
+        ValueError: Ids of another rank, or not one target for each source.
+        tf.errors.InvalidArgumentError: The same, where it shows only in a running graph; an id outside the vocabulary.
+
+    Example:
+        >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=11)
+        >>> scored = score(model, source_ids=[[7, 5, 3]], target_ids=[[9, 3]])
+        >>> scored.token_log_probs.shape, scored.alignment.shape
+        (TensorShape([1, 2]), TensorShape([1, 2, 3]))
+    """
+    source_ids, target_ids = _ids("source_ids", source_ids), _ids("target_ids", target_ids)
+    target_ids = _paired(source_ids, target_ids)
+    batch_size = tf.shape(target_ids)[0]
+    memory, source_mask = model.encode(source_ids)
+    # The tokens before each: the last target token is never read. Cut afterwards, so that T may be 0.
+    read = tf.concat([tf.fill([batch_size, 1], bos_id), target_ids], axis=1)[:, :-1]  # (B, T)
+    logits, _, weights = model.decode_step(
+        read, model.init_cache(memory, batch_size), source_mask, return_attention_scores=True
+    )
+    real = target_ids != pad_id  # (B, T)
+    # One fused operation: no second (B, T, V) beside the logits.
+    surprise = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target_ids, logits=tf.cast(logits, tf.float32))
+    alignment = tf.reduce_mean(tf.cast(weights[-1], tf.float32), axis=1)  # (B, H, T, S) -> (B, T, S)
+    return Scored(
+        tf.where(real, -surprise, 0.0),
+        tf.where(real[:, :, None], alignment, 0.0),
+        tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
+    )
+
+
+def _ids(name: str, ids: Any) -> tf.Tensor:
+    """Returns ids (B, T) as int32."""
+    ids = ids if tf.is_tensor(ids) else np.asarray(ids)
+    if not (ids.dtype.is_integer if tf.is_tensor(ids) else np.issubdtype(ids.dtype, np.integer)):
+        raise TypeError(f"{name} must be integers, as a tokenizer gives them. Received: dtype {ids.dtype}")
+    ids = tf.cast(ids, tf.int32)
+    if ids.shape.rank != 2:
+        raise ValueError(
+            f"{name} must have shape (B, length): a row for each sentence, padded. Received: shape {ids.shape}"
+        )
+    return ids
+
+
+def _paired(source_ids: tf.Tensor, target_ids: tf.Tensor) -> tf.Tensor:
+    """Returns the targets, once it is sure that there are as many sources.
+
+    The model would take more targets than sources for the beams of each source.
+    """
+    message = "There must be one target for each source. "
+    rows = source_ids.shape[0], target_ids.shape[0]
+    if None not in rows:
+        if rows[0] != rows[1]:
+            raise ValueError(f"{message}Received: {rows[0]} sources, {rows[1]} targets")
+        return target_ids
+    check = tf.debugging.assert_equal(tf.shape(source_ids)[0], tf.shape(target_ids)[0], message)
+    with tf.control_dependencies([check]):  # before any operation that would fail without saying why
+        return tf.identity(target_ids)

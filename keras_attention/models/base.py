@@ -1,0 +1,172 @@
+"""What the models share: sizes from a config, adapters and quantization, a file that holds all of it."""
+
+from typing import Any, Self
+
+import keras
+
+from keras_attention.layers.adaptation import adapt, adaptations, enable_lora, matrices_within
+from keras_attention.models.config import TransformerConfig
+from keras_attention.models.fused_decoder import FusedDecoder
+
+
+class ConfiguredModel(keras.Model):
+    """Base of the functional models that a `TransformerConfig` defines; a subclass joins the layers.
+
+    Args:
+        config: The sizes.
+        dtype_policy: Of all layers.
+        **kwargs: `inputs`, `outputs`, `name` and the like.
+    """
+
+    def __init__(self, config: TransformerConfig, dtype_policy: Any, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.config = config
+        self.dtype_policy = dtype_policy
+
+    @classmethod
+    def from_preset(cls, preset: str, vocabulary_size: int, dtype: Any = None, **changes: Any) -> Self:
+        """A new model with the sizes of a preset.
+
+        Args:
+            preset: "tiny", "small", "base" or "big".
+            vocabulary_size: V.
+            dtype: As of the constructor.
+            **changes: Attributes of `TransformerConfig` that differ from the preset.
+
+        Returns:
+            An untrained model.
+
+        Raises:
+            ValueError: An unknown preset.
+
+        Example:
+            >>> ka.Transformer.from_preset("tiny", vocabulary_size=100, num_layers=1).config.num_layers
+            1
+        """
+        return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
+
+    def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
+        """Freezes the model and trains a product of two thin matrices beside each matrix. Compile it afterwards.
+
+        Args:
+            rank: Width of the thin matrices.
+            lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
+            pattern: Regular expression that the path of a matrix must match, such as "attention/(query|value)".
+
+        Raises:
+            ValueError: The pattern matches nothing, or a matrix has its thin ones already.
+
+        Example:
+            >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
+            >>> model.enable_lora(rank=2, pattern="query|value")
+            >>> len(model.trainable_weights)
+            24
+
+        Source: Hu et al. 2021 (LoRA), section 4.
+        """
+        enable_lora(self, rank, lora_alpha, pattern)
+
+    def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
+        """Keeps the matrices in fewer bits, with a scale for each column.
+
+        Args:
+            mode: "int8", or another that Keras knows.
+            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
+            filters: Which layers, as of `keras.Model.quantize`; all that hold a matrix by default.
+            **options: As of `keras.Model.quantize`.
+        """
+        # Keras warns of every other layer that it cannot be quantized.
+        matrices = [id(matrix) for _, matrix in matrices_within(self)]
+        filters = (lambda layer: id(layer) in matrices) if filters is None else filters
+        super().quantize(mode, config=config, filters=filters, **options)
+
+    def in_dtype(self, dtype: Any) -> Self:
+        """A copy with the same weights in another dtype.
+
+        Args:
+            dtype: A dtype or policy, such as "bfloat16", which halves the weights.
+
+        Returns:
+            A model.
+
+        Example:
+            >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
+            >>> {str(keras.backend.standardize_dtype(weight.dtype)) for weight in model.in_dtype("bfloat16").weights}
+            {'bfloat16'}
+        """
+        copy = type(self).from_config({**self.get_config(), "dtype": dtype})
+        copy.set_weights([keras.ops.convert_to_numpy(keras.ops.cast(weight, "float32")) for weight in self.weights])
+        return copy
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether `fused_decoder` has the weights it needs: quantized ones it cannot join."""
+        return not any(matrix.quantization_mode for _, matrix in matrices_within(self))
+
+    def fused_decoder(self) -> FusedDecoder:
+        """What generation decodes with: the numbers of `decode_step`, for less work.
+
+        Returns:
+            A decoder with the weights as they are now.
+        """
+        return FusedDecoder(self)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+            "adaptations": adaptations(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        arguments = dict(config)
+        arguments["config"] = TransformerConfig(**arguments["config"])
+        trainable, changes = arguments.pop("trainable", True), arguments.pop("adaptations", {})
+        model = cls(**arguments)
+        model.trainable = trainable  # before the adapters freeze the rest
+        adapt(model, changes)
+        return model
+
+    def _layers_by_name(self) -> dict[str, keras.layers.Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+
+def checked(config: TransformerConfig) -> TransformerConfig:
+    """The config, if it is one.
+
+    Args:
+        config: What a model was given.
+
+    Returns:
+        The same.
+
+    Raises:
+        TypeError: It is something else, such as a dictionary.
+
+    Example:
+        >>> checked(TransformerConfig(8000)).vocabulary_size
+        8000
+    """
+    if not isinstance(config, TransformerConfig):
+        raise TypeError(f"`config` is a TransformerConfig, such as TransformerConfig(8000). Received: {config=}")
+    return config
+
+
+def block_arguments(config: TransformerConfig) -> dict[str, Any]:
+    """What the stacks take of a config.
+
+    Args:
+        config: The sizes.
+
+    Returns:
+        Keyword arguments of `Encoder` and `Decoder`.
+
+    Example:
+        >>> block_arguments(TransformerConfig(8000))["num_heads"]
+        8
+    """
+    elsewhere = ("vocabulary_size", "hidden_dim")  # of the embedding
+    return {name: value for name, value in config.to_dict().items() if name not in elsewhere}

@@ -1,0 +1,85 @@
+"""A language model: a Transformer's decoder alone, as a functional Keras model.
+
+Shapes: B batch, T length, M model width, H heads, D head width, V vocabulary.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
+from keras_attention.models.base import ConfiguredModel, block_arguments, checked
+from keras_attention.models.config import TransformerConfig
+from keras_attention.models.transformer import DecoderCache
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class CausalTransformer(ConfiguredModel):
+    """Decoder layers without a memory, and one embedding matrix for tokens and logits.
+
+    A functional model: input token ids (B, T), 0 for padding; output logits (B, T, V), those at t predicting the token
+    at t + 1. Padding stands at the end of a row, where no token sees it: fill rows up to the right, never to the left.
+
+    Args:
+        config: The sizes; `num_layers` is the number of decoder layers, and there is no encoder. The number of
+            weights is `config.num_causal_parameters`.
+        dtype: Dtype or policy of all layers, the global policy by default. Logits are float32 always.
+        **kwargs: `name` and the like.
+
+    Raises:
+        TypeError: `config` is something else, such as a dictionary.
+
+    Example:
+        >>> model = CausalTransformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
+        >>> print(model(keras.ops.ones((2, 5), dtype="int32")).shape)
+        (2, 5, 100)
+
+    Source: Vaswani et al. 2017, figure 1, right; Liu et al. 2018 (arXiv 1801.10198), section 4.2.3, which leaves the
+    encoder out.
+    """
+
+    def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        ids = keras.Input((None,), dtype="int32", name="ids")  # (B, T)
+        embedding = TokenEmbedding(checked(config).vocabulary_size, config.hidden_dim, dtype=policy, name="embedding")
+        x = PositionalEncoding(dtype=policy, name="positions")(embedding(ids))  # (B, T, M)
+        x = keras.layers.Dropout(config.dropout, dtype=policy, name="dropout")(x)
+        x = Decoder(**block_arguments(config), dtype=policy, name="decoder")(x)  # (B, T, M)
+        logits = ops.cast(embedding(x, reverse=True), "float32")  # (B, T, V)
+        super().__init__(config, policy, inputs=ids, outputs=logits, **kwargs)
+
+    def init_cache(self, batch_size: Any, capacity: int | None = None) -> DecoderCache:
+        """Starts empty self-attention caches.
+
+        Args:
+            batch_size: Number of sequences B; B·K with K beams.
+            capacity: Positions that it will hold at most, in storage of that fixed size; None for a cache that grows.
+
+        Returns:
+            The cache before the first step, without keys and values of a memory.
+        """
+        return DecoderCache(layers=self.get_layer("decoder").init_cache(batch_size, capacity), cross=())
+
+    def decode_step(self, ids: Any, cache: DecoderCache) -> tuple[Any, DecoderCache]:
+        """Runs the model on the next tokens, without dropout.
+
+        Args:
+            ids: The next T tokens of each sequence (B, T), none of them padding; positions go on from the cache's
+                length.
+            cache: From `init_cache` or the step before.
+
+        Returns:
+            Logits (B, T, V) and the cache with the tokens appended.
+
+        Example:
+            >>> model = CausalTransformer.from_preset("tiny", vocabulary_size=100)
+            >>> logits, cache = model.decode_step(keras.ops.array([[5, 6, 7]]), model.init_cache(1))
+            >>> logits, cache = model.decode_step(keras.ops.array([[8]]), cache)
+            >>> print(logits.shape, int(cache.layers[0].length))
+            (1, 1, 100) 4
+        """
+        embedding = self.get_layer("embedding")
+        x = self.get_layer("positions")(embedding(ids), start_index=cache.layers[0].length)  # (B, T, M)
+        x, layers = self.get_layer("decoder")(x, self_attention_caches=cache.layers, training=False)
+        return ops.cast(embedding(x, reverse=True), "float32"), cache._replace(layers=layers)  # (B, T, V)

@@ -1,0 +1,75 @@
+"""What a run tells the model card of its export: its data, and the scores of its evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from keras_attention.pipeline.evaluate import Scores
+from keras_attention.pipeline.folder import CHECKPOINTS, RunFolder
+from keras_attention.training import write_whole
+
+
+def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None, **about: Any) -> None:
+    """Keeps the scores of an evaluation in the run, for the model card of a later export.
+
+    Args:
+        run: The run's folder.
+        scores: What `score` returned.
+        checkpoint: As of `RunFolder.translator`.
+        **about: What was compared and how, such as `source`, `target` and `beam_size`.
+    """
+    folder = RunFolder(run)
+    entry = {
+        "bleu": scores.bleu,
+        "signature": scores.bleu_signature,
+        "chrf": scores.chrf,
+        "chrf_signature": scores.chrf_signature,
+        "checkpoint": _checkpoint(folder, checkpoint).stem,
+        **about,
+    }
+    text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+    write_whole(_scores_file(folder), lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+
+def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
+    """What `serving.export` takes as its `card`: the text files of a run and, if they were recorded, its scores.
+
+    Scores of another checkpoint, or from before the checkpoint was written again, are left out.
+
+    Args:
+        run: The run's folder.
+        checkpoint: As of `RunFolder.translator`.
+
+    Returns:
+        Entries for the model card.
+
+    Raises:
+        FileNotFoundError: No run here, or no such checkpoint.
+    """
+    folder = RunFolder(run)
+    files = ("source", "target", "valid_source", "valid_target")
+    return {
+        "data": {name: str(getattr(folder.config, name)) for name in files},
+        "bleu": _scores(folder, _checkpoint(folder, checkpoint)),
+    }
+
+
+def _scores_file(run: RunFolder) -> Path:
+    return run.path / "scores.json"
+
+
+def _scores(run: RunFolder, checkpoint: Path) -> dict[str, Any] | None:
+    file = _scores_file(run)
+    if not file.exists() or file.stat().st_mtime < checkpoint.stat().st_mtime:
+        return None
+    entry = json.loads(file.read_text(encoding="utf-8"))
+    return entry if entry["checkpoint"] == checkpoint.stem else None
+
+
+def _checkpoint(run: RunFolder, name: str | None) -> Path:
+    """The file that `RunFolder.translator` loads."""
+    files = [run.model_file(each) for each in CHECKPOINTS if name in (None, each)]
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise FileNotFoundError(f"{run.path} has no checkpoint yet: train it. Received: checkpoint={name!r}")
+    return found[0]

@@ -1,0 +1,78 @@
+"""What an export says about the model in it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_attention.serving.translator import Translator
+
+PACKAGES = ("keras-attention", "keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
+
+
+def model_card(translator: "Translator", name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Describes a translator: sizes, decoding options, packages, date; and what only the caller knows.
+
+    Args:
+        translator: What is exported.
+        name: The model's name.
+        more: Entries that the translator does not know, such as `data` and `bleu`; anything that JSON can hold.
+
+    Returns:
+        The card, without the version.
+
+    Raises:
+        ValueError: `more` has an entry that the card has already.
+        TypeError: `more` holds what JSON cannot.
+
+    Example:
+        >>> card = model_card(getfixture("translator"), "en-de", more={"data": {"source": "train.en"}})
+        >>> card["name"], card["data"], card["decoding"]["beam_size"]
+        ('en-de', {'source': 'train.en'}, 3)
+    """
+    card = {
+        "name": name,
+        "version": None,  # known only when the folder has its number
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": None,
+        "bleu": None,
+        "sizes": _sizes(translator),
+        "decoding": {
+            **dataclasses.asdict(translator.options),
+            "max_source_length": translator.max_source_length,
+            "max_target_length": translator.max_target_length,
+        },
+        "packages": {package: _version(package) for package in PACKAGES},
+    }
+    more = dict(more or {})
+    taken = sorted(key for key in more if card.get(key) is not None or key == "version")
+    if taken:
+        raise ValueError(
+            f"`card` adds to what the export finds out itself; leave these out. Received: card with {taken}"
+        )
+    try:
+        json.dumps(more, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`card` may hold only what JSON can: {error}. Received: card={more!r:.200}") from error
+    return card | more
+
+
+def _sizes(translator: "Translator") -> dict[str, Any]:
+    """Returns the number of parameters and of pieces, and the sizes in the model's config."""
+    config = getattr(translator.model, "config", None)
+    return {
+        "parameters": sum(math.prod(weight.shape) for weight in getattr(translator.model, "weights", ())),
+        "vocabulary": translator.tokenizer.vocabulary_size,
+        **({"transformer": config.to_dict()} if hasattr(config, "to_dict") else {}),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

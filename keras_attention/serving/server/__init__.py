@@ -1,0 +1,6 @@
+"""A server of an exported model for development; TF Serving is for production."""
+
+from keras_attention.serving.server.lifecycle import Server, serve
+from keras_attention.serving.server.limits import Limits
+
+__all__ = ["Limits", "Server", "serve"]

@@ -1,0 +1,169 @@
+"""Joins requests that arrive together into one batch, and splits the answer again."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_attention.serving.server.errors import RequestError
+from keras_attention.serving.server.limits import Limits
+from keras_attention.serving.server.signature import Arrays, Signature
+
+
+class _Request(NamedTuple):
+    signature: Signature
+    inputs: Arrays
+    rows: int
+    arrived: float
+    answer: Future
+
+    def joins(self, other: "_Request") -> bool:
+        """Whether both can be in one batch: the arrays differ in their number of rows at most."""
+        shapes = {name: array.shape[1:] for name, array in self.inputs.items()}
+        return (
+            self.signature is other.signature
+            and self.signature.batchable
+            and shapes == {name: array.shape[1:] for name, array in other.inputs.items()}
+        )
+
+
+class Batcher:
+    """Runs requests, those of one signature that arrive together as one batch.
+
+    A batch that fails is run once more request by request, so that one bad request fails alone.
+
+    Args:
+        run: Takes a signature and its inputs and gives its outputs.
+        limits: `request_rows`, `queue`, `batch_rows` and `batch_wait` count here.
+        observe: Told the signature and the rows of each batch.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> spec = tf.TensorSpec([None], tf.string)
+        >>> upper = Signature("upper", {"source": spec}, {"text": spec})
+        >>> batcher = Batcher(lambda signature, inputs: {"text": np.char.upper(inputs["source"].astype("S"))})
+        >>> batcher.submit(upper, {"source": np.array([b"one", b"two"], object)}).result()["text"]
+        array([b'ONE', b'TWO'], dtype='|S3')
+        >>> batcher.close()
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Signature, Arrays], Arrays],
+        limits: Limits | None = None,
+        observe: Callable[[Signature, int], None] = lambda signature, rows: None,
+    ):
+        self._run = run
+        self._limits = limits or Limits()
+        self._observe = observe
+        self._waiting: list[_Request] = []
+        self._closed = False
+        self._changed = threading.Condition()
+        self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._worker.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    def submit(self, signature: Signature, inputs: Arrays) -> Future:
+        """Puts a request into the queue.
+
+        Args:
+            signature: What to run.
+            inputs: Its inputs.
+
+        Returns:
+            The outputs to be, or the `RequestError`. Cancelling it takes the request out of the queue.
+
+        Raises:
+            RequestError: If the request does not fit the signature or is too large, or the queue is full.
+        """
+        signature.check(inputs)
+        rows = signature.rows(inputs)
+        if rows > self._limits.request_rows:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"A request may have {self._limits.request_rows} rows; send several. Received: {rows} rows",
+            )
+        request = _Request(signature, inputs, rows, time.monotonic(), Future())
+        with self._changed:
+            if len(self._waiting) >= self._limits.queue:
+                self._waiting = [waiting for waiting in self._waiting if not waiting.answer.cancelled()]
+            if self._closed or len(self._waiting) >= self._limits.queue:
+                why = "is shutting down" if self._closed else f"has {self._limits.queue} requests waiting"
+                raise RequestError("UNAVAILABLE", f"The server {why}. Try again later")
+            self._waiting.append(request)
+            self._changed.notify()
+        return request.answer
+
+    def close(self) -> None:
+        """Answers the batch that runs, and says of the requests that wait that the server shuts down."""
+        with self._changed:
+            self._closed = True
+            left, self._waiting = self._waiting, []
+            self._changed.notify()
+        for request in left:
+            if request.answer.set_running_or_notify_cancel():
+                request.answer.set_exception(RequestError("UNAVAILABLE", "The server is shutting down"))
+        self._worker.join()
+
+    def _work(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            running = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+            if running:
+                self._answer(running)
+
+    def _next_batch(self) -> list[_Request] | None:
+        """Waits for a request and, for a moment, for those that can join it; None when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            first = self._waiting[0]
+            until = first.arrived + self._limits.batch_wait
+            if first.signature.batchable:
+                self._changed.wait_for(lambda: self._closed or self._full(first), until - time.monotonic())
+            batch, rows = [], 0
+            for request in self._waiting:
+                if request is first or (request.joins(first) and rows + request.rows <= self._limits.batch_rows):
+                    batch.append(request)
+                    rows += request.rows
+            taken = set(map(id, batch))
+            self._waiting = [request for request in self._waiting if id(request) not in taken]
+            return batch
+
+    def _full(self, first: _Request) -> bool:
+        return sum(each.rows for each in self._waiting if each.joins(first)) >= self._limits.batch_rows
+
+    def _answer(self, batch: list[_Request]) -> None:
+        try:
+            answers = self._run_joined(batch)
+        except Exception as error:
+            if len(batch) > 1 and getattr(error, "code", "") != "DEADLINE_EXCEEDED":
+                for request in batch:
+                    self._answer([request])
+                return
+            for request in batch:
+                request.answer.set_exception(error)
+            return
+        for request, answer in zip(batch, answers, strict=True):
+            request.answer.set_result(answer)
+
+    def _run_joined(self, batch: list[_Request]) -> list[Arrays]:
+        signature, rows = batch[0].signature, sum(request.rows for request in batch)
+        self._observe(signature, rows)
+        if len(batch) == 1:
+            return [self._run(signature, batch[0].inputs)]
+        joined = {name: np.concatenate([request.inputs[name] for request in batch]) for name in signature.inputs}
+        outputs = self._run(signature, joined)
+        wrong = {name: array.shape for name, array in outputs.items() if array.shape[0] != rows}
+        if wrong:
+            raise RequestError("INTERNAL", f"Signature '{signature.name}': {rows} rows in, but out: {wrong}")
+        ends = np.cumsum([request.rows for request in batch])[:-1]
+        parts = {name: np.split(array, ends) for name, array in outputs.items()}
+        return [{name: parts[name][place] for name in parts} for place in range(len(batch))]

@@ -1,0 +1,149 @@
+"""TF Serving's gRPC services: predictions, the signatures, whether a version is there."""
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from keras_attention.serving.server.errors import RequestError
+from keras_attention.serving.server.service import Service
+from keras_attention.serving.server.signature import Arrays, elements
+
+# Threads that wait for answers; the model itself runs in one.
+THREADS = 32
+
+
+def grpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
+    """Makes a server of TF Serving's gRPC services; it is not started.
+
+    Args:
+        service: The model and its queue.
+        host: Where it listens.
+        port: The port; 0 is any free one.
+
+    Returns:
+        The server and its port.
+
+    Raises:
+        OSError: If the port is taken.
+
+    Source: https://www.tensorflow.org/tfx/serving/serving_advanced
+    """
+    options = [
+        ("grpc.max_receive_message_length", service.limits.request_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # a second server on the port is an error
+    ]
+    server = grpc.server(futures.ThreadPoolExecutor(THREADS, "grpc"), options=options)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Predictions(service), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(service), server)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        return server, server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"grpc_port must be free. Received: grpc_port={port} on {host}: {error}") from error
+
+
+class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, service: Service):
+        self._service = service
+
+    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with _answered(context), self._service.metrics.request("grpc"):
+            return self._predict(request, context)
+
+    def _predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        _check_model(self._service, request.model_spec)
+        signature = self._service.model.signature(request.model_spec.signature_name)
+        names = signature.select(list(request.output_filter))
+        inputs = {
+            name: _array(name, proto, self._service.limits.request_bytes) for name, proto in request.inputs.items()
+        }
+        answer = self._service.batcher.submit(signature, inputs)
+        outputs = _wait(answer, context, self._service.limits.deadline)
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = self._service.model.name
+        response.model_spec.version.value = self._service.model.version
+        response.model_spec.signature_name = signature.name
+        for name in names:
+            response.outputs[name].CopyFrom(_proto(outputs, name))
+        return response
+
+    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with _answered(context):
+            _check_model(self._service, request.model_spec)
+            if list(request.metadata_field) != ["signature_def"]:
+                fields = list(request.metadata_field)
+                message = f"metadata_field must be signature_def. Received: {fields!r:.200}"
+                raise RequestError("INVALID_ARGUMENT", message)
+            response = get_model_metadata_pb2.GetModelMetadataResponse()
+            response.model_spec.name = self._service.model.name
+            response.model_spec.version.value = self._service.model.version
+            response.metadata["signature_def"].Pack(self._service.signature_map())
+            return response
+
+
+class _Models(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, service: Service):
+        self._service = service
+
+    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with _answered(context):
+            _check_model(self._service, request.model_spec)
+            return self._service.status()
+
+
+@contextmanager
+def _answered(context: grpc.ServicerContext) -> Iterator[None]:
+    """Answers with the status of a `RequestError`."""
+    try:
+        yield
+    except RequestError as error:
+        context.abort(grpc.StatusCode[error.code], error.message)
+
+
+def _check_model(service: Service, spec: Any) -> None:
+    if spec.version_label:
+        raise RequestError("INVALID_ARGUMENT", f"Versions have no labels here. Received: {spec.version_label[:80]}")
+    service.check_model(spec.name, str(spec.version.value) if spec.HasField("version") else None)
+
+
+def _wait(answer: futures.Future, context: grpc.ServicerContext, deadline: float) -> Arrays:
+    """Waits for an answer as long as there is somebody who waits for it."""
+    ended = threading.Event()
+    if not context.add_callback(ended.set):
+        ended.set()
+    answer.add_done_callback(lambda _: ended.set())
+    remaining = context.time_remaining()
+    in_time = ended.wait(deadline if remaining is None else min(deadline, remaining))
+    if answer.done():
+        return answer.result()
+    answer.cancel()
+    if in_time:
+        raise RequestError("CANCELLED", "The client is gone")
+    raise RequestError("DEADLINE_EXCEEDED", f"No answer within {deadline:g} seconds")
+
+
+def _array(name: str, proto: Any, limit: int) -> np.ndarray:
+    """Reads a tensor; one number can stand for a whole array, so the stated shape is checked first."""
+    if elements([dim.size for dim in proto.tensor_shape.dim]) > limit:
+        raise RequestError("INVALID_ARGUMENT", f"Input '{name}' may have {limit} elements. Received: more")
+    try:
+        return tf.make_ndarray(proto)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError("INVALID_ARGUMENT", f"Input '{name}' is no tensor: {error}") from error
+
+
+def _proto(outputs: Arrays, name: str) -> Any:
+    return tf.make_tensor_proto(outputs[name], tf.as_dtype(np.asarray(outputs[name]).dtype))

@@ -1,0 +1,227 @@
+"""TF Serving's JSON: requests as arrays, arrays as answers."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.serving.server.errors import RequestError
+from keras_attention.serving.server.signature import Arrays, Signature
+
+MOST_LEVELS = 32
+
+
+class JsonRequest(NamedTuple):
+    """What a body asks for: a signature, its inputs, and whether the answer goes row by row."""
+
+    signature: Signature
+    inputs: Arrays
+    by_row: bool
+
+
+def read_request(body: bytes, find_signature: Callable[[str], Signature]) -> JsonRequest:
+    """Reads the body of a `:predict` request.
+
+    Args:
+        body: JSON with `instances` (row by row) or `inputs` (by input), and perhaps `signature_name`.
+        find_signature: Gives the signature of a name.
+
+    Returns:
+        The request; its arrays are of the signature's dtypes, their shapes not yet checked.
+
+    Raises:
+        RequestError: If the body is not such JSON, or a value is not of the input's dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> texts = tf.TensorSpec([None], tf.string)
+        >>> upper = Signature("upper", {"source": texts}, {"text": texts})
+        >>> body = b'{"inputs": ["one", {"b64": "dHdv"}]}'
+        >>> read_request(body, lambda name: upper).inputs["source"]
+        array([b'one', b'two'], dtype=object)
+
+    Source: https://www.tensorflow.org/tfx/serving/api_rest
+    """
+    document = _parse(body)
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise _wrong(f"'signature_name' key must be a string value. Received: {_short(name)}")
+    signature = find_signature(name)
+    keys = [key for key in ("instances", "inputs") if key in document]
+    if not keys:
+        raise _wrong("Missing 'inputs' or 'instances' key")
+    if len(keys) == 2:
+        raise _wrong("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    columns = _columns(document["instances"], signature) if keys == ["instances"] else document["inputs"]
+    if not isinstance(columns, dict) or _is_base64(columns):
+        columns = {_only_input(signature, keys[0]): columns}
+    inputs = {name: _array(columns[name], signature, name) for name in columns if name in signature.inputs}
+    # A name that the signature does not know stays, so that its check says so.
+    unknown = {name: np.zeros(0) for name in columns if name not in signature.inputs}
+    return JsonRequest(signature, inputs | unknown, keys == ["instances"])
+
+
+def write_answer(outputs: Arrays, by_row: bool) -> bytes:
+    """Writes the outputs of a signature as the body of an answer.
+
+    Args:
+        outputs: The arrays by name.
+        by_row: Whether the request was row by row.
+
+    Returns:
+        JSON with `predictions` (row by row) or `outputs` (by output).
+
+    Raises:
+        RequestError: If there are no such rows, or an output has no form in JSON.
+
+    Example:
+        >>> write_answer({"text": np.array([b"one"], object), "score": np.float32([-0.2])}, by_row=True)
+        b'{"predictions": [{"text": "one", "score": -0.2}]}'
+    """
+    values = {name: _values(name, array) for name, array in outputs.items()}
+    alone = next(iter(values.values())) if len(values) == 1 else None
+    if not by_row:
+        return _dump({"outputs": values if alone is None else alone})
+    if len({array.shape[:1] for array in outputs.values()}) != 1 or any(not array.ndim for array in outputs.values()):
+        shapes = {name: array.shape for name, array in outputs.items()}
+        raise _wrong(f"These outputs have no common rows; send 'inputs', not 'instances': {shapes}")
+    rows = zip(*values.values(), strict=True)
+    return _dump({"predictions": alone if alone is not None else [dict(zip(values, row, strict=True)) for row in rows]})
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _wrong(f'JSON Parse error: not UTF-8 ({error.reason}); send bytes as {{"b64": ...}}') from error
+    except RecursionError as error:
+        raise _wrong("JSON Parse error: too many levels") from error
+    except ValueError as error:
+        raise _wrong(f"JSON Parse error: {error}") from error
+    if not isinstance(document, dict):
+        raise _wrong(f"JSON Value: {_short(document)} Is not object")
+    return document
+
+
+def _columns(instances: Any, signature: Signature) -> dict[str, list]:
+    """Turns rows into a list for each input."""
+    if not isinstance(instances, list):
+        raise _wrong(f"Excepting 'instances' to be an list/array. Received: {_short(instances)}")
+    if not instances:
+        raise _wrong("No values in 'instances' array")
+    named = [isinstance(row, dict) and not _is_base64(row) for row in instances]
+    if not any(named):
+        return {_only_input(signature, "instances"): instances}
+    names = list(instances[named.index(True)])
+    for place, row in enumerate(instances):
+        if not named[place] or set(row) != set(names):
+            raise _wrong(
+                f"Failed to process element: {place} of 'instances' list. JSON object: {_short(row)} "
+                f"keys must be equal to: {','.join(sorted(signature.inputs))}"
+            )
+    return {name: [row[name] for row in instances] for name in names}
+
+
+def _only_input(signature: Signature, key: str) -> str:
+    if len(signature.inputs) > 1:
+        raise _wrong(
+            f"{key} is a plain value/list, but expecting an object as multiple input tensors required: "
+            f"{', '.join(sorted(signature.inputs))}"
+        )
+    return next(iter(signature.inputs))
+
+
+def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
+    """Turns nested lists into an array of the input's dtype."""
+    dtype = signature.inputs[name].dtype
+    shape, first = [], value
+    while isinstance(first, list):
+        shape.append(len(first))
+        first = first[0] if first else None
+    flat: list = []
+    try:
+        if len(shape) > MOST_LEVELS:
+            raise ValueError(f"more than {MOST_LEVELS} levels of lists")
+        _flatten(value, shape, 0, dtype, flat)
+        array = np.empty(len(flat), object if dtype == tf.string else dtype.as_numpy_dtype)
+        with np.errstate(over="raise"):  # a number beyond float32 is no infinity
+            array[:] = flat
+        return array.reshape(shape)
+    except (ValueError, ArithmeticError) as error:
+        raise _wrong(f"Signature '{signature.name}', input '{name}': {error}") from error
+
+
+def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, flat: list) -> None:
+    if not isinstance(value, list):
+        if level != len(shape):
+            raise ValueError(f"JSON Value: {_short(value)} found at incorrect level: {level + 1}")
+        flat.append(_element(value, dtype))
+        return
+    if level >= len(shape):
+        raise ValueError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+    if len(value) != shape[level]:
+        raise ValueError(f"Encountered list at unexpected size: {len(value)} expected size: {shape[level]}")
+    for each in value:
+        _flatten(each, shape, level + 1, dtype, flat)
+
+
+def _element(value: Any, dtype: tf.DType) -> Any:
+    if dtype == tf.string and _is_base64(value):
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"Unable to base64 decode {_short(value)}") from error
+    kinds: Any = {tf.string: str, tf.bool: bool}.get(dtype, int if dtype.is_integer else (int, float))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and dtype != tf.bool):
+        kind = type(value).__name__
+        raise ValueError(f"JSON Value: {_short(value)} Type: {kind} is not of expected type: {dtype.name}")
+    return value.encode("utf-8") if isinstance(value, str) else value
+
+
+def _is_base64(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == ["b64"] and isinstance(value["b64"], str)
+
+
+def _values(name: str, array: np.ndarray) -> Any:
+    array = np.asarray(array)
+    if array.dtype == object:
+        code = _in_base64 if name.endswith("_bytes") else _in_utf8
+        return np.asarray(np.frompyfunc(code, 1, 1)(array), object).tolist()
+    if tf.as_dtype(array.dtype).is_floating:
+        # The shortest decimals that mean the same number: 0.2, not 0.20000000298.
+        return array.astype(np.float64).tolist() if array.dtype == np.float64 else _shortest(array)
+    if array.dtype.kind in "biu":
+        return array.tolist()
+    raise RequestError("UNIMPLEMENTED", f"Output '{name}' of dtype {array.dtype} has no form in JSON")
+
+
+def _shortest(array: np.ndarray) -> Any:
+    return array.astype(np.float32).astype("U").astype(np.float64).tolist()
+
+
+def _in_utf8(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _in_base64(value: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(value).decode()}
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("utf-8")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "…"
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+def _wrong(message: str) -> RequestError:
+    return RequestError("INVALID_ARGUMENT", message)

@@ -1,0 +1,37 @@
+"""How much a server takes."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much a server takes, so that no request takes it down.
+
+    Args:
+        request_bytes: The most bytes of a request; more is answered with 413, over gRPC with RESOURCE_EXHAUSTED.
+        request_rows: The most texts of a request; more is answered with 400.
+        queue: The most requests that wait; one more is answered with 503 and may be tried again.
+        deadline: Seconds that a request may take; after that it is answered with 504.
+        batch_rows: Texts up to which requests are joined into one batch.
+        batch_wait: Seconds that the first request of a batch waits for others.
+
+    Raises:
+        ValueError: If one of them is not positive.
+
+    Example:
+        >>> Limits(deadline=10).request_rows
+        256
+    """
+
+    request_bytes: int = 4 * 1024 * 1024  # gRPC's own
+    request_rows: int = 256
+    queue: int = 512
+    deadline: float = 60.0
+    batch_rows: int = 64
+    batch_wait: float = 0.004
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"{field.name} must be above 0. Received: {field.name}={value}")

@@ -1,0 +1,78 @@
+"""What a server counts, as Prometheus reads it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from keras_attention.serving.server.errors import RequestError
+from keras_attention.serving.server.signature import Signature
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Counts requests and their errors, and how long they took, and how large the batches were.
+
+    Args:
+        waiting: Says how many requests wait.
+
+    Example:
+        >>> metrics = Metrics(lambda: 3)
+        >>> with metrics.request("rest"):
+        ...     pass
+        >>> 'keras_attention_requests_total{api="rest",code="OK"} 1.0' in metrics.text()
+        True
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+
+    def __init__(self, waiting: Callable[[], int]):
+        self._registry = CollectorRegistry()
+        each = {"registry": self._registry, "namespace": "keras_attention"}
+        self._requests = Counter("requests", "Predict requests, by how they ended", ["api", "code"], **each)
+        self._seconds = Histogram("request_seconds", "From request to answer", ["api"], buckets=SECONDS, **each)
+        self._rows = Histogram("batch_rows", "Texts in a run of the model", ["signature"], buckets=ROWS, **each)
+        Gauge("queue_requests", "Requests that wait", **each).set_function(waiting)
+
+    @contextmanager
+    def request(self, api: str) -> Iterator[None]:
+        """Counts and times a request.
+
+        Args:
+            api: "rest" or "grpc".
+
+        Yields:
+            While the request is answered.
+        """
+        begun, code = time.perf_counter(), "OK"
+        try:
+            yield
+        except RequestError as error:
+            code = error.code
+            raise
+        except BaseException:
+            code = "INTERNAL"
+            raise
+        finally:
+            self._requests.labels(api, code).inc()
+            self._seconds.labels(api).observe(time.perf_counter() - begun)
+
+    def batch(self, signature: Signature, rows: int) -> None:
+        """Counts a run of the model.
+
+        Args:
+            signature: What was run.
+            rows: How many texts it had.
+        """
+        self._rows.labels(signature.name).observe(rows)
+
+    def text(self) -> str:
+        """Gives all numbers.
+
+        Returns:
+            Prometheus' text format.
+        """
+        return generate_latest(self._registry).decode()

@@ -1,0 +1,168 @@
+"""A SavedModel loaded as TF Serving loads it: a graph in a session."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.serving.server.errors import HTTP_STATUS, RequestError
+from keras_attention.serving.server.signature import Arrays, Signature, read_signatures
+
+CODES = {getattr(tf.errors, name): name for name in HTTP_STATUS}
+WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+
+
+def newest_version(folder: str | os.PathLike) -> Path:
+    """Finds the version of a model that is served.
+
+    Args:
+        folder: The model's folder, which holds a folder for each version.
+
+    Returns:
+        The folder with the highest number.
+
+    Raises:
+        FileNotFoundError: If there is no SavedModel in the folder.
+        ValueError: If the folder is itself a version.
+
+    Example:
+        >>> import pathlib
+        >>> for version in ("9", "10", "unfinished-3"):
+        ...     pathlib.Path("en-de", version).mkdir(parents=True)
+        ...     _ = pathlib.Path("en-de", version, "saved_model.pb").write_bytes(b"")
+        >>> newest_version("en-de").name
+        '10'
+    """
+    folder = Path(folder)
+    if (folder / "saved_model.pb").exists():
+        raise ValueError(f"folder must be a model's, not that of one version: {folder.parent}. Received: {folder}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder must exist; keras-attention export writes one. Received: {folder}")
+    versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    if not versions:
+        raise FileNotFoundError(f"folder must hold versions such as {folder / '1'}. Received: {folder} without any")
+    return max(versions, key=lambda path: int(path.name))
+
+
+class LoadedModel:
+    """The newest version of a model, ready to run.
+
+    Args:
+        folder: The model's folder, which holds a folder for each version.
+
+    Raises:
+        FileNotFoundError: If there is no SavedModel in the folder.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> module, texts = tf.Module(), tf.TensorSpec([None], tf.string, name="source")
+        >>> module.upper = tf.function(lambda source: {"text": tf.strings.upper(source)}, input_signature=[texts])
+        >>> tf.saved_model.save(module, "saved_models/upper/1", signatures={"serving_default": module.upper})
+        >>> model = LoadedModel("saved_models/upper")
+        >>> model.name, model.version, model.signature("").name
+        ('upper', 1, 'serving_default')
+        >>> model.run(model.signature(""), {"source": np.array([b"a", b"b"], object)})["text"]
+        array([b'A', b'B'], dtype=object)
+        >>> model.close()
+
+    Source: https://www.tensorflow.org/tfx/serving/architecture
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        importlib.import_module("tensorflow_text")  # registers the tokenizer's operations
+        self.path = newest_version(folder)
+        self.name = Path(folder).resolve().name
+        self.version = int(self.path.name)
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        # tf.saved_model.load, which TensorFlow advises, would find models that TF Serving cannot load.
+        with _QuietTensorFlow():
+            graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(self.path))
+        self.signature_defs = graph.signature_def
+        self.signatures = read_signatures(graph.signature_def)
+
+    def signature(self, name: str) -> Signature:
+        """Finds a signature.
+
+        Args:
+            name: Its name; "" is serving_default.
+
+        Returns:
+            The signature.
+
+        Raises:
+            RequestError: If the model has none of that name.
+        """
+        name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+        if name not in self.signatures:
+            message = f'Serving signature name: "{name[:80]}" not found in signature def. It has: '
+            raise RequestError("INVALID_ARGUMENT", message + ", ".join(sorted(self.signatures)))
+        return self.signatures[name]
+
+    def run(self, signature: Signature, inputs: Arrays, timeout: float = 60.0) -> Arrays:
+        """Runs a signature on arrays that fit it, one run at a time: a timeout stops all runs of a session.
+
+        Args:
+            signature: The signature.
+            inputs: Its inputs.
+            timeout: Seconds after which the run is stopped.
+
+        Returns:
+            All its outputs.
+
+        Raises:
+            RequestError: If the graph reports an error, or takes too long.
+        """
+        fetches = {name: spec.name for name, spec in signature.outputs.items()}
+        feeds = {signature.inputs[name].name: array for name, array in inputs.items()}
+        options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(timeout * 1000)))
+        try:
+            outputs = self._session.run(fetches, feeds, options=options)
+        except tf.errors.OpError as error:
+            code = CODES.get(error.error_code, "UNKNOWN")
+            code = "DEADLINE_EXCEEDED" if code == "CANCELLED" else code  # nothing else cancels a run
+            message = error.message.removeprefix("Graph execution error:").strip()[:500]
+            raise RequestError(code, f"Signature '{signature.name}': {message}") from error
+        # A single text comes as bytes, which NumPy would cut at its last NUL.
+        kinds = {name: object if spec.dtype == tf.string else None for name, spec in signature.outputs.items()}
+        return {name: np.asarray(value, kinds[name]) for name, value in outputs.items()}
+
+    def warm_up(self) -> int:
+        """Runs the requests that the export wrote for this: the first run of a graph takes seconds.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            ValueError: If the model fails at one of them.
+        """
+        from tensorflow_serving.apis import prediction_log_pb2
+
+        file = self.path / WARM_UP_FILE
+        records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator()) if file.is_file() else []
+        for record in records:
+            request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+            inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+            try:
+                self.run(self.signature(request.model_spec.signature_name), inputs)
+            except RequestError as error:
+                message = f"A model must answer its own warm-up requests. Received: {self.path}: {error}"
+                raise ValueError(message) from error
+        return len(records)
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        self._session.close()
+
+
+class _QuietTensorFlow:
+    """Keeps TensorFlow from advising against the loader that TF Serving uses."""
+
+    def __enter__(self) -> None:
+        self._level = tf.get_logger().level
+        tf.get_logger().setLevel("ERROR")
+
+    def __exit__(self, *_: Any) -> None:
+        tf.get_logger().setLevel(self._level)

@@ -1,0 +1,174 @@
+"""TF Serving's REST paths, the server's health and its counts."""
+
+import asyncio
+import importlib.resources
+import json
+from typing import Any
+
+from google.protobuf import json_format
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from keras_attention.serving.server import json_tensors
+from keras_attention.serving.server.errors import RequestError
+from keras_attention.serving.server.service import Service
+from keras_attention.serving.server.signature import Arrays
+
+# Bodies that are too large are read up to this many times the limit: a caller that still writes hears no answer.
+READ_ON = 16
+# The page loads nothing and asks nobody but this server.
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
+
+
+def rest_app(service: Service, page: bool = False) -> Starlette:
+    """Makes the application that answers TF Serving's REST requests.
+
+    Args:
+        service: The model and its queue.
+        page: Whether `/` is the translation page.
+
+    Returns:
+        The application.
+
+    Source: https://www.tensorflow.org/tfx/serving/api_rest
+    """
+    handlers = _Handlers(service)
+    model = "/v1/models/{name}"
+    routes = [
+        Route("/healthz", handlers.health),
+        Route("/monitoring/prometheus/metrics", handlers.metrics),
+    ]
+    for prefix in (model, model + "/versions/{version}"):
+        routes.append(Route(prefix + ":predict", handlers.predict, methods=["POST"]))
+        routes.append(Route(prefix + "/metadata", handlers.metadata))
+        routes.append(Route(prefix, handlers.status))
+    if page:
+        routes.append(Route("/", handlers.page))
+    errors: dict[Any, Any] = {RequestError: _refuse, HTTPException: _no_such_path, Exception: _broken}
+    return Starlette(routes=routes, exception_handlers=errors)
+
+
+class _Handlers:
+    def __init__(self, service: Service):
+        self._service = service
+
+    async def health(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(page_text(self._service), headers={"Content-Security-Policy": PAGE_POLICY})
+
+    async def status(self, request: Request) -> Response:
+        self._check_model(request)
+        return _json(_as_dict(self._service.status()))
+
+    async def metadata(self, request: Request) -> Response:
+        self._check_model(request)
+        model = self._service.model
+        spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
+        signatures = _as_dict(self._service.signature_map())
+        return _json({"model_spec": spec, "metadata": {"signature_def": signatures}})
+
+    async def predict(self, request: Request) -> Response:
+        with self._service.metrics.request("rest"):
+            self._check_model(request)
+            try:
+                async with asyncio.timeout(self._service.limits.deadline):
+                    return await self._predict(request)
+            except TimeoutError as error:
+                deadline = self._service.limits.deadline
+                raise RequestError("DEADLINE_EXCEEDED", f"No answer within {deadline:g} seconds") from error
+            except ClientDisconnect as error:
+                raise RequestError("CANCELLED", "The client is gone") from error
+
+    async def _predict(self, request: Request) -> Response:
+        body = await _read_body(request, self._service.limits.request_bytes)
+        wanted = await run_in_threadpool(json_tensors.read_request, body, self._service.model.signature)
+        answer = asyncio.wrap_future(self._service.batcher.submit(wanted.signature, wanted.inputs))
+        outputs = await _unless_gone(request, answer)
+        written = await run_in_threadpool(json_tensors.write_answer, outputs, wanted.by_row)
+        return Response(written, media_type="application/json")
+
+    def _check_model(self, request: Request) -> None:
+        name = request.path_params["name"]
+        if ":" in name:  # an action that is not known, or known for another method
+            raise HTTPException(404)
+        self._service.check_model(name, request.path_params.get("version"))
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Reads a body; one that is too large is read on, so that the caller hears why, but not kept."""
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            body += chunk
+        elif size > READ_ON * limit:
+            break
+    if size > limit:
+        message = f"A request may have {limit} bytes; send fewer texts at a time. Received: more"
+        raise RequestError("INVALID_ARGUMENT", message, http_status=413)
+    return bytes(body)
+
+
+async def _unless_gone(request: Request, answer: asyncio.Future) -> Arrays:
+    """Waits for an answer as long as there is somebody who waits for it."""
+    gone = asyncio.ensure_future(request.receive())  # after the body, only the end of the connection comes
+    try:
+        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnect
+    finally:
+        gone.cancel()
+        answer.cancel()
+
+
+def page_text(service: Service) -> str:
+    """Gives the translation page of a model.
+
+    Args:
+        service: The model and its queue.
+
+    Returns:
+        HTML that loads nothing else.
+    """
+    text = importlib.resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    # "<" as an escape: a name cannot end the script that holds it.
+    about = {"model": service.model.name, "signatures": sorted(service.model.signatures)}
+    return text.replace("/* ABOUT */ null", json.dumps(about).replace("<", "\\u003c"))
+
+
+def _refuse(request: Request, error: RequestError) -> Response:
+    return _json({"error": error.message}, error.http_status)
+
+
+def _no_such_path(request: Request, error: HTTPException) -> Response:
+    path = request.url.path[:200]
+    if path.startswith("/v1/"):
+        return _json({"error": f"Malformed request: {request.method} {path}"}, 400)
+    return _json({"error": f"{error.detail}: {request.method} {path}"}, error.status_code)
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    return _json({"error": f"The server failed: {type(error).__name__}; its log says more"}, 500)
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _json(document: dict[str, Any], status: int = 200) -> Response:
+    return Response(json.dumps(document, indent=1), status, media_type="application/json")

@@ -1,0 +1,76 @@
+"""What REST and gRPC share: the model, the queue before it, the counts."""
+
+import os
+from typing import Any
+
+from keras_attention.serving.server.batcher import Batcher
+from keras_attention.serving.server.errors import RequestError
+from keras_attention.serving.server.limits import Limits
+from keras_attention.serving.server.metrics import Metrics
+from keras_attention.serving.server.model import LoadedModel
+
+
+class Service:
+    """A loaded model behind a queue.
+
+    Args:
+        folder: The model's folder, which holds a folder for each version.
+        limits: How much it takes.
+    """
+
+    def __init__(self, folder: str | os.PathLike, limits: Limits):
+        self.limits = limits
+        self.model = LoadedModel(folder)
+        self.batcher = Batcher(
+            lambda signature, inputs: self.model.run(signature, inputs, limits.deadline),
+            limits,
+            observe=lambda signature, rows: self.metrics.batch(signature, rows),
+        )
+        self.metrics = Metrics(lambda: self.batcher.waiting)
+
+    def check_model(self, name: str, version: str | None = None) -> None:
+        """Checks that the served model is the one that is asked for.
+
+        Args:
+            name: Its name.
+            version: Its version; None is the newest.
+
+        Raises:
+            RequestError: If another model or version is served.
+        """
+        if name != self.model.name or version not in (None, str(self.model.version)):
+            wanted = f"Latest({name[:80]})" if version is None else f"Specific({name[:80]}, {version[:80]})"
+            served = f"{self.model.name}, version {self.model.version}"
+            raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}. Served is {served}")
+
+    def status(self) -> Any:
+        """Says that the version is there.
+
+        Returns:
+            The `GetModelStatusResponse`.
+        """
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        response = get_model_status_pb2.GetModelStatusResponse()
+        version = response.model_version_status.add(version=self.model.version)
+        version.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        version.status.SetInParent()  # no error
+        return response
+
+    def signature_map(self) -> Any:
+        """Describes the signatures.
+
+        Returns:
+            The `SignatureDefMap`.
+        """
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        described = get_model_metadata_pb2.SignatureDefMap()
+        for name in self.model.signatures:
+            described.signature_def[name].CopyFrom(self.model.signature_defs[name])
+        return described
+
+    def close(self) -> None:
+        """Ends the work and frees the model."""
+        self.batcher.close()
+        self.model.close()

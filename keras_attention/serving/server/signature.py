@@ -1,0 +1,146 @@
+"""What a signature of a SavedModel takes and gives, and whether a request fits it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.serving.server.errors import RequestError
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A signature of a SavedModel.
+
+    Args:
+        name: Its name, such as "serving_default".
+        inputs: The name, dtype and shape of what it takes, by input.
+        outputs: The same of what it gives.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> texts = tf.TensorSpec([None], tf.string, "a:0")
+        >>> signature = Signature("upper", inputs={"source": texts}, outputs={"text": texts})
+        >>> signature.batchable, signature.rows({"source": np.array([b"one", b"two"], object)})
+        (True, 2)
+    """
+
+    name: str
+    inputs: dict[str, tf.TensorSpec]
+    outputs: dict[str, tf.TensorSpec]
+
+    @property
+    def batchable(self) -> bool:
+        """Whether requests can be joined: everything has a first dimension of any size."""
+        shapes = [spec.shape for spec in (*self.inputs.values(), *self.outputs.values())]
+        return all(shape.rank is not None and shape.rank > 0 and shape[0] is None for shape in shapes)
+
+    def rows(self, inputs: Arrays) -> int:
+        """Says how many texts, or other rows, a request has.
+
+        Args:
+            inputs: The arrays of a request.
+
+        Returns:
+            The length of the longest array; 1 for a number alone.
+        """
+        return max((len(array) if array.ndim else 1 for array in inputs.values()), default=1)
+
+    def check(self, inputs: Arrays) -> None:
+        """Checks the arrays of a request.
+
+        Args:
+            inputs: The arrays by name.
+
+        Raises:
+            RequestError: If a name is missing or unknown, or a dtype, a shape or the number of rows is wrong.
+        """
+        self._check_names(inputs)
+        for name, array in inputs.items():
+            spec = self.inputs[name]
+            received = tf.as_dtype(array.dtype)
+            if received != spec.dtype:
+                raise self._error(f"input '{name}' takes {spec.dtype.name}. Received: {received.name}")
+            if not spec.shape.is_compatible_with(array.shape):
+                raise self._error(f"input '{name}' takes shape {_shape_text(spec.shape)}. Received: {array.shape}")
+        lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
+        if self.batchable and len(set(lengths.values())) > 1:
+            raise self._error(f"all inputs need the same number of rows. Received: {lengths}")
+
+    def _check_names(self, inputs: Arrays) -> None:
+        missing, unknown = sorted(set(self.inputs) - set(inputs)), sorted(set(inputs) - set(self.inputs))
+        if missing or unknown:
+            raise self._error(
+                f"the inputs are {sorted(self.inputs)}. Missing: {missing}. Unknown: {[name[:80] for name in unknown]}"
+            )
+
+    def select(self, names: list[str]) -> list[str]:
+        """Gives the outputs that a request asks for.
+
+        Args:
+            names: The output filter of a request.
+
+        Returns:
+            The names, or those of all outputs where none is given.
+
+        Raises:
+            RequestError: If there is no such output, or one is named twice.
+        """
+        unknown = sorted(set(names) - set(self.outputs))
+        if unknown or len(set(names)) < len(names):
+            raise self._error(f"the outputs are {sorted(self.outputs)}, each once. Received: {names!r:.200}")
+        return names or sorted(self.outputs)
+
+    def _error(self, rule: str) -> RequestError:
+        return RequestError("INVALID_ARGUMENT", f"Signature '{self.name}': {rule}")
+
+
+def read_signatures(signature_defs: Mapping[str, Any]) -> dict[str, Signature]:
+    """Reads the signatures of a SavedModel; those that take nothing, such as its initialiser, are left out.
+
+    Args:
+        signature_defs: The SavedModel's `signature_def`.
+
+    Returns:
+        The signatures by name.
+    """
+    return {
+        name: Signature(name, _specs(definition.inputs), _specs(definition.outputs))
+        for name, definition in signature_defs.items()
+        if definition.inputs and definition.outputs
+    }
+
+
+def elements(shape: list[int]) -> int:
+    """Counts what an array of a shape holds.
+
+    Args:
+        shape: The shape that a request states.
+
+    Returns:
+        The number of elements.
+
+    Raises:
+        RequestError: If a dimension is negative.
+    """
+    if any(size < 0 for size in shape):
+        raise RequestError("INVALID_ARGUMENT", f"A shape has no negative dimensions. Received: {shape!r:.200}")
+    return math.prod(shape)
+
+
+def _specs(infos: Mapping[str, Any]) -> dict[str, tf.TensorSpec]:
+    return {
+        name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.as_dtype(info.dtype), info.name)
+        for name, info in infos.items()
+    }
+
+
+def _shape_text(shape: tf.TensorShape) -> str:
+    if shape.rank is None:
+        return "(any)"
+    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"

@@ -1,0 +1,140 @@
+"""What lies beside the versions of an exported model: TensorFlow Serving's settings, and a page that says how to serve.
+
+The three settings are in protobuf's text format, which has comments.
+"""
+
+import shlex
+from pathlib import Path
+from urllib.parse import quote
+
+from google.protobuf.text_encoding import CEscape
+
+MAX_BATCH_SIZE = 32
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+# Where a container has its models; a server wants an absolute path, and this one is the same on every machine.
+_CONTAINER_FOLDER = "/models"
+_MARK = "Written by keras_attention's export"
+_NOTE = f"# {_MARK}; the next export writes it again.\n"
+_README_NOTE = f"<!-- {_MARK}; the next export writes it again, unless this line is gone. -->\n"
+
+
+def server_files(folder: Path) -> dict[str, str]:
+    """The files that an export puts beside the versions, as text.
+
+    They are written again at each export, but for a `README.md` whose first line is not the export's own.
+
+    Args:
+        folder: The model's folder; its name is the model's.
+
+    Returns:
+        The text of each file, by its name.
+
+    Example:
+        >>> import pathlib
+        >>> sorted(server_files(pathlib.Path("saved_models/en-de")))
+        ['README.md', 'batching.config', 'models.config', 'monitoring.config']
+
+    Source: https://www.tensorflow.org/tfx/serving/serving_config
+    """
+    name = folder.resolve().name
+    files = {
+        "models.config": _NOTE + _models_config(name),
+        "batching.config": _NOTE + _batching_config(),
+        "monitoring.config": _NOTE + _monitoring_config(),
+    }
+    readme = folder / "README.md"
+    if not readme.exists() or readme.read_text(encoding="utf-8", errors="replace").startswith(_README_NOTE):
+        files["README.md"] = _README_NOTE + _readme(name)
+    return files
+
+
+def _models_config(name: str) -> str:
+    return f"""# The newest version is served; add a model_version_policy to keep others.
+model_config_list {{
+  config {{
+    name: "{CEscape(name, as_utf8=False)}"
+    base_path: "{CEscape(f"{_CONTAINER_FOLDER}/{name}", as_utf8=False)}"
+    model_platform: "tensorflow"
+  }}
+}}
+"""
+
+
+def _batching_config() -> str:
+    return f"""# Requests that wait at the same time are run as one batch.
+# A request may have as many texts as a batch; more is an error.
+max_batch_size {{ value: {MAX_BATCH_SIZE} }}
+# How long a request waits for others.
+batch_timeout_micros {{ value: 2000 }}
+# What waits beyond this is refused at once (UNAVAILABLE), so that the queue cannot grow without end.
+max_enqueued_batches {{ value: 100 }}
+# Batches that run at the same time; each uses all cores.
+num_batch_threads {{ value: 2 }}
+# There are no allowed_batch_sizes: batches of every size run well, and filling them up costs time.
+"""
+
+
+def _monitoring_config() -> str:
+    return f"""prometheus_config {{
+  enable: true
+  path: "{METRICS_PATH}"
+}}
+"""
+
+
+def _readme(name: str) -> str:
+    folder = f"{_CONTAINER_FOLDER}/{name}"
+    mount = f'-v "$PWD":{shlex.quote(f"{folder}:ro")}'
+    url = shlex.quote(f"localhost:8501/v1/models/{quote(name)}:predict")
+    metrics = f"localhost:8501{METRICS_PATH}"
+    in_container = _settings(*(shlex.quote(f"{folder}/{file}.config") for file in ("batching", "monitoring")))
+    on_machine = _settings('"$PWD/batching.config"', '"$PWD/monitoring.config"')
+    return f"""# {name}
+
+Each folder with a number for its name is one version of the model, a SavedModel from text to text; its
+`assets.extra/model_card.json` says what it was made of. Run the commands in this folder.
+
+## Serve it
+
+With docker:
+
+```bash
+docker run --rm -p 8500:8500 -p 8501:8501 {mount} tensorflow/serving \\
+  --model_config_file={shlex.quote(f"{folder}/models.config")} \\
+  {in_container}
+```
+
+With TensorFlow Serving's own program:
+
+```bash
+tensorflow_model_server --port=8500 --rest_api_port=8501 \\
+  --model_name={shlex.quote(name)} --model_base_path="$PWD" \\
+  {on_machine}
+```
+
+The server takes up a new version when its folder appears. Its metrics are at `{metrics}`.
+
+## Ask it
+
+```bash
+curl -d '{{"inputs": {{"source": ["How are you?", "Good night."]}}}}' {url}
+```
+
+| signature | takes | gives |
+| --- | --- | --- |
+| `serving_default` | `source` | `text`, `score`, `truncated`: the best translation of each text |
+| `translate_nbest` | `source` | `texts`, `scores`, `truncated`: the best few of each |
+| `score` | `source`, `target` | `score`, `tokens`, `truncated`: the log probability of given translations |
+| `align` | `source` | `text`, `score`, `source_pieces`, `target_pieces`, `alignment`, `truncated` |
+| `encode_ids` | `source` | `ids`, `truncated` |
+| `decode_ids` | `ids` | `text` |
+
+Another than the first is named beside the inputs: `{{"signature_name": "align", "inputs": …}}`. A request has at most
+{MAX_BATCH_SIZE} texts. `truncated` is true where a text was too long and only its beginning was read.
+"""
+
+
+def _settings(batching: str, monitoring: str) -> str:
+    return f"""--enable_batching --batching_parameters_file={batching} \\
+  --monitoring_config_file={monitoring}"""

@@ -1,0 +1,51 @@
+"""Requests that a server runs before it takes a caller's: the first run of a graph takes seconds."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.serving.server_files import MAX_BATCH_SIZE
+from keras_attention.serving.signatures import SIGNATURES
+
+if TYPE_CHECKING:
+    from keras_attention.serving.translator import Translator
+
+WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+# One caller, a few callers at once, and the fullest batch: memory is then what the model will need.
+BATCH_SIZES = (1, 4, MAX_BATCH_SIZE)
+TEXTS = ("How are you?", "", "Good night, and thank you for everything.")
+
+
+def write_warm_up(path: Path, translator: "Translator") -> None:
+    """Writes a request for each signature and batch size, where tensorflow-serving-api has the messages for it.
+
+    Args:
+        path: The file; its folder exists.
+        translator: What is exported; the requests hold texts and ids that it can read.
+
+    Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
+    """
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        print("no warm-up requests: install keras-attention[serving] to have them")
+        return
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for (signature, (_, inputs)), batch_size in itertools.product(SIGNATURES.items(), BATCH_SIZES):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = signature
+            values = _values(translator, batch_size)
+            for spec in inputs:
+                request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(values[spec.name], spec.dtype))
+            log = prediction_log_pb2.PredictLog(request=request)
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+
+
+def _values(translator: "Translator", batch_size: int) -> dict[str, np.ndarray]:
+    """Returns what a caller may send, for every input by its name."""
+    texts = np.resize(np.array([text.encode() for text in TEXTS]), batch_size)  # again and again
+    return {"source": texts, "target": texts, "ids": translator.read(tf.constant(texts)).ids.numpy()}

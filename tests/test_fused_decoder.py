@@ -1,0 +1,142 @@
+"""The decoder with joined matrices gives what the layers give, whatever the beams do."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attention import CausalTransformer, Transformer, TransformerConfig
+
+V, B, K, S = 97, 5, 3, 7
+SIZES = {"vocabulary_size": V, "num_layers": 2, "hidden_dim": 24, "intermediate_dim": 46, "num_heads": 3}
+VARIANTS = {
+    "paper": {},
+    "pre-norm": {"normalize_first": True},
+    "biases": {"use_attention_bias": True},
+    "gated": {"activation": "swiglu"},
+}
+
+
+def random_model(kind, **changes):
+    keras.utils.set_random_seed(3)
+    model = kind(TransformerConfig(**SIZES, **changes))
+    generator = np.random.default_rng(5)
+    for weight in model.weights:  # biases and scales, too, are not what they start as
+        weight.assign(weight + generator.normal(0, 0.1, weight.shape).astype("float32"))
+    return model
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+def sources():
+    ids = np.random.default_rng(7).integers(4, V, (B, S))
+    ids[1, 4:] = ids[3, 2:] = 0
+    return keras.ops.array(ids.astype("int32"))
+
+
+def walk(model, state, cache, plain_step, steps=5):
+    """Takes both through the same tokens, while beams continue one another and sentences leave."""
+    generator, decoder = np.random.default_rng(11), model.fused_decoder()
+    sentences = B
+    ids = np.full(B * K, 2)
+    for step in range(steps):
+        if step == 3:  # two sentences are done
+            kept = np.array([0, 2, 4])
+            rows = (kept[:, None] * K + np.arange(K)).ravel()
+            state = state.selected(keras.ops.array(kept))
+            cache = cache._replace(
+                layers=tuple(each.reorder(rows) for each in cache.layers),
+                cross=tuple(each.reorder(kept) for each in cache.cross),
+            )
+            plain_step.keywords["kept"] = kept
+            sentences, ids = len(kept), ids[rows]
+        ids = keras.ops.array(ids.astype("int32"))
+        logits, state = decoder.step(ids, state)
+        expected, cache = plain_step(ids[:, None], cache)
+        np.testing.assert_allclose(numpy(logits), numpy(expected)[:, 0], atol=2e-5)
+        parents = generator.integers(0, K, (sentences, K)).astype("int32")
+        rows = (np.arange(sentences)[:, None] * K + parents).ravel()
+        state = state.reordered(keras.ops.array(parents))
+        cache = cache._replace(layers=tuple(each.reorder(rows) for each in cache.layers))
+        ids = generator.integers(4, V, sentences * K)
+    assert state.bias.shape[1] == steps * K
+
+
+class PlainStep:
+    """`decode_step` of a model, for the sentences that are left."""
+
+    def __init__(self, model, mask=None):
+        self.model, self.mask, self.keywords = model, mask, {}
+
+    def __call__(self, ids, cache):
+        if self.mask is None:
+            return self.model.decode_step(ids, cache)
+        kept = self.keywords.get("kept", np.arange(B))
+        return self.model.decode_step(ids, cache, keras.ops.take(self.mask, kept, axis=0))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_translator_step_equals_the_layers(variant):
+    model = random_model(Transformer, **VARIANTS[variant])
+    memory, mask = model.encode(sources())
+    state = model.fused_decoder().read(sources(), K)
+    walk(model, state, model.init_cache(memory, B * K), PlainStep(model, mask))
+
+
+@pytest.mark.parametrize("variant", ["paper", "pre-norm"])
+def test_a_language_model_step_equals_the_layers(variant):
+    model = random_model(CausalTransformer, **VARIANTS[variant])
+    state = model.fused_decoder().start(B, K)
+    walk(model, state, model.init_cache(B * K), PlainStep(model))
+
+
+def test_a_source_of_padding_alone_gives_what_the_layers_give():
+    model = random_model(Transformer)
+    source = keras.ops.array(np.array([[5, 6, 3], [0, 0, 0]], "int32"))
+    memory, mask = model.encode(source)
+    ids = keras.ops.array(np.array([2, 2], "int32"))
+    logits, _ = model.fused_decoder().step(ids, model.fused_decoder().read(source, 1))
+    expected, _ = model.decode_step(ids[:, None], model.init_cache(memory, 2), mask)
+    np.testing.assert_allclose(numpy(logits), numpy(expected)[:, 0], atol=2e-5)
+
+
+def test_what_stands_at_padding_changes_nothing():
+    model = random_model(Transformer)
+    ids = keras.ops.array(np.array([2, 2, 2], "int32"))
+    state = model.fused_decoder().read(sources()[1:2], 3)
+    trimmed = model.fused_decoder().read(sources()[1:2, :4], 3)
+    logits = [numpy(model.fused_decoder().step(ids, each)[0]) for each in (state, trimmed)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+def test_adapters_are_in_the_joined_matrices():
+    model = random_model(Transformer)
+    model.enable_lora(2)
+    for weight in model.trainable_weights:
+        weight.assign(weight + 0.2)
+    memory, mask = model.encode(sources())
+    ids = keras.ops.array(np.full(B, 2, "int32"))
+    logits, _ = model.fused_decoder().step(ids, model.fused_decoder().read(sources(), 1))
+    expected, _ = model.decode_step(ids[:, None], model.init_cache(memory, B), mask)
+    np.testing.assert_allclose(numpy(logits), numpy(expected)[:, 0], atol=2e-5)
+
+
+def test_a_quantized_model_cannot_be_fused():
+    model = random_model(Transformer)
+    assert model.can_fuse
+    model.quantize("int8")
+    assert not model.can_fuse
+
+
+def test_bfloat16_follows_float32():
+    model = random_model(Transformer)
+    half = Transformer(model.config, dtype="mixed_bfloat16")
+    half.set_weights(model.get_weights())
+    ids = keras.ops.array(np.full(B, 2, "int32"))
+    logits = [
+        numpy(each.fused_decoder().step(ids, each.fused_decoder().read(sources(), 1))[0]) for each in (model, half)
+    ]
+    assert keras.backend.standardize_dtype(logits[1].dtype) == "float32"
+    np.testing.assert_allclose(*logits, atol=0.1)
+    assert np.abs(logits[0] - logits[1]).max() > 0  # it is not float32 in disguise

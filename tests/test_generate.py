@@ -1,0 +1,267 @@
+"""Generation as the options say: against enumeration, and against the model without caches."""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attention import CausalTransformer, Transformer, TransformerConfig
+from keras_attention.decoding import DecodingOptions, generate
+
+pytestmark = pytest.mark.tensorflow
+
+PAD, BOS, EOS = 0, 2, 3
+EOS_SIZE = 1.5
+V = 6
+SOURCES = np.array([[4, 5, 1, 3], [5, 3, 0, 0], [1, 4, 3, 0]], "int32")
+PROMPTS = np.array([[4, 5], [5, 0], [0, 0]], "int32")
+
+
+def made(kind, seed=21, vocabulary=V):
+    keras.utils.set_random_seed(seed)
+    config = TransformerConfig(vocabulary, num_layers=2, hidden_dim=12, intermediate_dim=22, num_heads=2)
+    model = kind(config)
+    for weight in model.weights:  # larger weights: outputs that depend on the input
+        if weight.path.endswith(("kernel", "embeddings")):
+            weight.assign(weight * 2.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def translator():
+    return made(Transformer)
+
+
+@pytest.fixture(scope="module")
+def language_model():
+    return made(CausalTransformer)
+
+
+@functools.cache
+def distributions(model, source, most):
+    """Log probabilities of every next token after every beginning, from one call of the whole model without a cache."""
+    beginnings = np.array(list(itertools.product(range(V), repeat=most)), "int32").reshape(-1, most)
+    ids = np.concatenate([np.full((len(beginnings), 1), BOS, "int32"), beginnings], axis=1)
+    inputs = ids if source is None else {"source": np.tile(np.array(source, "int32"), (len(ids), 1)), "target": ids}
+    logits = keras.ops.convert_to_numpy(model(inputs)).astype("float64")  # (V ** most, most + 1, V)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def log_probs_after(model, source, tokens):
+    """Log probabilities of every next token after these."""
+    most = max(4, len(tokens))
+    tables = distributions(model, None if source is None else tuple(map(int, source)), most)
+    row = sum(token * V ** (most - 1 - place) for place, token in enumerate(tokens))
+    return tables[row, len(tokens)]
+
+
+def repeats(tokens, n):
+    grams = [tuple(tokens[place : place + n]) for place in range(len(tokens) - n + 1)]
+    return any(grams.count(gram) > 1 for gram in grams)
+
+
+def ruled(log_probs, tokens, options, given=()):
+    """The distribution of the next token with what the options forbid left out."""
+    allowed = log_probs.copy()
+    if len(tokens) + 1 < len(given) + options.min_length:
+        allowed[EOS] = -np.inf
+    if options.no_repeat_ngram:
+        for token in range(V):
+            if (
+                token != EOS
+                and repeats([*tokens, token], options.no_repeat_ngram)
+                and not repeats(tokens, options.no_repeat_ngram)
+            ):
+                allowed[token] = -np.inf
+    return allowed - np.log(np.exp(allowed).sum())
+
+
+def divisor(length, options):
+    if options.length_normalization == "average":
+        return length**options.length_penalty
+    return ((5 + length) / 6) ** options.length_penalty
+
+
+def enumerated(model, source, options, given=(), most=4):
+    """Every output that the options allow with its score, best first."""
+    found = []
+
+    def follow(tokens, total):
+        if len(tokens) == most - 1:
+            nexts = [EOS] if len(tokens) >= len(given) else [given[len(tokens)]]
+        else:
+            nexts = range(V) if len(tokens) >= len(given) else [given[len(tokens)]]
+        log_probs = ruled(log_probs_after(model, source, tokens), tokens, options, given if source is None else ())
+        for token in nexts:
+            cost = 0.0 if len(tokens) < len(given) else log_probs[token]
+            if not np.isfinite(cost):
+                continue
+            if token == EOS:
+                found.append((total + cost) / divisor(len(tokens) + 1, options)), outputs.append([*tokens, token])
+            else:
+                follow([*tokens, token], total + cost)
+
+    outputs = []
+    follow([], 0.0)
+    order = np.argsort(-np.array(found), kind="stable")
+    return [(found[place], outputs[place]) for place in order]
+
+
+def as_lists(found, place):
+    rows = zip(*(x.numpy()[place] for x in (found.scores, found.ids, found.lengths)), strict=True)
+    return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
+
+
+OPTIONS = {
+    "paper": {},
+    "average": {"length_normalization": "average", "length_penalty": 1.0},
+    "no penalty": {"length_penalty": 0.0},
+    "long enough": {"min_length": 3},
+    "no word twice": {"no_repeat_ngram": 1},
+    "no pair twice": {"no_repeat_ngram": 2, "min_length": 4},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_wide_beam_finds_the_best_of_all_outputs(name, translator):
+    options = DecodingOptions(beam_size=130, num_return=5, max_length=4, **OPTIONS[name])
+    found = generate(translator, SOURCES, options)
+    for place, source in enumerate(SOURCES):
+        source = source[source != PAD]
+        expected = enumerated(translator, source, options)[:5]
+        got = as_lists(found, place)
+        assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
+        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+
+
+def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
+    options = DecodingOptions(beam_size=40, num_return=3, max_length=4)
+    prefix = np.array([[5, 1], [4, 0], [0, 0]], "int32")
+    found = generate(translator, SOURCES, options, prefix=prefix)
+    for place, (source, given) in enumerate(zip(SOURCES, prefix, strict=True)):
+        expected = enumerated(translator, source[source != PAD], options, [t for t in given if t])[:3]
+        got = as_lists(found, place)
+        assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
+        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+
+
+def test_a_language_model_goes_on_from_its_prompts(language_model):
+    options = DecodingOptions(beam_size=40, num_return=3, max_length=3, min_length=2)
+    found = generate(language_model, PROMPTS, options)
+    for place, prompt in enumerate(PROMPTS):
+        given = [token for token in prompt if token]
+        expected = enumerated(language_model, None, options, given, most=len(given) + 3)[:3]
+        got = as_lists(found, place)
+        assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
+        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+
+
+class Unfused:
+    """A model of another make, with nothing but the three functions."""
+
+    def __init__(self, model):
+        self.encode, self.init_cache, self.decode_step = model.encode, model.init_cache, model.decode_step
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"beam_size": 1},
+        {"beam_size": 3, "num_return": 3, "min_length": 7, "no_repeat_ngram": 2},
+        {"sample": True, "num_return": 2, "top_k": 5, "seed": 4},
+    ],
+)
+def test_long_outputs_are_those_of_a_model_without_a_fused_decoder(options):
+    """Longer than a round of the search, while sentences end at different steps."""
+    model = made(Transformer, vocabulary=89)
+    sources = np.random.default_rng(2).integers(4, 89, (7, 11)).astype("int32")
+    sources[[1, 4], 5:] = sources[3, 2:] = 0
+    embeddings = model.get_layer("embedding").embeddings
+    embeddings.assign(embeddings * np.where(np.arange(89) == EOS, EOS_SIZE, 1.0)[:, None])  # some end early
+    options = DecodingOptions(max_length=23, **options)
+    found, expected = (
+        tf.function(lambda source, model=each: generate(model, source, options), autograph=False)(tf.constant(sources))
+        for each in (model, Unfused(model))
+    )
+    assert found.ids.shape[2] > 16 and len(set(found.lengths.numpy()[:, 0])) > 1
+    assert (found.ids.numpy() == expected.ids.numpy()).all()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_an_empty_batch(translator, language_model):
+    for model, inputs in ((translator, SOURCES[:0]), (language_model, PROMPTS[:0])):
+        found = generate(model, inputs, DecodingOptions(num_return=2))
+        assert found.ids.shape[:2] == (0, 2)
+
+
+def test_drawn_tokens_come_as_often_as_the_model_says(translator):
+    copies = 4000
+    options = DecodingOptions(sample=True, num_return=copies, max_length=2, seed=9)
+    found = generate(translator, SOURCES[:1], options)
+    assert found.ids.shape[:2] == (1, copies)
+    shares = np.bincount(found.ids.numpy()[0, :, 0], minlength=V) / copies
+    expected = np.exp(log_probs_after(translator, SOURCES[0], []))
+    np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / copies))
+    again = generate(translator, SOURCES[:1], options)
+    assert (again.ids.numpy() == found.ids.numpy()).all()
+    other = generate(translator, SOURCES[:1], DecodingOptions(sample=True, num_return=copies, max_length=2, seed=10))
+    assert (other.ids.numpy() != found.ids.numpy()).any()
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.6}, {"temperature": 0.05}])
+def test_what_is_cut_is_not_drawn(cut, translator):
+    options = DecodingOptions(sample=True, num_return=300, max_length=2, **cut)
+    drawn = set(generate(translator, SOURCES[:1], options).ids.numpy()[0, :, 0])
+    everything = DecodingOptions(sample=True, num_return=300, max_length=2)
+    assert drawn < set(generate(translator, SOURCES[:1], everything).ids.numpy()[0, :, 0])
+    assert int(np.argmax(log_probs_after(translator, SOURCES[0], []))) in drawn
+
+
+def test_scores_of_drawn_outputs_are_the_models(translator):
+    options = DecodingOptions(sample=True, num_return=5, max_length=4, temperature=2.0, length_penalty=0.0)
+    for score, tokens in as_lists(generate(translator, SOURCES[:1], options), 0):
+        steps = [log_probs_after(translator, SOURCES[0], tokens[:place])[token] for place, token in enumerate(tokens)]
+        np.testing.assert_allclose(score, sum(steps), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, r"`beam_size` is 1 .*beam_size=0"),
+        ({"num_return": 5}, r"`num_return` is between 1 and `beam_size`.*num_return=5, beam_size=4"),
+        ({"num_return": 0}, r"`num_return` is 1 or more.*=0"),
+        ({"length_penalty": -1.0}, r"`length_penalty`.*=-1.0"),
+        ({"length_penalty": float("nan")}, r"`length_penalty`.*=nan"),
+        ({"length_normalization": "mean"}, r"one of gnmt, average.*'mean'"),
+        ({"min_length": 5, "max_length": 4}, r"min_length=5, max_length=4"),
+        ({"max_length": 0}, r"`max_length` is 1 or more.*=0"),
+        ({"max_length": 2.5}, r"`max_length` is 1 or more.*=2.5"),
+        ({"no_repeat_ngram": -1}, r"`no_repeat_ngram`.*=-1"),
+        ({"top_p": 2.0, "sample": True}, r"`top_p`.*=2.0"),
+        ({"top_k": -1, "sample": True}, r"`top_k`.*=-1"),
+        ({"min_p": 1.5, "sample": True}, r"`min_p`.*=1.5"),
+        ({"temperature": 0.0, "sample": True}, r"`temperature`.*=0.0"),
+        ({"temperature": 0.5}, r"`temperature` is for drawing, with `sample=True`.*=0.5"),
+        ({"seed": 3}, r"`seed` is for drawing"),
+        ({"sample": True, "beam_size": 4}, r"give no `beam_size` with `sample`.*beam_size=4"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        DecodingOptions(**options)
+
+
+def test_bad_inputs(translator, language_model):
+    with pytest.raises(TypeError, match=r"`inputs` are token ids.*dtype=float32"):
+        generate(translator, np.ones((2, 3), "float32"))
+    with pytest.raises(ValueError, match=r"`inputs` has two axes.*shape=\(3,\)"):
+        generate(translator, np.ones(3, "int32"))
+    with pytest.raises(ValueError, match=r"`prefix` has two axes"):
+        generate(translator, SOURCES, prefix=[4, 5, 5])
+    with pytest.raises(ValueError, match="prefix is its prompt"):
+        generate(language_model, PROMPTS, prefix=PROMPTS)
