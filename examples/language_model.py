@@ -12,7 +12,7 @@ import tensorflow as tf
 import keras_attention as ka
 from keras_attention.decoding.logits import keep_top_p
 from keras_attention.decoding.sampling import sample
-from keras_attention.decoding.stream import stream_tokens
+from keras_attention.decoding.streaming import stream_tokens
 
 BOS, EOS = ka.text.BOS_ID, ka.text.EOS_ID
 LENGTH = 64  # tokens of a line that are learnt

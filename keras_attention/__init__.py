@@ -30,7 +30,7 @@ from keras_attention.models import CausalTransformer, Transformer, TransformerCo
 
 __version__ = "0.1.0"
 
-_ROOMS = ("decoding", "pipeline", "serving", "testing", "text", "training")
+_ROOMS = ("conversion", "decoding", "pipeline", "serving", "testing", "text", "training")
 
 __all__ = [
     "AdditiveAttention",

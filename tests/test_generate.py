@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
-from keras_attention.decoding import DecodingOptions, generate
+from keras_attention.decoding import DecodingOptions, generate, stream
 
 pytestmark = pytest.mark.tensorflow
 
@@ -193,6 +193,23 @@ def test_long_outputs_are_those_of_a_model_without_a_fused_decoder(options):
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"beam_size": 1, "min_length": 3}, {"sample": True, "seed": 5, "top_k": 4}])
+def test_a_stream_yields_the_tokens_of_generate(options, translator, language_model):
+    options = DecodingOptions(max_length=5, **options)
+    for model, inputs in ((translator, SOURCES), (language_model, PROMPTS)):
+        tokens = list(stream(model, inputs, options))
+        expected = generate(model, inputs, options).ids.numpy()[:, 0]
+        assert (np.stack([token.ids for token in tokens], axis=1) == expected).all()
+        assert [token.done.all() for token in tokens] == [False] * (len(tokens) - 1) + [True]
+
+
+def test_a_stream_of_several_hypotheses_is_refused(translator):
+    for options in (DecodingOptions(), DecodingOptions(sample=True, num_return=2)):
+        with pytest.raises(ValueError, match=r"one hypothesis .*num_return="):
+            stream(translator, SOURCES, options)
+    assert list(stream(translator, SOURCES[:0])) == []
+
+
 def test_an_empty_batch(translator, language_model):
     for model, inputs in ((translator, SOURCES[:0]), (language_model, PROMPTS[:0])):
         found = generate(model, inputs, DecodingOptions(num_return=2))
@@ -263,5 +280,5 @@ def test_bad_inputs(translator, language_model):
         generate(translator, np.ones(3, "int32"))
     with pytest.raises(ValueError, match=r"`prefix` has two axes"):
         generate(translator, SOURCES, prefix=[4, 5, 5])
-    with pytest.raises(ValueError, match="prefix is its prompt"):
+    with pytest.raises(ValueError, match="prompts are its `inputs`"):
         generate(language_model, PROMPTS, prefix=PROMPTS)

@@ -9,7 +9,7 @@ from oracle import log_softmax
 import keras_attention as ka
 from keras_attention.decoding.logits import forbid_repeats, force_prefix
 from keras_attention.decoding.sampling import greedy, sample
-from keras_attention.decoding.stream import compiled_step, stream_tokens
+from keras_attention.decoding.streaming import compiled_step, stream_tokens
 
 pytestmark = pytest.mark.tensorflow
 

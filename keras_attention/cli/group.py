@@ -1,0 +1,88 @@
+"""What the commands share: the group they belong to, the kinds of their arguments."""
+
+import os
+import sys
+from typing import Any
+
+try:
+    import click
+except ImportError:
+    sys.exit("The command line needs more than the library: pip install 'keras-attention[all]'")
+
+# TensorFlow's notices about the machine are for its own developers; its errors still show.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+FILE = click.Path(exists=True, dir_okay=False)
+DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
+RUN = click.Path(file_okay=False)
+
+
+class Command(click.Command):
+    """A command whose expected errors are one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command.
+
+        Args:
+            ctx: Click's context.
+
+        Returns:
+            What the command returns.
+
+        Raises:
+            ClickException: In place of the errors the library raises on bad input.
+        """
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            if os.environ.get("KERAS_ATTENTION_TRACEBACK"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+class Group(click.Group):
+    """Commands that are `Command`s."""
+
+    command_class = Command
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="keras-attention")
+def main() -> None:
+    """Trains, evaluates, exports and runs translators built on keras_attention.
+
+    Each command is a short Python call, which the tutorial in the documentation shows.
+    """
+
+
+def decoding_options(command: Any) -> Any:
+    """Adds the options of commands that translate.
+
+    Args:
+        command: The function behind a command.
+
+    Returns:
+        The same.
+    """
+    for option in (
+        click.option("--checkpoint", type=click.Choice(["final", "average", "best", "last"]), help="Which weights."),
+        click.option("--beam-size", default=4, help="Hypotheses followed at a time; 1 is greedy."),
+        click.option("--length-penalty", default=0.6, help="Exponent of the length penalty."),
+    ):
+        command = option(command)
+    return command
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """The lines of a text, whatever ends them.
+
+    Args:
+        content: The text.
+
+    Returns:
+        The lines without their ends.
+    """
+    lines = content.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix(b"\r") for line in lines]

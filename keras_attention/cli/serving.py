@@ -1,0 +1,67 @@
+"""Commands around an exported model: a server for development, and asking one."""
+
+import sys
+from typing import Any
+
+import click
+
+from keras_attention.cli.group import lines_of, main
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--host", default="127.0.0.1", help="Where it listens; 0.0.0.0 lets other machines in.")
+@click.option("--rest-port", default=8501, help="Port of REST; 0 is any free one.")
+@click.option("--grpc-port", default=8500, help="Port of gRPC; 0 is any free one.")
+@click.option("--page", is_flag=True, help="Also serve a page at / to type and see translations.")
+def serve(folder: str, **options: Any) -> None:
+    """Serves the newest version in FOLDER as TF Serving does, for development.
+
+    REST and gRPC are those of TF Serving, so a client does not see a difference. For production, use TF Serving.
+
+    Example: keras-attention serve saved_models/en-de --page
+    """
+    try:
+        from keras_attention.serving import server
+
+        server.serve(folder, ready=lambda running: _say_where(running, options["page"]), **options)
+    except ImportError as error:
+        message = f"serve needs more than the library: pip install 'keras-attention[serving,text]' ({error})"
+        raise click.ClickException(message) from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _say_where(server: Any, page: bool) -> None:
+    click.echo(f"{server.model_name}, version {server.version}. For development; TF Serving is for production.")
+    click.echo(f"REST  {server.url}/v1/models/{server.model_name}")
+    click.echo(f"gRPC  grpc://{server.address}/{server.model_name}")
+    if page:
+        click.echo(f"Page  {server.url}/")
+
+
+@main.command()
+@click.argument("url")
+@click.argument("texts", nargs=-1)
+def ask(url: str, texts: tuple[str, ...]) -> None:
+    """Asks a served model to translate TEXTS, or standard input line by line.
+
+    URL is http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME.
+
+    Example: keras-attention ask http://localhost:8501/v1/models/en-de "How are you?"
+    """
+    import warnings
+
+    from keras_attention.serving.client import ServingError, connect
+
+    lines = list(texts) or lines_of(sys.stdin.buffer.read())
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            with connect(url) as client:
+                translations = client.translate(lines)
+        except (ServingError, ImportError) as error:
+            raise click.ClickException(str(error)) from error
+    for note in notes:
+        click.echo(f"Note: {note.message}", err=True)
+    click.echo("".join(f"{translation}\n" for translation in translations).encode(), nl=False)

@@ -1,0 +1,122 @@
+"""Commands from text files to a trained run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_attention.cli.group import DTYPE, FILE, RUN, main
+
+
+@main.command()
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+def check(source: str, target: str) -> None:
+    """Checks two parallel text files and says what is wrong, with line numbers.
+
+    Example: keras-attention check train.en train.de
+    """
+    from keras_attention.text import ParallelCorpus
+
+    corpus = ParallelCorpus(source, target)
+    problems = corpus.problems()
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{len(corpus):,} pairs; {len(problems):,} lines that are left out")
+
+
+@main.command()
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.option("--output", "-o", required=True, type=click.Path(), help="Where the model is written.")
+@click.option("--vocabulary-size", default=8000, help="Number of pieces.")
+@click.option("--type", "model_type", type=click.Choice(["bpe", "unigram"]), default="bpe", help="Algorithm.")
+def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_type: str) -> None:
+    """Trains a tokenizer on text files.
+
+    Example: keras-attention tokenizer train.en train.de --vocabulary-size 8000 -o ende.model
+    """
+    from keras_attention.text import SubwordTokenizer
+
+    trained = SubwordTokenizer.train(list(files), vocabulary_size, model_type=model_type)
+    trained.save(output)
+    click.echo(f"{output}: {trained.vocabulary_size:,} pieces")
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.option("--source", type=FILE, help="Text to translate from, a sentence a line, plain or gzip.")
+@click.option("--target", type=FILE, help="Its translations, line by line.")
+@click.option("--valid-source", type=FILE, help="Sentences kept for validation.")
+@click.option("--valid-target", type=FILE, help="Their translations.")
+@click.option("--preset", type=click.Choice(["tiny", "small", "base", "big"]), default="small", help="Sizes.")
+@click.option("--vocabulary-size", default=8000, help="Pieces of the tokenizer that both languages share.")
+@click.option("--dtype", type=DTYPE, default="float32")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another setting of the run's config.yaml.")
+@click.option("--epochs", type=int, help="Passes over the training text, earlier ones counted in.")
+@click.option("--max-steps", type=int, help="Steps, earlier ones counted in.")
+@click.option("--max-minutes", type=float, help="Minutes of this command's training.")
+def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: float | None, **options: Any) -> None:
+    """Trains a translator in the folder RUN, or goes on with the run that it holds.
+
+    \b
+    Example: keras-attention train runs/en-de --source train.en --target train.de \\
+                 --valid-source dev.en --valid-target dev.de --max-minutes 30
+    Go on:   keras-attention train runs/en-de --max-minutes 30
+    """
+    from keras_attention.pipeline import train as train_run
+
+    config = _config(options)
+    train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes)
+    click.echo(f"{run}: trained. Next: keras-attention export {run} saved_models/{Path(run).name}")
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.option("--last", type=int, help="How many of the newest checkpoints; all that were kept by default.")
+def average(run: str, last: int | None) -> None:
+    """Averages the checkpoints that a run kept, into its checkpoint "average".
+
+    Example: keras-attention average runs/en-de --last 5
+    """
+    from keras_attention.pipeline import average as average_run
+
+    click.echo(average_run(run, last))
+
+
+@main.command()
+@click.option("--locale", default="fr", help="Any CLDR locale: fr, de, es, ja, ...")
+@click.option("--minutes", default=3.0, help="The most minutes of training.")
+@click.option("--folder", type=RUN, default=None, help="Where the run lies; runs/demo-LOCALE by default.")
+@click.option("--dtype", type=DTYPE, default="float32")
+def demo(locale: str, minutes: float, folder: str | None, dtype: str) -> None:
+    """Trains, evaluates, draws and exports a small translator of dates, times, numbers and amounts.
+
+    Example: keras-attention demo --locale de
+    """
+    from keras_attention.demo import run_demo
+
+    run_demo(locale, minutes, folder or f"runs/demo-{locale}", dtype)
+
+
+def _config(options: dict[str, Any]) -> Any:
+    """The config of a new run; None where no text files are given, to go on with an existing one."""
+    import dataclasses
+
+    import yaml
+
+    from keras_attention.pipeline import RunConfig
+
+    files = ("source", "target", "valid_source", "valid_target")
+    missing = ["--" + name.replace("_", "-") for name in files if options[name] is None]
+    if len(missing) == len(files):
+        return None
+    if missing:
+        raise click.UsageError(f"A new run needs four text files. Missing: {', '.join(missing)}")
+    known = [field.name for field in dataclasses.fields(RunConfig)]
+    changes = {}
+    for change in options.pop("changes"):
+        name, equals, value = change.partition("=")
+        if not equals or name not in known:
+            raise click.UsageError(f"--set takes NAME=VALUE with a name among {', '.join(known)}. Received: {change}")
+        changes[name] = yaml.safe_load(value)
+    return RunConfig.from_preset(**{**options, **changes})

@@ -1,0 +1,108 @@
+"""A model as a step function and a state, as `beam_search` takes them.
+
+Shapes: B inputs, S source length, K beams, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
+
+
+class CachedState(NamedTuple):
+    """The caches of a model that has no state for beams of its own.
+
+    Attributes:
+        layers: Of self-attention, B·K rows, reordered with the beams.
+        cross: Of cross-attention, B rows, which the beams of a sentence share.
+        mask: Padding mask of the source, B rows.
+    """
+
+    layers: Any
+    cross: Any
+    mask: Any
+
+    def reordered(self, parents: tf.Tensor) -> "CachedState":
+        """The state where each beam continues another.
+
+        Args:
+            parents: Which (B, K).
+
+        Returns:
+            A new state.
+        """
+        batch, beams = tf.unstack(tf.shape(parents))
+        rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])
+        return self._replace(layers=_rows(self.layers, rows))
+
+    def selected(self, sentences: tf.Tensor) -> "CachedState":
+        """The state of some of the sentences.
+
+        Args:
+            sentences: Their places (B',).
+
+        Returns:
+            A new state.
+        """
+        held = tf.nest.flatten(self.layers)[0]
+        beams = tf.shape(held)[0] // tf.maximum(tf.shape(self.mask)[0], 1)
+        rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])
+        return CachedState(_rows(self.layers, rows), _rows(self.cross, sentences), _rows(self.mask, sentences))
+
+
+def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
+    """The step of a model that reads a source.
+
+    Args:
+        model: With `fused_decoder`, or with `encode`, `init_cache` and `decode_step`.
+        source: Token ids (B, S).
+        beams: K.
+
+    Returns:
+        The step, and the state for the first one.
+    """
+    if getattr(model, "can_fuse", False):
+        decoder = model.fused_decoder()
+        return decoder.step, decoder.read(source, beams)
+    memory, mask = model.encode(source)  # (B, S, M), (B, S)
+    cache = model.init_cache(memory, tf.shape(source)[0] * beams)
+
+    def step(ids: tf.Tensor, state: CachedState) -> tuple[tf.Tensor, CachedState]:
+        # The loop forgets how many heads there are.
+        cross = tf.nest.map_structure(
+            lambda x, as_made: tf.ensure_shape(x, [None, *as_made.shape[1:]]), state.cross, cache.cross
+        )
+        held = cache._replace(layers=state.layers, cross=cross)
+        logits, grown = model.decode_step(ids[:, None], held, state.mask)
+        return logits[:, 0], state._replace(layers=grown.layers)
+
+    return step, CachedState(cache.layers, cache.cross, mask)
+
+
+def language_model(model: Any, batch_size: int | tf.Tensor, beams: int) -> tuple[Step, Any]:
+    """The step of a model that only goes on.
+
+    Args:
+        model: With `fused_decoder`, or with `init_cache` and `decode_step`.
+        batch_size: B.
+        beams: K.
+
+    Returns:
+        The step, and the state for the first one.
+    """
+    if getattr(model, "can_fuse", False):
+        decoder = model.fused_decoder()
+        return decoder.step, decoder.start(batch_size, beams)
+    cache = model.init_cache(batch_size * beams)
+
+    def step(ids: tf.Tensor, layers: Any) -> tuple[tf.Tensor, Any]:
+        logits, grown = model.decode_step(ids[:, None], cache._replace(layers=layers))
+        return logits[:, 0], grown.layers
+
+    return step, cache.layers
+
+
+def _rows(nest: Any, rows: tf.Tensor) -> Any:
+    return tf.nest.map_structure(lambda x: tf.gather(x, rows), nest)
