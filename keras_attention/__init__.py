@@ -52,6 +52,7 @@ __all__ = [
     "TokenEmbedding",
     "Transformer",
     "TransformerConfig",
+    "conversion",
     "decoding",
     "explain_masks",
     "layers",

@@ -7,13 +7,15 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 
 from keras_attention.cli import main
 from keras_attention.demo import make_pairs
 from keras_attention.demo.heat_map import draw_attention
-from keras_attention.pipeline import RunConfig, RunFolder, average, score, train
-from keras_attention.text import PackedBatches
+from keras_attention.pipeline import RunConfig, RunFolder, average, compare_weights, score, train
+from keras_attention.text import PackedBatches, ParallelCorpus
+from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
 
@@ -115,6 +117,18 @@ def test_a_run_goes_on_with_weights_optimizer_and_schedule(tmp_path, config):
     assert len(history_of(run)) == 3
 
 
+def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
+    config = dataclasses.replace(config, optimizer="muon")
+    train(tmp_path / "run", config, max_steps=4)
+    run = RunFolder(tmp_path / "run")
+    before = keras.models.load_model(run.model_file("last"))
+    assert type(before.optimizer) is Muon
+    train(tmp_path / "run", max_steps=5)
+    after = keras.models.load_model(run.model_file("last"))
+    assert int(after.optimizer.iterations) == 5
+    assert_one_step_further(before, after)
+
+
 def test_a_limit_that_is_reached_trains_no_further(run):
     train(run.path, max_steps=7)
     assert step_of(run) == 7
@@ -189,12 +203,47 @@ def test_wrong_calls(tmp_path, run, config):
         train(run.path, dataclasses.replace(config, seed=2), max_steps=1)
     with pytest.raises(ValueError, match="`preset` is one of tiny, small, base, big"):
         RunConfig.from_preset("huge")
+    with pytest.raises(ValueError, match=r"`optimizer` is one of adam, muon. Received: optimizer='sgd'"):
+        train(tmp_path, dataclasses.replace(config, optimizer="sgd"), max_steps=1)
+    with pytest.raises(ValueError, match=r"`weights` is one of None, bfloat16, int8. Received: weights='int4'"):
+        run.translator(weights="int4")
     with pytest.raises(ValueError, match="`checkpoint` is one of final"):
         run.translator("worst")
     with pytest.raises(ValueError, match=r"kept 2 checkpoints\. Received: last=3"):
         average(run.path, last=3)
     with pytest.raises(ValueError, match="2 translations, 1 references"):
         score(["a", "b"], ["a"])
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_lighter_weights_are_exported_and_their_cost_is_said(run, weights, tmp_path, monkeypatch):
+    sizes = {}
+    for chosen in (None, weights):
+        options = [] if chosen is None else ["--weights", chosen]
+        done = command("export", run.path, tmp_path / str(chosen), "--beam-size", 2, *options)
+        assert done.exit_code == 0, done.output
+        assert ("validation sentences" in done.output) == (chosen is not None)
+        files = (tmp_path / str(chosen) / "1" / "variables").glob("variables.data*")
+        sizes[chosen] = sum(file.stat().st_size for file in files)
+    assert sizes[weights] < 0.62 * sizes[None]
+    lighter = run.translator(beam_size=2, weights=weights)
+    served = tf.saved_model.load(str(tmp_path / weights / "1")).signatures["serving_default"]
+    texts = ["one hundred and three", "", "Friday"]
+    assert [text.decode() for text in served(source=tf.constant(texts))["text"].numpy()] == lighter(texts)
+
+
+def test_the_cost_in_bleu_is_that_of_the_validation_sample(run):
+    class Fixed:
+        def __init__(self, answers):
+            self.answers = answers
+
+        def translate(self, texts):
+            return [self.answers[text] for text in texts]
+
+    pairs = list(ParallelCorpus(run.config.valid_source, run.config.valid_target).pairs)
+    right, wrong = ({source: answer for source, answer in each} for each in (pairs, [(s, "x") for s, _ in pairs]))
+    line = compare_weights(run.path, Fixed(wrong), Fixed(right))
+    assert line == "BLEU of 5 validation sentences: 0.00, with the trained weights 100.00 (-100.00)"
 
 
 def test_text_that_cannot_be_used_leaves_no_run_behind(tmp_path, config):

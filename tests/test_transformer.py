@@ -257,3 +257,14 @@ def test_learns_to_copy():
     model.compile(keras.optimizers.Adam(0.01), loss=ka.training.MaskedCrossEntropy())
     history = model.fit(inputs, np.hstack([words, ends]), epochs=15, batch_size=64, verbose=0)
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
+
+
+def test_another_dtype_has_the_same_weights():
+    model = ka.Transformer.from_preset("tiny", vocabulary_size=31)
+    half = model.in_dtype("bfloat16")
+    assert half.config == model.config
+    for weight, lighter in zip(model.weights, half.weights, strict=True):
+        assert keras.backend.standardize_dtype(lighter.dtype) == "bfloat16"
+        rounded = keras.ops.cast(keras.ops.cast(weight, "bfloat16"), "float32")
+        same = keras.ops.cast(lighter, "float32")
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(same), keras.ops.convert_to_numpy(rounded))

@@ -203,3 +203,14 @@ def test_bad_numbers(translator):
         translator.beam_size = 5  # the graph would not follow
     assert (translator.beam_size, translator.length_penalty) == (3, 0.6)
     assert Translator(None, None).max_source_length == 256
+
+
+def test_options_of_decoding_reach_the_search(translator):
+    texts = lines()[:4]
+    short = Translator(tiny_model(), tiny_tokenizer(), beam_size=3, max_source_length=61, max_length=3)
+    found = short.best(tf.constant(texts))
+    assert found.lengths.numpy().max() <= 3 < translator.best(tf.constant(texts)).lengths.numpy().max()
+    drawn = Translator(tiny_model(), tiny_tokenizer(), beam_size=1, sample=True, seed=3, max_length=9)
+    assert drawn(texts) == drawn(texts) != translator(texts)
+    with pytest.raises(ValueError, match=r"`no_repeat_ngram`.*-1"):
+        Translator(tiny_model(), tiny_tokenizer(), no_repeat_ngram=-1)
