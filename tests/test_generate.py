@@ -210,6 +210,11 @@ def test_a_stream_of_several_hypotheses_is_refused(translator):
     assert list(stream(translator, SOURCES[:0])) == []
 
 
+def test_an_output_may_be_longer_than_usual_where_it_must_be(translator):
+    found = generate(translator, SOURCES, DecodingOptions(beam_size=2, min_length=70))
+    assert (found.lengths.numpy() >= 70).all() and np.isfinite(found.scores).all()
+
+
 def test_an_empty_batch(translator, language_model):
     for model, inputs in ((translator, SOURCES[:0]), (language_model, PROMPTS[:0])):
         found = generate(model, inputs, DecodingOptions(num_return=2))

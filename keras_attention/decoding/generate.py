@@ -47,7 +47,7 @@ def generate(
 
     Returns:
         `Hypotheses`, best first, drawn ones as they were drawn. The ids of a language model start with the prompt. An
-        output has at most `options.max_length` tokens, or 50 more than the input.
+        output has at most `options.max_length` tokens, or 50 more than the input, or `options.min_length`.
 
     Raises:
         ValueError: Inputs or a prefix of another rank, or a prefix for a language model.
@@ -175,7 +175,8 @@ class _Task(NamedTuple):
                 )
             prefix, given, room = inputs, lengths, EXTRA_LENGTH
             steps = language_model(model, tf.shape(inputs)[0], options.beams)
-        return cls(steps, prefix, given, given + (room if options.max_length is None else options.max_length))
+        most = tf.maximum(room, options.min_length) if options.max_length is None else options.max_length
+        return cls(steps, prefix, given, given + most)
 
 
 def _checked(ids: Any, name: str) -> tf.Tensor:

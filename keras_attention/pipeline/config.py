@@ -12,12 +12,7 @@ from keras_attention.models import TransformerConfig
 # What each preset was found to want on a validation set, in half an hour or less on two CPU cores.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"tokens_per_batch": 512, "warmup_steps": 300, "learning_rate_scale": 0.42},
-    "small": {
-        "optimizer": "muon",
-        "tokens_per_batch": 2048,
-        "warmup_steps": 100,
-        "learning_rate_scale": 1.0,
-    },
+    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.5},
     "base": {"tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
     "big": {"tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
 }
