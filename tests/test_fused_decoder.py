@@ -35,7 +35,7 @@ def sources():
     return keras.ops.array(ids.astype("int32"))
 
 
-def walk(model, state, cache, plain_step, steps=5):
+def walk(model, state, cache, plain_step, read=0, steps=5):
     """Takes both through the same tokens, while beams continue one another and sentences leave."""
     generator, decoder = np.random.default_rng(11), model.fused_decoder()
     sentences = B
@@ -60,7 +60,8 @@ def walk(model, state, cache, plain_step, steps=5):
         state = state.reordered(keras.ops.array(parents))
         cache = cache._replace(layers=tuple(each.reorder(rows) for each in cache.layers))
         ids = generator.integers(4, V, sentences * K)
-    assert state.bias.shape[1] == steps * K
+    assert state.bias.shape[1] == read + steps * K
+    assert (numpy(state.lengths) == read + steps).all()
 
 
 class PlainStep:
@@ -84,11 +85,14 @@ def test_a_translator_step_equals_the_layers(variant):
     walk(model, state, model.init_cache(memory, B * K), PlainStep(model, mask))
 
 
+@pytest.mark.parametrize("length", [0, 4])
 @pytest.mark.parametrize("variant", ["paper", "pre-norm"])
-def test_a_language_model_step_equals_the_layers(variant):
+def test_a_language_model_step_equals_the_layers(variant, length):
     model = random_model(CausalTransformer, **VARIANTS[variant])
-    state = model.fused_decoder().start(B, K)
-    walk(model, state, model.init_cache(B * K), PlainStep(model))
+    prompts = np.random.default_rng(13).integers(4, V, (B, length)).astype("int32")
+    state = model.fused_decoder().start(keras.ops.array(prompts), K)
+    _, cache = model.decode_step(keras.ops.array(prompts.repeat(K, axis=0)), model.init_cache(B * K))
+    walk(model, state, cache, PlainStep(model), length)
 
 
 def test_a_source_of_padding_alone_gives_what_the_layers_give():

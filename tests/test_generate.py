@@ -18,6 +18,7 @@ EOS_SIZE = 1.5
 V = 6
 SOURCES = np.array([[4, 5, 1, 3], [5, 3, 0, 0], [1, 4, 3, 0]], "int32")
 PROMPTS = np.array([[4, 5], [5, 0], [0, 0]], "int32")
+LONG_PROMPTS = np.array([[4, 5, 1], [5, 1, 0]], "int32")  # two tokens of each are read before the first step
 
 
 def made(kind, seed=21, vocabulary=V):
@@ -149,12 +150,13 @@ def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
 
 
-def test_a_language_model_goes_on_from_its_prompts(language_model):
-    options = DecodingOptions(beam_size=40, num_return=3, max_length=3, min_length=2)
-    found = generate(language_model, PROMPTS, options)
-    for place, prompt in enumerate(PROMPTS):
+@pytest.mark.parametrize("prompts", [PROMPTS, LONG_PROMPTS], ids=["read a token a step", "read at once"])
+def test_a_language_model_goes_on_from_its_prompts(prompts, language_model):
+    options = DecodingOptions(beam_size=40, num_return=3, max_length=2, min_length=2)
+    found = generate(language_model, prompts, options)
+    for place, prompt in enumerate(prompts):
         given = [token for token in prompt if token]
-        expected = enumerated(language_model, None, options, given, most=len(given) + 3)[:3]
+        expected = enumerated(language_model, None, options, given, most=len(given) + 2)[:3]
         got = as_lists(found, place)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
@@ -196,9 +198,13 @@ def test_long_outputs_are_those_of_a_model_without_a_fused_decoder(options):
 @pytest.mark.parametrize("options", [{"beam_size": 1, "min_length": 3}, {"sample": True, "seed": 5, "top_k": 4}])
 def test_a_stream_yields_the_tokens_of_generate(options, translator, language_model):
     options = DecodingOptions(max_length=5, **options)
-    for model, inputs in ((translator, SOURCES), (language_model, PROMPTS)):
+    for model, inputs, read in (
+        (translator, SOURCES, 0),
+        (language_model, PROMPTS, 0),
+        (language_model, LONG_PROMPTS, 2),
+    ):
         tokens = list(stream(model, inputs, options))
-        expected = generate(model, inputs, options).ids.numpy()[:, 0]
+        expected = generate(model, inputs, options).ids.numpy()[:, 0, read:]
         assert (np.stack([token.ids for token in tokens], axis=1) == expected).all()
         assert [token.done.all() for token in tokens] == [False] * (len(tokens) - 1) + [True]
 
@@ -285,5 +291,5 @@ def test_bad_inputs(translator, language_model):
         generate(translator, np.ones(3, "int32"))
     with pytest.raises(ValueError, match=r"`prefix` has two axes"):
         generate(translator, SOURCES, prefix=[4, 5, 5])
-    with pytest.raises(ValueError, match="prompts are its `inputs`"):
+    with pytest.raises(ValueError, match="give no `prefix`"):
         generate(language_model, PROMPTS, prefix=PROMPTS)

@@ -45,6 +45,7 @@ def beam_search(
     bos_id: int = 2,
     eos_id: int = 3,
     pad_id: int = 0,
+    begun: tf.Tensor | None = None,
     prefix: tf.Tensor | None = None,
     penalize: Callable[[Any, float], tf.Tensor] = penalty,
     rules: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
@@ -77,8 +78,10 @@ def beam_search(
         bos_id: Token that stands before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that fills up shorter rows.
-        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), pads at the end;
-            they cost nothing.
+        begun: Tokens that are written already, int32 (B, t), without pads; all but the last of them,
+            and bos, are in the state.
+        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), those of `begun`
+            first, pads at the end; they cost nothing.
         penalize: Takes lengths and the exponent; returns what log probabilities are divided by.
         rules: Takes the logits (B·K, V), the tokens before them (B·K, t) and the numbers (B,) of the
             sentences that are left; returns the logits, with -inf for what is not to come.
@@ -143,8 +146,9 @@ def beam_search(
         )
         return t, sentences, now, _stored(found, now.finished, sentences, t, pad_id)
 
-    start = (tf.constant(0), tf.range(batch_size), _start(batch_size, beam_size, bos_id, state))
-    found = _nothing(batch_size, beam_size)
+    begun = tf.zeros([batch_size, 0], tf.int32) if begun is None else begun  # (B, t)
+    found = _nothing(begun, beam_size, pad_id)
+    start = (tf.shape(begun)[1], tf.range(batch_size), _start(begun, beam_size, bos_id, found, state))
     shapes = tf.TensorShape([]), tf.TensorShape([None]), _shapes(start[2]), _shapes(found)
     found = tf.while_loop(
         lambda t, sentences, now, found: ~tf.reduce_all(now.done), run_round, (*start, found), shapes
@@ -152,24 +156,29 @@ def beam_search(
     return Hypotheses(*(x[:, :num_return] for x in found))
 
 
-def _start(batch_size: int | tf.Tensor, beam_size: int, bos_id: int, state: Any) -> Search:
+def _start(begun: tf.Tensor, beam_size: int, bos_id: int, finished: Hypotheses, state: Any) -> Search:
+    batch_size = tf.shape(begun)[0]
     # The beams start equal: all but one stand empty, or each hypothesis would come K times.
     log_probs = tf.tile([[0.0] + [NEVER] * (beam_size - 1)], [batch_size, 1])
     return Search(
-        Live(tf.zeros([batch_size, beam_size, 0], tf.int32), log_probs),
-        _nothing(batch_size, beam_size),
+        Live(_for_each_beam(begun, beam_size), log_probs),
+        finished,
         tf.zeros([batch_size], tf.bool),
-        tf.fill([batch_size * beam_size], bos_id),
+        tf.repeat(tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1], beam_size),
         state,
     )
 
 
-def _nothing(batch_size: int | tf.Tensor, beam_size: int) -> Hypotheses:
-    return Hypotheses(
-        tf.zeros([batch_size, beam_size, 0], tf.int32),
-        tf.fill([batch_size, beam_size], NEVER),
-        tf.zeros([batch_size, beam_size], tf.int32),
-    )
+def _for_each_beam(ids: tf.Tensor, beam_size: int) -> tf.Tensor:
+    """Returns ids (B, t) as those of equal beams, (B, K, t)."""
+    return tf.tile(ids[:, None], [1, beam_size, 1])
+
+
+def _nothing(begun: tf.Tensor, beam_size: int, pad_id: int) -> Hypotheses:
+    """Returns K empty places for each sentence."""
+    places = [tf.shape(begun)[0], beam_size]
+    ids = tf.fill(tf.shape(begun), pad_id)
+    return Hypotheses(_for_each_beam(ids, beam_size), tf.fill(places, NEVER), tf.zeros(places, tf.int32))
 
 
 def _of_sentences(now: Search, going: tf.Tensor, beams: int) -> Search:

@@ -68,7 +68,7 @@ def generate(
     if copies > 1:  # each draw is a sentence of its own
         inputs = tf.repeat(inputs, copies, axis=0)
         prefix = None if prefix is None else tf.repeat(prefix, copies, axis=0)
-    task = _Task.of(model, inputs, options, pad_id, prefix)
+    task = _Task.of(model, inputs, options, bos_id, pad_id, prefix)
     found = beam_search(
         *task.steps,
         batch_size=tf.shape(inputs)[0],
@@ -80,6 +80,7 @@ def generate(
         bos_id=bos_id,
         eos_id=eos_id,
         pad_id=pad_id,
+        begun=task.begun,
         prefix=task.prefix,
         rules=rules_for(options, task.given, eos_id),
         draw=draw_for(options) if options.sample else None,
@@ -107,8 +108,8 @@ def stream(
         pad_id: Token that fills up shorter rows.
 
     Returns:
-        An iterator over `Streamed`: ids, log probabilities and what is done, (B,) each. Those of a language model start
-        with the prompt.
+        An iterator over `Streamed`: ids, log probabilities and what is done, (B,) each. Of prompts that are longer than
+        the shortest, it yields the rest, too.
 
     Raises:
         ValueError: Options for several hypotheses of an input, or inputs of another rank.
@@ -126,11 +127,12 @@ def stream(
             "A stream follows one hypothesis of each input: give beam_size=1 or sample=True, and num_return=1. "
             f"Received: beam_size={options.beams}, num_return={options.num_return}"
         )
-    task = _Task.of(model, _checked(inputs, "inputs"), options, pad_id)
+    task = _Task.of(model, _checked(inputs, "inputs"), options, bos_id, pad_id)
     rules, draw = rules_for(options, task.given, eos_id), draw_for(options)
     everyone = tf.range(tf.size(task.given))
 
     def choose(logits: tf.Tensor, written: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        written = tf.concat([task.begun, written], axis=1)
         position = tf.shape(written)[1]
         allowed = logits if rules is None else rules(logits, written, everyone)
         ids, certainty = greedy(allowed)
@@ -143,11 +145,12 @@ def stream(
         return ids, certainty
 
     step, state = task.steps
+    begun = tf.shape(task.begun)[1]
     return stream_tokens(
         compiled_step(step, state),
         state,
-        tf.fill(tf.shape(task.given), bos_id),
-        max_length=max(1, int(tf.reduce_max(tf.concat([task.limit, [1]], 0)))),
+        tf.pad(task.begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1],
+        max_length=int(tf.reduce_max(tf.concat([task.limit - begun, [1]], 0))),
         eos_id=eos_id,
         choose=choose,
         pad_id=pad_id,
@@ -158,25 +161,30 @@ class _Task(NamedTuple):
     """What is to be written for each input."""
 
     steps: tuple[Step, Any]
+    begun: tf.Tensor  # (B, t), what is written already
     prefix: tf.Tensor | None  # (B, P), what the outputs start with
     given: tf.Tensor  # (B,), how many tokens of an output are a prompt
     limit: tf.Tensor  # (B,), the most tokens of an output
 
     @classmethod
-    def of(cls, model: Any, inputs: tf.Tensor, options: DecodingOptions, pad_id: int, prefix: Any = None) -> "_Task":
+    def of(
+        cls, model: Any, inputs: tf.Tensor, options: DecodingOptions, bos_id: int, pad_id: int, prefix: Any = None
+    ) -> "_Task":
         lengths = tf.math.count_nonzero(inputs != pad_id, axis=1, dtype=tf.int32)  # (B,)
         if hasattr(model, "encode"):
             given, room = tf.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
+            begun = inputs[:, :0]
             steps = with_source(model, inputs, options.beams)
         else:
             if prefix is not None:
-                raise ValueError(
-                    "A language model's prefix is its prompt: give it as `inputs`. Received: `prefix`, too"
-                )
+                raise ValueError("The prompts of a language model are its `inputs`: give no `prefix`. Received: both")
             prefix, given, room = inputs, lengths, EXTRA_LENGTH
-            steps = language_model(model, tf.shape(inputs)[0], options.beams)
+            # All that the prompts have in length is read at once; the longer ones go on a token a step.
+            begun = inputs[:, : tf.reduce_min(tf.concat([lengths, tf.shape(inputs)[1:]], axis=0))]
+            before = tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, :-1]
+            steps = language_model(model, before, options.beams)
         most = tf.maximum(room, options.min_length) if options.max_length is None else options.max_length
-        return cls(steps, prefix, given, given + most)
+        return cls(steps, begun, prefix, given, given + most)
 
 
 def _checked(ids: Any, name: str) -> tf.Tensor:

@@ -81,12 +81,12 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
     return step, CachedState(cache.layers, cache.cross, mask)
 
 
-def language_model(model: Any, batch_size: int | tf.Tensor, beams: int) -> tuple[Step, Any]:
+def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a model that only goes on.
 
     Args:
         model: With `fused_decoder`, or with `init_cache` and `decode_step`.
-        batch_size: B.
+        prompts: What it reads before the first step, at once: (B, t), without padding, (B, 0) for nothing.
         beams: K.
 
     Returns:
@@ -94,8 +94,9 @@ def language_model(model: Any, batch_size: int | tf.Tensor, beams: int) -> tuple
     """
     if getattr(model, "can_fuse", False):
         decoder = model.fused_decoder()
-        return decoder.step, decoder.start(batch_size, beams)
-    cache = model.init_cache(batch_size * beams)
+        return decoder.step, decoder.start(prompts, beams)
+    rows = tf.repeat(prompts, beams, axis=0)  # (B·K, t)
+    _, cache = model.decode_step(rows, model.init_cache(tf.shape(rows)[0]))
 
     def step(ids: tf.Tensor, layers: Any) -> tuple[tf.Tensor, Any]:
         logits, grown = model.decode_step(ids[:, None], cache._replace(layers=layers))

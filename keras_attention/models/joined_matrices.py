@@ -1,0 +1,213 @@
+"""The weights of a decoder layer, laid out for one token at a time: matrices that meet the same input are one.
+
+Shapes: B sentences, K beams, M model width, H heads of queries, G of keys and values, D head width, N keys.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.ops.attention import masked_softmax
+from keras_attention.ops.normalization import layer_norm
+
+
+class Matrix(NamedTuple):
+    """y = x W + b.
+
+    Attributes:
+        kernel: W; in bfloat16 Wᵀ, which is the faster way round there.
+        bias: b, or None.
+    """
+
+    kernel: Any
+    bias: Any = None
+
+    @classmethod
+    def of(cls, kernel: Any, bias: Any, dtype: str) -> "Matrix":
+        """The matrix in a dtype.
+
+        Args:
+            kernel: W.
+            bias: b, or None.
+            dtype: Of the product.
+
+        Returns:
+            The matrix.
+        """
+        kernel = ops.cast(kernel, dtype)
+        return cls(ops.transpose(kernel) if dtype == "bfloat16" else kernel, bias)
+
+    @property
+    def dtype(self) -> str:
+        """Of the product."""
+        return keras.backend.standardize_dtype(self.kernel.dtype)
+
+    def __call__(self, x: Any, dtype: str = "float32") -> Any:
+        kernel = ops.transpose(self.kernel) if self.dtype == "bfloat16" else self.kernel
+        product = ops.cast(ops.matmul(ops.cast(x, self.dtype), kernel), dtype)
+        return product if self.bias is None else product + ops.cast(self.bias, dtype)
+
+
+class FusedAttention(NamedTuple):
+    """The matrices of an attention layer: those that meet the same input are one.
+
+    Attributes:
+        inputs: Of queries, keys and values together, or of queries alone.
+        memory: Of keys and values together, where they come from elsewhere.
+        output: Back to the model's width.
+        heads: H.
+        groups: G.
+        head_dim: D.
+    """
+
+    inputs: Matrix
+    memory: Matrix | None
+    output: Matrix
+    heads: int
+    groups: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
+        """The matrices of a layer.
+
+        Args:
+            layer: A built `MultiHeadAttention`.
+            dtype: Of the matrices.
+            memory: Whether its keys and values come from elsewhere.
+
+        Returns:
+            The same function, with the scale 1/√D inside the queries' matrix.
+        """
+        head_dim = layer.query_dense.kernel.shape[-1]
+        query, key, value = (
+            _flat(projection, scale)
+            for projection, scale in (
+                (layer.query_dense, head_dim**-0.5),
+                (layer.key_dense, 1.0),
+                (layer.value_dense, 1.0),
+            )
+        )
+        together = [query] if memory else [query, key, value]
+        return cls(
+            _joined(together, dtype),
+            _joined([key, value], dtype) if memory else None,
+            _joined([_flat(layer.output_dense)], dtype),
+            layer.num_heads,
+            layer.num_kv_heads,
+            head_dim,
+        )
+
+    def heads_of(self, matrix: Matrix, x: Any, sentences: Any) -> Any:
+        """What a matrix makes of vectors, as heads, in the dtype of the matrices.
+
+        Args:
+            matrix: `inputs` or `memory`.
+            x: (B·n, M).
+            sentences: B.
+
+        Returns:
+            (B, heads, n, D).
+        """
+        rows = matrix(x, matrix.dtype)  # (B·n, heads·D)
+        heads = ops.reshape(rows, (sentences, -1, rows.shape[-1] // self.head_dim, self.head_dim))  # (B, n, heads, D)
+        return ops.transpose(heads, (0, 2, 1, 3))
+
+    def parted(self, heads: Any) -> tuple[Any, Any, Any]:
+        """The heads of queries, keys and values.
+
+        Args:
+            heads: Of all three (B, H + 2G, K, D).
+
+        Returns:
+            (B, H, K, D), (B, G, K, D) and (B, G, K, D).
+        """
+        keys, values = self.heads, self.heads + self.groups
+        return heads[:, :keys], heads[:, keys:values], heads[:, values:]
+
+    def attend(self, query: Any, keys: Any, values: Any, bias: Any) -> Any:
+        """softmax(Q Kᵀ + bias) V, and back to the model's width.
+
+        Args:
+            query: (B, H, K, D), scaled.
+            keys: (B, G, N, D).
+            values: (B, G, N, D).
+            bias: (B, 1, K or 1, N).
+
+        Returns:
+            (B·K, M).
+        """
+        sentences, _, beams, head_dim = ops.shape(query)
+        if self.groups < self.heads:  # the queries that share a head of keys, one after the other
+            query = ops.reshape(query, (sentences, self.groups, self.heads // self.groups * beams, head_dim))
+            bias = ops.tile(bias, (1, 1, self.heads // self.groups if bias.shape[2] > 1 else 1, 1))
+        scores = ops.cast(ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))), "float32")  # (B, H, K, N)
+        weights = ops.cast(masked_softmax(scores + bias), values.dtype)
+        context = ops.matmul(weights, values)  # (B, H, K, D)
+        context = ops.reshape(context, (sentences, self.heads, beams, head_dim))
+        context = ops.transpose(context, (0, 2, 1, 3))  # (B, K, H, D)
+        return self.output(ops.reshape(context, (sentences * beams, self.heads * head_dim)))
+
+
+class FusedLayer:
+    """One decoder layer: its attention matrices, its norms, its feed-forward network.
+
+    Args:
+        layer: A built `DecoderLayer`.
+        dtype: Of the matrices.
+    """
+
+    def __init__(self, layer: Any, dtype: str):
+        self.self_attention = FusedAttention.of(layer.self_attention, dtype, memory=False)
+        self.self_attention_norm = joined_norm(layer.self_attention_norm)
+        self.cross_attention = None
+        if layer.cross_attention is not None:
+            self.cross_attention = FusedAttention.of(layer.cross_attention, dtype, memory=True)
+            self.cross_attention_norm = joined_norm(layer.cross_attention_norm)
+        self.feed_forward = _feed_forward(layer.feed_forward, dtype)
+        self.feed_forward_norm = joined_norm(layer.feed_forward_norm)
+
+
+def _flat(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
+    """The kernel of a projection with one axis for what comes in and one for what goes out, and its bias."""
+    inputs = math.prod(projection.kernel.shape[: projection.input_axes])
+    kernel = ops.reshape(projection.kernel, (inputs, -1)) * scale
+    return kernel, None if projection.bias is None else ops.reshape(projection.bias, (-1,)) * scale
+
+
+def _joined(flat: list[tuple[Any, Any]], dtype: str) -> Matrix:
+    """One matrix for several that meet the same input."""
+    kernels, biases = zip(*flat, strict=True)
+    bias = None if biases[0] is None else ops.concatenate(biases)
+    return Matrix.of(ops.concatenate(kernels, axis=1), bias, dtype)
+
+
+def joined_norm(layer: Any) -> Callable[[Any], Any]:
+    """A layer normalisation as a function.
+
+    Args:
+        layer: A built `LayerNorm`.
+
+    Returns:
+        A function of vectors (…, M), in float32.
+    """
+    gamma, beta = (ops.cast(value, "float32") for value in (layer.gamma, layer.beta))
+    return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
+
+
+def _feed_forward(layer: FeedForward, dtype: str) -> Callable[[Any], Any]:
+    inner, gate, output = (
+        dense and Matrix.of(ops.convert_to_tensor(dense.kernel), dense.bias, dtype)
+        for dense in (layer.intermediate_dense, layer.gate_dense, layer.output_dense)
+    )
+    activation = layer.intermediate_dense.activation
+
+    def feed_forward(x: Any) -> Any:
+        hidden = activation(inner(x))
+        return output(hidden if gate is None else hidden * gate(x))
+
+    return feed_forward
