@@ -75,6 +75,11 @@ def test_no_function_of_the_graph_has_a_constant_twice(exported):
         assert len(values) == len(constants)
 
 
+def test_loading_warns_of_nothing(exported, caplog):
+    tf.saved_model.load(str(exported))
+    assert not [record.message for record in caplog.records]
+
+
 def test_the_folder_holds_the_version_and_what_a_server_needs(exported):
     assert exported.name == "1"
     assert sorted(path.name for path in exported.parent.iterdir()) == ["1", *SERVER_FILES]

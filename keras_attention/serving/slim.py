@@ -11,7 +11,8 @@ from typing import Any
 def slim(path: Path) -> None:
     """Rewrites the graph of a SavedModel without what no server needs; it computes what it did.
 
-    Each function keeps one of its equal constants, and loses the notes on shapes, which a loader infers.
+    Each function keeps one of its equal constants, and loses the notes on shapes, which a loader infers, and on
+    gradients, which are not exported: Python would warn of each when it loads them.
 
     Args:
         path: The folder of the SavedModel.
@@ -26,6 +27,7 @@ def slim(path: Path) -> None:
             _merge_constants(function)
             for node in function.node_def:
                 node.attr.pop("_output_shapes", None)
+                node.attr.pop("_gradient_op_type", None)
     file.write_bytes(saved_model.SerializeToString())
     # The hash of the file as it was; loaders do without.
     (path / "fingerprint.pb").unlink(missing_ok=True)
