@@ -177,8 +177,8 @@ def test_alignment_is_of_the_best_translation():
 def test_the_alignment_scores_what_the_search_scored():
     """The score of the search is that of the whole sentence, divided by the length penalty."""
     best = expected("serving_default", "odd")
-    found = tiny_translator().best(tf.constant(TEXTS))
     source = tiny_translator().read(tf.constant(TEXTS)).ids
+    found = tiny_translator().best(source)
     from keras_attention.decoding import score
 
     scored = score(tiny_model(), source, found.ids[:, 0])

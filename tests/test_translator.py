@@ -83,7 +83,7 @@ def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
     shapes = []
 
     def watched(self, texts):
-        ids, _ = self._source_ids(tf.constant(texts))
+        ids = self.read(tf.constant(texts)).ids
         shapes.append(tuple(ids.shape))
         return texts
 
@@ -112,11 +112,11 @@ def test_the_best_of_the_best_is_the_best(translator, translations):
     assert (np.diff(nbest["scores"]) <= 0).all()
 
 
-def test_scores_are_those_of_the_model_on_the_whole_sentence(translator, monkeypatch):
+def test_scores_are_those_of_the_model_on_the_whole_sentence():
     """The search in steps, with caches and beams, against one pass of the functional model."""
-    monkeypatch.setattr("keras_attention.serving.translator.EXTRA_LENGTH", 2)
     text = lines()[0]
-    found = translator._search(tf.constant([text]), num_return=3)
+    translator = Translator(tiny_model(), tiny_tokenizer(), beam_size=3, max_length=13)
+    found = translator.search(translator.read(tf.constant([text])).ids, num_return=3)
     source = [[*tiny_tokenizer().encode([text])[0], 3]]
     for ids, score, length in zip(*(x[0].numpy() for x in found[:3]), strict=True):
         target = [[2, *ids[: length - 1]]]
@@ -128,7 +128,7 @@ def test_scores_are_those_of_the_model_on_the_whole_sentence(translator, monkeyp
 
 def test_long_texts_are_cut_and_keep_their_end():
     translator = Translator(None, tiny_tokenizer(), max_source_length=11)
-    ids, lengths = translator._source_ids(tf.constant(["", words()[0], " ".join(words())]))
+    ids, lengths, _ = translator.read(tf.constant(["", words()[0], " ".join(words())]))
     pieces = tiny_tokenizer().encode([words()[0], " ".join(words())])
     assert lengths.numpy().tolist() == [1, len(pieces[0]) + 1, 11]
     assert ids.shape == (3, 11)
@@ -171,7 +171,7 @@ def test_outputs_have_at_most_fifty_tokens_more_than_the_source():
     logits = fixed_logits()
     logits[:, 3] = -30.0  # no sentence wants to end
     translator = Translator(FixedModel(logits), tiny_tokenizer(), beam_size=2)
-    found = translator._search(tf.constant(["", words()[0]]), num_return=1)
+    found = translator.search(translator.read(tf.constant(["", words()[0]])).ids, num_return=1)
     pieces = len(tiny_tokenizer().encode([words()[0]])[0])
     assert found.lengths.numpy().tolist() == [[50], [50 + pieces]]
     assert Translator(None, None, max_source_length=pieces + 1).max_target_length == 50 + pieces
@@ -208,8 +208,8 @@ def test_bad_numbers(translator):
 def test_options_of_decoding_reach_the_search(translator):
     texts = lines()[:4]
     short = Translator(tiny_model(), tiny_tokenizer(), beam_size=3, max_source_length=61, max_length=3)
-    found = short.best(tf.constant(texts))
-    assert found.lengths.numpy().max() <= 3 < translator.best(tf.constant(texts)).lengths.numpy().max()
+    ids = short.read(tf.constant(texts)).ids
+    assert short.best(ids).lengths.numpy().max() <= 3 < translator.best(ids).lengths.numpy().max()
     drawn = Translator(tiny_model(), tiny_tokenizer(), beam_size=1, sample=True, seed=3, max_length=9)
     assert drawn(texts) == drawn(texts) != translator(texts)
     with pytest.raises(ValueError, match=r"`no_repeat_ngram`.*-1"):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_attention.decoding.beam_search import Hypotheses, beam_search
 from keras_attention.decoding.choices import draw_for, rules_for
 from keras_attention.decoding.length_penalty import average_length, length_penalty
+from keras_attention.decoding.logits import force_prefix
 from keras_attention.decoding.model_steps import Step, language_model, with_source
 from keras_attention.decoding.options import DecodingOptions
 from keras_attention.decoding.sampling import greedy
@@ -135,14 +136,11 @@ def stream(
         written = tf.concat([task.begun, written], axis=1)
         position = tf.shape(written)[1]
         allowed = logits if rules is None else rules(logits, written, everyone)
+        if task.prefix is not None:
+            allowed = force_prefix(allowed, position, task.prefix, pad_id, logits)
         ids, certainty = greedy(allowed)
         ids = draw(allowed, position, everyone) if options.sample else ids
-        ids = tf.where(position + 1 >= task.limit, eos_id, ids)
-        if task.prefix is not None:
-            forced = tf.pad(task.prefix, [[0, 0], [0, 1]], constant_values=pad_id)
-            forced = forced[:, tf.minimum(position, tf.shape(task.prefix)[1])]
-            ids = tf.where(forced == pad_id, ids, forced)
-        return ids, certainty
+        return tf.where(position + 1 >= task.limit, eos_id, ids), certainty
 
     step, state = task.steps
     begun = tf.shape(task.begun)[1]

@@ -36,11 +36,12 @@ def translate(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tenso
         >>> sorted(answer), answer["text"].shape
         (['score', 'text', 'truncated'], TensorShape([2]))
     """
-    found = translator.best(source)
+    sources = translator.read(source)
+    found = translator.best(sources.ids)
     return {
-        "text": translator._texts(found)[:, 0],
+        "text": translator.texts(found)[:, 0],
         "score": found.scores[:, 0],
-        "truncated": translator.read(source).truncated,
+        "truncated": sources.truncated,
     }
 
 
@@ -59,11 +60,12 @@ def translate_nbest(translator: "Translator", source: tf.Tensor) -> dict[str, tf
         >>> answer["texts"].shape
         TensorShape([2, 3])
     """
-    found = translator._search(source, num_return=translator.beam_size)
+    sources = translator.read(source)
+    found = translator.search(sources.ids, num_return=translator.beam_size)
     return {
-        "texts": translator._texts(found),
+        "texts": translator.texts(found),
         "scores": found.scores,
-        "truncated": translator.read(source).truncated,
+        "truncated": sources.truncated,
     }
 
 
@@ -114,10 +116,10 @@ def align(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
         (b'</s>', 3)
     """
     sources = translator.read(source)
-    found = translator.best(source)
+    found = translator.best(sources.ids)
     written = found.ids[:, 0]  # (B, T)
     return {
-        "text": translator._texts(found)[:, 0],
+        "text": translator.texts(found)[:, 0],
         "score": found.scores[:, 0],
         "source_pieces": _pieces(translator.tokenizer, sources.ids),
         "target_pieces": _pieces(translator.tokenizer, written),

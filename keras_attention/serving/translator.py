@@ -140,7 +140,7 @@ class Translator(tf.Module):
                 "tokens_per_batch must be 1 or more; a text longer than that gets its own batch. "
                 f"Received: tokens_per_batch={tokens_per_batch}"
             )
-        lengths = self._source_ids(_as_tensor(texts))[1].numpy()
+        lengths = self.read(_as_tensor(texts)).lengths.numpy()
         translations = [""] * len(texts)
         batches = list(_batches(lengths, tokens_per_batch))
         for batch in _with_progress(batches, len(texts)) if progress else batches:
@@ -159,8 +159,8 @@ class Translator(tf.Module):
             The cross-attention weights (T, S), averaged over the heads of the last layer, the T target
             pieces and the S source pieces, each with its end of sentence.
         """
-        source_ids, _ = self._source_ids(_as_tensor([text]))  # (1, S)
-        found = self._search(_as_tensor([text]), num_return=1)
+        source_ids = self.read(_as_tensor([text])).ids  # (1, S)
+        found = self.best(source_ids)
         written = found.ids[:, 0, : found.lengths[0, 0]]  # (1, T), the end of sentence last
         pieces = self.tokenizer.pieces
         return (
@@ -205,28 +205,40 @@ class Translator(tf.Module):
         """
         return signatures.translate_nbest(self, source)
 
-    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
-    def best(self, source: tf.Tensor) -> Hypotheses:
+    @tf.function(input_signature=[signatures.IDS], autograph=False)
+    def best(self, source_ids: tf.Tensor) -> Hypotheses:
         """Searches the best translation: one graph for all signatures that need it, as a server loads each.
 
         Args:
-            source: Texts (B,).
+            source_ids: What `read` makes of texts (B, S).
 
         Returns:
             `Hypotheses` with ids (B, 1, T), scores (B, 1) and lengths (B, 1).
         """
-        return self._search(source, num_return=1)
+        return self.search(source_ids, num_return=1)
 
-    def _source_ids(self, source: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns ids (B, S) that end in eos, padded, and how many of each count (B,)."""
-        tokens = self.read(source)
-        return tokens.ids, tokens.lengths
+    def search(self, source_ids: tf.Tensor, num_return: int) -> Hypotheses:
+        """Searches translations.
 
-    def _search(self, source: tf.Tensor, num_return: int) -> Hypotheses:
+        Args:
+            source_ids: What `read` makes of texts (B, S).
+            num_return: How many of each.
+
+        Returns:
+            `Hypotheses`, best first.
+        """
         options = replace(self.options, num_return=num_return)
-        return generate(self.model, self.read(source).ids, options, bos_id=BOS_ID, eos_id=EOS_ID, pad_id=PAD_ID)
+        return generate(self.model, source_ids, options, bos_id=BOS_ID, eos_id=EOS_ID, pad_id=PAD_ID)
 
-    def _texts(self, found: Hypotheses) -> tf.Tensor:
+    def texts(self, found: Hypotheses) -> tf.Tensor:
+        """Turns hypotheses into text.
+
+        Args:
+            found: Of `search`, ids (B, n, T).
+
+        Returns:
+            Texts (B, n).
+        """
         batch, number, length = tf.unstack(tf.shape(found.ids))
         texts = self.tokenizer.detokenize(tf.reshape(found.ids, [batch * number, length]))
         return tf.reshape(texts, [batch, number])
