@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_attention as ka
 from keras_attention.training import (
-    ChunkedCrossEntropy,
+    ChunkedTrainer,
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
@@ -43,20 +44,12 @@ def gradients_of(loss, x, embeddings, labels, **options):
     return gradients(lambda x, embeddings: loss(x, embeddings, labels, **options), [x, embeddings])[0]
 
 
-def layer_for(embeddings, **options):
-    embedding = keras.layers.ReversibleEmbedding(V, M)
-    embedding.build()
-    embedding.set_weights([embeddings])
-    return ChunkedCrossEntropy(embedding, **options)
-
-
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, 21, 100])  # of 21 tokens: none, some and all of the chunks are full
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_loss_and_gradients_are_those_of_whole_logits(case, chunk_size, label_smoothing):
     options = {"label_smoothing": label_smoothing, "chunk_size": chunk_size}
     expected = numpy(whole(*case, label_smoothing))
     np.testing.assert_allclose(numpy(chunked(*case, **options)), expected, rtol=1e-5)
-    np.testing.assert_allclose(numpy(layer_for(case[1], **options)(case[0], case[2])), expected, rtol=1e-5)
     wanted = gradients_of(whole, *case, label_smoothing=label_smoothing)
     for given, expected in zip(gradients_of(chunked, *case, **options), wanted, strict=True):
         np.testing.assert_allclose(given, expected, rtol=0, atol=2e-6)
@@ -110,17 +103,85 @@ def test_half_precision_follows_float32(case, dtype):
         np.testing.assert_allclose(given, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
 
 
-def test_a_model_that_ends_in_it_trains_with_fit(case):
-    x, embeddings, labels = case
-    inputs, ids = keras.Input((None, M)), keras.Input((None,), dtype="int32")
-    end = layer_for(embeddings, label_smoothing=0.1, chunk_size=4)
-    model = keras.Model([inputs, ids], end(keras.layers.Dense(M)(inputs), ids))
-    model.compile(keras.optimizers.Adam(0.05))
-    history = model.fit([x, labels], epochs=8, batch_size=B, verbose=0).history
-    assert history["loss"][-1] < 0.9 * history["loss"][0]
-    assert len(model.trainable_weights) == 3  # the embedding is trained, too
-    with pytest.raises(TypeError, match="Save the model whose layers it shares"):
-        model.get_config()
+def small(kind=ka.Transformer, **options):
+    keras.utils.set_random_seed(5)
+    model = kind.from_preset("tiny", V, num_layers=1, hidden_dim=6, intermediate_dim=5, num_heads=2, dropout=0.0)
+    model.compile(
+        keras.optimizers.Adam(0.01), MaskedCrossEntropy(label_smoothing=0.1), metrics=[MaskedAccuracy(), Perplexity()]
+    )
+    return model
+
+
+def trainer_of(model, **options):
+    trainer = ChunkedTrainer(model, label_smoothing=0.1, chunk_size=4, **options)
+    trainer.compile(keras.optimizers.Adam(0.01))
+    return trainer
+
+
+def pairs(labels):
+    source = np.random.default_rng(7).integers(4, V, (B, T + 4)).astype("int32")
+    return {"source": source, "target": np.roll(labels, 1, axis=1)}, labels
+
+
+def assert_trained_alike(one, other, history, other_history):
+    assert sorted(history) == sorted(other_history)
+    for name, values in history.items():
+        np.testing.assert_allclose(values, other_history[name], rtol=1e-4, err_msg=name)
+    for mine, wanted in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-4)
+
+
+def test_a_trainer_does_what_fit_does_with_whole_logits(case):
+    data = pairs(case[2])
+    whole_model, model = small(), small()
+    trainer = trainer_of(model)
+    assert len(trainer.trainable_variables) == len(model.trainable_variables)
+    options = {"epochs": 3, "batch_size": B, "verbose": 0, "shuffle": False}
+    wanted = whole_model.fit(*data, **options).history
+    given = trainer.fit(*data, **options).history
+    assert given["loss"][-1] < given["loss"][0]
+    assert_trained_alike(model, whole_model, given, wanted)
+    evaluated, expected = (each.evaluate(*data, verbose=0, return_dict=True) for each in (trainer, whole_model))
+    for name, value in expected.items():
+        np.testing.assert_allclose(evaluated[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_a_trainer_of_a_decoder_alone(case):
+    labels = case[2]
+    options = {"epochs": 2, "batch_size": B, "verbose": 0, "shuffle": False}
+    whole_model, model = small(ka.CausalTransformer), small(ka.CausalTransformer)
+    wanted = whole_model.fit(np.roll(labels, 1, axis=1), labels, **options).history
+    given = trainer_of(model).fit(np.roll(labels, 1, axis=1), labels, **options).history
+    assert_trained_alike(model, whole_model, given, wanted)
+
+
+def test_a_trainer_of_packed_rows(case):
+    inputs, labels = pairs(case[2])
+    segments = np.where(inputs["source"] > 0, 1, 0), np.where(inputs["target"] > 0, 1, 0)
+    inputs = {**inputs, "source_segments": segments[0], "target_segments": segments[1]}
+    model = small()
+    trainer = trainer_of(model, inputs=model.packed().input)
+    expected = float(MaskedCrossEntropy(label_smoothing=0.1)(labels, model.packed()(inputs)))
+    given = trainer.fit(inputs, labels, verbose=0, batch_size=B).history
+    np.testing.assert_allclose(given["loss"][0], expected, rtol=1e-5)
+
+
+def test_regularizers_count(case):
+    data = pairs(case[2])
+    model = small()
+    plain = trainer_of(model).evaluate(*data, verbose=0, return_dict=True)["loss"]
+    model.get_layer("embedding").embeddings.regularizer = keras.regularizers.L2(0.5)
+    trainer = trainer_of(model)
+    extra = 0.5 * float(np.sum(np.square(model.get_layer("embedding").get_weights()[0])))
+    np.testing.assert_allclose(trainer.evaluate(*data, verbose=0, return_dict=True)["loss"], plain + extra, rtol=1e-4)
+
+
+def test_a_trainer_is_not_saved_and_takes_no_weights_of_samples(case):
+    trainer = trainer_of(small())
+    with pytest.raises(TypeError, match="Save the model whose weights it trains"):
+        trainer.get_config()
+    with pytest.raises(ValueError, match=r"each token weighing the same.*sample_weight="):
+        trainer.evaluate(*pairs(case[2]), sample_weight=np.ones(B), verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +190,4 @@ def test_a_model_that_ends_in_it_trains_with_fit(case):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        layer_for(np.zeros((V, M)), **arguments)
+        ChunkedTrainer(small(), **arguments)

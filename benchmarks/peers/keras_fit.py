@@ -23,7 +23,13 @@ class _StepEnds(keras.callbacks.Callback):
         self.clock.step_ended()
 
 
-def fit(task: Task, sentences: Sentences, model: keras.Model, dataset: "tf.data.Dataset") -> Measured:
+def fit(
+    task: Task,
+    sentences: Sentences,
+    model: keras.Model,
+    dataset: "tf.data.Dataset",
+    trainer: keras.Model | None = None,
+) -> Measured:
     """Trains a compiled model on the clock.
 
     Args:
@@ -31,13 +37,14 @@ def fit(task: Task, sentences: Sentences, model: keras.Model, dataset: "tf.data.
         sentences: Of the task.
         model: Compiled; takes `{"source", "target"}`, gives logits.
         dataset: Batches in the order of `sentences.batches`.
+        trainer: What `fit` is called on, if it is another model of the same weights.
 
     Returns:
         What was found.
     """
     clock = Clock(task)
     steps = task.warmup + task.steps
-    model.fit(dataset, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[_StepEnds(clock)])
+    (trainer or model).fit(dataset, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[_StepEnds(clock)])
     return measured(task, sentences, clock, model.count_params(), negative_log_likelihood(model, sentences))
 
 

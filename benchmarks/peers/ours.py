@@ -10,6 +10,7 @@ from benchmarks.peers.side import LABEL_SMOOTHING, Measured, Task, main
 from benchmarks.tools.sentences import Sentences
 from keras_attention import Transformer, TransformerConfig
 from keras_attention.training import (
+    ChunkedTrainer,
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
@@ -47,7 +48,10 @@ def run(task: Task) -> Measured:
     if not all(np.array_equal(*pair) for pair in zip(planned, sentences.batches, strict=True)):
         raise ValueError("The task's batches are not those of TokenBatches: make them with `first_batches`")
     keep_freed_memory()
-    return fit(task, sentences, build(task), batches.dataset().repeat())
+    model = build(task)
+    trainer = ChunkedTrainer(model, LABEL_SMOOTHING)
+    trainer.compile(model.optimizer)
+    return fit(task, sentences, model, batches.dataset().repeat(), trainer)
 
 
 def token_batches(sentences: Sentences, tokens_per_batch: int) -> "TokenBatches":

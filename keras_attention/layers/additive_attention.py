@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.input_checks import check_batches_and_lengths, check_sequence, check_shape
 from keras_attention.ops import masks
 from keras_attention.ops.attention import masked_softmax
@@ -67,7 +68,7 @@ class AdditiveAttention(Composite):
         self.query_dense.build(query_shape)
         self.key_dense.build(key_shape)
         self.score_dense.build((None, None, None, self.units))
-        self.weights_dropout = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self.weights_dropout = Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
 
     def call(
         self,

@@ -14,6 +14,7 @@ from keras_attention.layers.arguments import (
     probability,
 )
 from keras_attention.layers.attention import MultiHeadAttention
+from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.feed_forward import FeedForward, feed_forward_activation, serialize_activation
 from keras_attention.layers.normalization import NORMALIZATIONS, make_normalization
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
@@ -143,8 +144,8 @@ class Block(Composite):
             self.normalization, epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
         )
 
-    def _dropout(self) -> keras.layers.Dropout:
-        return keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+    def _dropout(self) -> Dropout:
+        return Dropout(self.dropout, dtype=self.dtype_policy)
 
     def _attention_arguments(self, name: str) -> dict[str, Any]:
         return {

@@ -9,6 +9,7 @@ import keras
 
 from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.input_checks import check_sequence, check_shape
 
 # The activation inside each gated variant.
@@ -63,7 +64,7 @@ class FeedForward(Composite):
         self.intermediate_dense = self._dense("intermediate", self.intermediate_dim, activation)
         self.gate_dense = self._dense("gate", self.intermediate_dim) if gated else None
         self.output_dense = self._dense("output", inputs_shape[-1])
-        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.dropout_layer = Dropout(self.dropout, dtype=self.dtype_policy)
         self.intermediate_dense.build(inputs_shape)
         if gated:
             self.gate_dense.build(inputs_shape)

@@ -13,6 +13,7 @@ from keras_attention.layers.arguments import initializer_for, positive_integer
 from keras_attention.layers.axes import AttentionAxes
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache, empty_cache
 from keras_attention.layers.call_checks import check_attention_bias
+from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.input_checks import check_built, check_given, check_shape
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.projection import Projection
@@ -52,7 +53,7 @@ class ProjectedHeads(Composite):
         self.key_dense.build(key_shape)
         self.value_dense.build(value_shape)
         self.output_dense.build((*query_shape[:-1], self.num_heads, value_dim))
-        self.weights_dropout = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self.weights_dropout = Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
         if self.qk_norm:
             self.query_norm = make_normalization("rms", dtype=self.dtype_policy, name="query_norm")
             self.key_norm = make_normalization("rms", dtype=self.dtype_policy, name="key_norm")

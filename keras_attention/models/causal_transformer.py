@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
+from keras_attention.layers.dropout import Dropout
 from keras_attention.models.base import ConfiguredModel, block_arguments, checked
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.transformer import DecoderCache
@@ -42,12 +43,30 @@ class CausalTransformer(ConfiguredModel):
     def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         ids = keras.Input((None,), dtype="int32", name="ids")  # (B, T)
-        embedding = TokenEmbedding(checked(config).vocabulary_size, config.hidden_dim, dtype=policy, name="embedding")
-        x = PositionalEncoding(dtype=policy, name="positions")(embedding(ids))  # (B, T, M)
-        x = keras.layers.Dropout(config.dropout, dtype=policy, name="dropout")(x)
-        x = Decoder(**block_arguments(config), dtype=policy, name="decoder")(x)  # (B, T, M)
-        logits = ops.cast(embedding(x, reverse=True), "float32")  # (B, T, V)
+        layers = [
+            TokenEmbedding(checked(config).vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
+            PositionalEncoding(dtype=policy, name="positions"),
+            Dropout(config.dropout, dtype=policy, name="dropout"),
+            Decoder(**block_arguments(config), dtype=policy, name="decoder"),
+        ]
+        x = ids
+        for layer in layers:
+            x = layer(x)  # (B, T, M)
+        logits = ops.cast(layers[0](x, reverse=True), "float32")  # (B, T, V)
         super().__init__(config, policy, inputs=ids, outputs=logits, **kwargs)
+
+    def decoder_output(self, ids: Any) -> Any:
+        """What the logits are made of, for a model that makes something else of it.
+
+        Args:
+            ids: Token ids (B, T); a `keras.Input`, or a tensor.
+
+        Returns:
+            (B, T, M).
+        """
+        for name in ("embedding", "positions", "dropout", "decoder"):
+            ids = self.get_layer(name)(ids)
+        return ids
 
     def init_cache(self, batch_size: Any, capacity: int | None = None) -> DecoderCache:
         """Starts empty self-attention caches.

@@ -17,6 +17,7 @@ from keras_attention.layers import (
     PositionalEncoding,
     TokenEmbedding,
 )
+from keras_attention.layers.dropout import Dropout
 from keras_attention.models import graph
 from keras_attention.models.base import ConfiguredModel, block_arguments, checked
 from keras_attention.models.config import TransformerConfig
@@ -72,8 +73,8 @@ class Transformer(ConfiguredModel):
             PositionalEncoding(dtype=policy, name="positions"),
             Encoder(**block, dtype=policy, name="encoder"),
             Decoder(**block, dtype=policy, name="decoder"),
-            keras.layers.Dropout(config.dropout, dtype=policy, name="source_dropout"),
-            keras.layers.Dropout(config.dropout, dtype=policy, name="target_dropout"),
+            Dropout(config.dropout, dtype=policy, name="source_dropout"),
+            Dropout(config.dropout, dtype=policy, name="target_dropout"),
         ]
         layers = {layer.name: layer for layer in layers}
         logits = graph.logits(layers, graph.decoder_output(layers, source, target))

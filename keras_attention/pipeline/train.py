@@ -18,6 +18,7 @@ from keras_attention.serving import Translator
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import (
     Checkpoints,
+    ChunkedTrainer,
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
@@ -174,26 +175,23 @@ def _build(config: RunConfig) -> Transformer:
         total_steps=config.total_steps,
         gradient_accumulation_steps=config.gradient_accumulation,
     )
-    _compile(model, config, optimizer)
-    return model
-
-
-def _compile(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer) -> None:
     model.compile(
         optimizer,
         loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
         metrics=[MaskedAccuracy(), Perplexity()],
     )
+    return model
 
 
-def _packed(model: Transformer, config: RunConfig) -> keras.Model:
-    """The model that packed batches train: of the same weights, and of the same optimizer."""
-    packed = model.packed()
+def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
+    """What `fit` is called on: the model's weights and optimizer, without the logits of a whole batch."""
+    inputs = None if config.packed_rows is None else model.packed().input
+    trainer = ChunkedTrainer(model, config.label_smoothing, inputs)
     if not model.optimizer.built:
-        # In the order of the model's weights, in which its state is saved, not of the packed one's.
+        # In the order of the model's weights, in which its state is saved, not of the trainer's.
         model.optimizer.build(model.trainable_variables)
-    _compile(packed, config, model.optimizer)
-    return packed
+    trainer.compile(model.optimizer)
+    return trainer
 
 
 class _CheckpointsOf(Checkpoints):
@@ -236,9 +234,8 @@ def _fit(
     def bleu() -> Mapping[str, float]:
         return {"val_bleu": quick_bleu(translator.translate(sources), references)}
 
-    trained = model if config.packed_rows is None else _packed(model, config)
     throughput = Throughput(texts.batches.num_tokens / len(texts.batches))
-    trained.fit(
+    _trainer(model, config).fit(
         texts.batches.dataset(first_epoch=step * config.gradient_accumulation // len(texts.batches)).repeat(),
         steps_per_epoch=config.evaluate_every * config.gradient_accumulation,
         initial_epoch=first_round,

@@ -3,6 +3,7 @@
 Shapes: B batch, T target length, N = B·T tokens, C tokens of a chunk, M model width, V vocabulary.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_attention.layers.arguments import positive_integer, probability
 from keras_attention.training.losses import gather_labels
+from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 
 
 class TokenSums(NamedTuple):
@@ -32,17 +34,17 @@ class TokenSums(NamedTuple):
     count: Any
 
 
-class ChunkedCrossEntropy(keras.layers.Layer):
-    """`MaskedCrossEntropy` of the logits x Eᵀ, computed C tokens at a time and never kept.
+class ChunkedTrainer(keras.Model):
+    """A model of another's weights, for `fit`, whose logits x Eᵀ are computed C tokens at a time and never kept.
 
     Logits of (N, V) are the largest tensor of a Transformer's training step, and several of their size are alive at
-    once; here it is (C, V). The layer is the end of a model that is trained without a `loss`: it adds the mean over
-    the real tokens to the model's losses. That model is for `fit` alone; what is saved and evaluated is the model
-    whose layers it shares.
+    once; here it is (C, V). The numbers are those of `MaskedCrossEntropy`, `MaskedAccuracy` and `Perplexity`, named
+    alike. Save, evaluate and translate with the model whose weights it trains.
 
     Args:
-        embedding: The layer whose `embeddings`, (V, M), are E.
+        model: A `Transformer` or a `CausalTransformer`.
         label_smoothing: ε.
+        inputs: What is fed, in place of the model's own inputs: those of `Transformer.packed()`.
         ignore_id: The label that is padding.
         chunk_size: C.
         **kwargs: `name` and the like.
@@ -51,57 +53,69 @@ class ChunkedCrossEntropy(keras.layers.Layer):
         ValueError: An ε outside [0, 1), a chunk size that is not a positive integer.
 
     Example:
-        >>> from keras_attention import Transformer
-        >>> model = Transformer.from_preset("tiny", vocabulary_size=100)
-        >>> labels = keras.Input((None,), dtype="int32", name="labels")
-        >>> loss = ChunkedCrossEntropy(model.get_layer("embedding"), label_smoothing=0.1)
-        >>> outputs = loss(model.decoder_output(**model.input), labels)
-        >>> trainer = keras.Model({**model.input, "labels": labels}, outputs)
-        >>> trainer.compile("adam")
+        >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
+        >>> trainer = ChunkedTrainer(model, label_smoothing=0.1)
+        >>> trainer.compile(ka.training.paper_optimizer(model.config))
         >>> ids = keras.ops.ones((2, 5), dtype="int32")
-        >>> history = trainer.fit({"source": ids, "target": ids, "labels": ids}, verbose=0)
+        >>> history = trainer.fit({"source": ids, "target": ids}, ids, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'loss', 'perplexity']
 
     Source: Vaswani et al. 2017, sections 3.4 and 5.4.
     """
 
     def __init__(
         self,
-        embedding: keras.layers.Layer,
+        model: keras.Model,
         label_smoothing: float = 0.0,
+        inputs: Any = None,
         ignore_id: int = 0,
         chunk_size: int = 512,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.embedding = embedding
+        inputs = model.input if inputs is None else inputs
+        named = inputs if isinstance(inputs, Mapping) else {inputs.name: inputs}
+        super().__init__(inputs=inputs, outputs=model.decoder_output(**named), **kwargs)
+        self.dtype_policy = model.dtype_policy
+        self.embedding = model.get_layer("embedding")
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
         self.ignore_id = ignore_id
         self.chunk_size = positive_integer(chunk_size, "chunk_size")
+        self.accuracy, self.perplexity = MaskedAccuracy(), Perplexity()
 
-    def call(self, x: Any, labels: Any) -> Any:
-        """Adds the loss.
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The mean over the real tokens, and the metrics beside it.
 
         Args:
-            x: What the logits are made of, (B, T, M).
-            labels: Token ids (B, T).
+            x: Not used.
+            y: Labels (B, T).
+            y_pred: What the logits are made of, (B, T, M).
+            sample_weight: None.
+            training: Not used.
 
         Returns:
-            The mean over the real tokens, a scalar.
-        """
-        embeddings = self.embedding.embeddings
-        sums = chunked_cross_entropy(x, embeddings, labels, self.label_smoothing, self.ignore_id, self.chunk_size)
-        loss = sums.loss / ops.maximum(sums.count, 1.0)
-        self.add_loss(loss)
-        return loss
+            A scalar.
 
-    def compute_output_spec(self, x: Any, labels: Any) -> Any:
-        # JAX cannot cut an unknown number of tokens into chunks.
-        return keras.KerasTensor((), "float32")
+        Raises:
+            ValueError: There are no labels, or weights of samples.
+        """
+        if y is None or sample_weight is not None:
+            raise ValueError(
+                "A ChunkedTrainer takes inputs and labels, each token weighing the same: `fit(inputs, labels)`. "
+                f"Received: labels={y}, sample_weight={sample_weight}"
+            )
+        embeddings = self.embedding.embeddings
+        sums = chunked_cross_entropy(y_pred, embeddings, y, self.label_smoothing, self.ignore_id, self.chunk_size)
+        self.accuracy.add(sums.correct, sums.count)
+        self.perplexity.add(sums.negative_log_likelihood, sums.count)
+        return sum(self.losses, sums.loss / ops.maximum(sums.count, 1.0))
 
     def get_config(self) -> dict[str, Any]:
         raise TypeError(
-            "A model that ends in ChunkedCrossEntropy is for `fit` alone, since a copy of it would not share the "
-            "embedding. Save the model whose layers it shares, compiled with the same optimizer."
+            "A ChunkedTrainer is for `fit` alone, since a copy of it would train other weights. Save the model whose "
+            "weights it trains, compiled with the same optimizer."
         )
 
 

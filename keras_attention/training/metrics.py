@@ -42,8 +42,17 @@ class TokenMetric(keras.metrics.Metric):
             if len(sample_weight.shape) == 1:
                 sample_weight = sample_weight[:, None]
             weights *= ops.reshape(ops.broadcast_to(sample_weight, ops.shape(y_true)), (-1,))
-        self.total.assign_add(ops.sum(self.of_tokens(labels, logits) * weights))
-        self.count.assign_add(ops.sum(weights))
+        self.add(ops.sum(self.of_tokens(labels, logits) * weights), ops.sum(weights))
+
+    def add(self, total: Any, count: Any) -> None:
+        """Adds tokens whose sum is known.
+
+        Args:
+            total: The sum over them.
+            count: Their number.
+        """
+        self.total.assign_add(total)
+        self.count.assign_add(count)
 
     def of_tokens(self, labels: Any, logits: Any) -> Any:
         """The quantity that is summed.
