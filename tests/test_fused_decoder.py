@@ -95,6 +95,22 @@ def test_a_language_model_step_equals_the_layers(variant, length):
     walk(model, state, cache, PlainStep(model), length)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_row_stands_for_equal_beams_in_the_first_step(variant):
+    decoder = random_model(Transformer, **VARIANTS[variant]).fused_decoder()
+    first, generator = np.full(B, 2, "int32"), np.random.default_rng(17)
+    one, one_state = decoder.step(keras.ops.array(first), decoder.read(sources(), K))
+    all_of_them, state = decoder.step(keras.ops.array(first.repeat(K)), decoder.read(sources(), K))
+    np.testing.assert_allclose(numpy(one).repeat(K, axis=0), numpy(all_of_them), atol=1e-5)
+    for _ in range(2):  # afterwards the beams go ways of their own
+        ids = keras.ops.array(generator.integers(4, V, B * K).astype("int32"))
+        parents = keras.ops.array(generator.integers(0, K, (B, K)).astype("int32"))
+        one, one_state = decoder.step(ids, one_state.reordered(parents))
+        all_of_them, state = decoder.step(ids, state.reordered(parents))
+        np.testing.assert_allclose(numpy(one), numpy(all_of_them), atol=2e-5)
+    assert one_state.bias.shape[1] == 1 + 2 * K
+
+
 def test_a_source_of_padding_alone_gives_what_the_layers_give():
     model = random_model(Transformer)
     source = keras.ops.array(np.array([[5, 6, 3], [0, 0, 0]], "int32"))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_attention.decoding.candidates import NEVER, Candidates, Live, expand, extended, survivors
 from keras_attention.decoding.checks import check_logits, check_options, check_state, limits
 from keras_attention.decoding.length_penalty import length_penalty as penalty
-from keras_attention.decoding.state import knows_better, reordered, selected
+from keras_attention.decoding.state import knows_better, reordered, rows_at_first, selected
 
 
 class Hypotheses(NamedTuple):
@@ -29,7 +29,7 @@ class Search(NamedTuple):
     live: Live
     finished: Hypotheses  # K places
     done: tf.Tensor  # (B,) bool
-    last_ids: tf.Tensor  # (B·K,) int32
+    last_ids: tf.Tensor  # (B·K,) int32, (B,) before the first step of a state that takes one for all beams
     state: Any
 
 
@@ -69,7 +69,8 @@ def beam_search(
             the next token (B·K, V) and the new state.
         state: Nest of tensors of B·K rows (beams of a sentence side by side), reordered with the
             beams. Middle axes, and the second of a matrix, may grow from step to step as caches do.
-            Or a nest with the methods `reordered` and `selected`, which does this itself.
+            Or a nest with the methods `reordered` and `selected`, which does this itself; where it says
+            `equal_at_first`, one row of each sentence is all that the first step is given.
         batch_size: Number of sentences B; 0 is allowed.
         beam_size: Number of live hypotheses K of a sentence, and the most that it can finish.
         max_length: The most tokens, eos counted: one number, or one for each sentence (B,).
@@ -117,7 +118,8 @@ def beam_search(
         check_logits(logits, eos_id)
         logits = tf.cast(logits, tf.float32)
         if rules is not None:
-            logits = rules(logits, tf.reshape(now.live.ids, [-1, t]), sentences)
+            rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)
+            logits = rules(logits, tf.reshape(now.live.ids[:, :rows], [-1, t]), sentences)
         limit = tf.gather(max_length, sentences)  # (B,)
         final = t + 1 >= limit  # (B,)
         only = None if prefix is None else _forced(prefix, sentences, t, pad_id)  # (B,)
@@ -137,7 +139,7 @@ def beam_search(
     def run_round(t: tf.Tensor, sentences: tf.Tensor, now: Search, found: Hypotheses) -> tuple:
         going = tf.cast(tf.where(~now.done)[:, 0], tf.int32)
         sentences = tf.gather(sentences, going)  # (B,), places in the batch that was given
-        now = _of_sentences(now, going, beam_size)
+        now = _of_sentences(now, going)
         t, now = tf.while_loop(
             lambda t, now: _is_worth_going_on(now.done),
             lambda t, now: (t + 1, advance(t, sentences, now)),
@@ -164,7 +166,7 @@ def _start(begun: tf.Tensor, beam_size: int, bos_id: int, finished: Hypotheses, 
         Live(_for_each_beam(begun, beam_size), log_probs),
         finished,
         tf.zeros([batch_size], tf.bool),
-        tf.repeat(tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1], beam_size),
+        tf.repeat(tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1], rows_at_first(state, beam_size)),
         state,
     )
 
@@ -181,8 +183,10 @@ def _nothing(begun: tf.Tensor, beam_size: int, pad_id: int) -> Hypotheses:
     return Hypotheses(_for_each_beam(ids, beam_size), tf.fill(places, NEVER), tf.zeros(places, tf.int32))
 
 
-def _of_sentences(now: Search, going: tf.Tensor, beams: int) -> Search:
+def _of_sentences(now: Search, going: tf.Tensor) -> Search:
     """Returns what belongs to the sentences at these places."""
+    beams = now.live.log_probs.shape[1]
+    rows = tf.size(now.last_ids) // tf.size(now.done)
 
     def chosen(x: tf.Tensor) -> tf.Tensor:
         return tf.gather(x, going)
@@ -191,7 +195,7 @@ def _of_sentences(now: Search, going: tf.Tensor, beams: int) -> Search:
         Live(*map(chosen, now.live)),
         Hypotheses(*map(chosen, now.finished)),
         chosen(now.done),
-        tf.reshape(chosen(tf.reshape(now.last_ids, [-1, beams])), [-1]),
+        tf.reshape(chosen(tf.reshape(now.last_ids, [-1, rows])), [-1]),
         selected(now.state, going, beams),
     )
 

@@ -35,12 +35,11 @@ def expand(
 ) -> tuple[Candidates, tf.Tensor]:
     """Finds the best continuations.
 
-    The best 2K of each row are enough to find the best 2K of a sentence, so only these few are
-    normalised: there is no softmax over V.
+    The best 2K of each row are enough to find the best 2K of a sentence.
 
     Args:
         live: What is continued.
-        logits: Of the next token (B·K, V).
+        logits: Of the next token (B·K, V), or (B, V) where all beams of a sentence are equal.
         final: Sentences that can only end now (B,).
         eos_id: Token that ends a sentence.
         prefix: The token that each sentence takes now at no cost (B,), or -1 for any.
@@ -49,17 +48,14 @@ def expand(
     Returns:
         The best 2K, and which sentences (B,) have unusable logits.
     """
-    beams = live.log_probs.shape[1]
+    batch, beams = tf.shape(live.log_probs)[0], live.log_probs.shape[1]
     per_row = tf.minimum(2 * beams, tf.shape(logits)[-1])
-    # Sorting NaN is undefined. The sum below still meets it: its sentence is found broken.
-    sortable = tf.where(tf.math.is_nan(logits), NEVER, logits)
-    top, ids = tf.math.top_k(sortable, per_row)  # (B·K, 2K)
-    largest = top[:, :1]  # (B·K, 1)
-    total = tf.reduce_sum(tf.exp(logits - largest), axis=-1, keepdims=True)  # (B·K, 1)
-    normaliser = largest + tf.math.log(total)  # (B·K, 1), the log-sum-exp of the row
+    rows = tf.shape(logits)[0] // tf.maximum(batch, 1)  # of a sentence
+    top, ids, normaliser = _best(logits, per_row)  # (B·K, 2K), (B·K, 2K), (B·K, 1)
 
-    def by_beam(x: tf.Tensor) -> tf.Tensor:  # (B·K, …) -> (B, K, …)
-        return tf.reshape(x, tf.concat([[-1, beams], tf.shape(x)[1:]], 0))
+    def by_beam(x: tf.Tensor) -> tf.Tensor:  # (B·K, n) -> (B, K, n)
+        x = tf.reshape(x, [batch, rows, tf.shape(x)[1]])
+        return tf.tile(x, [1, beams // tf.maximum(rows, 1), 1])
 
     log_probs, ids = by_beam(top - normaliser), by_beam(ids)  # (B, K, 2K)
 
@@ -67,8 +63,8 @@ def expand(
         """Leaves the chosen sentences (B,) a token alone."""
         nonlocal log_probs, ids
         if cost is None:
-            rows = tf.repeat(tf.maximum(tokens, 0), beams)
-            cost = by_beam(tf.gather(logits, rows, batch_dims=1)[:, None] - normaliser)  # (B, K, 1)
+            each = tf.repeat(tf.maximum(tokens, 0), rows)
+            cost = by_beam(tf.gather(logits, each, batch_dims=1)[:, None] - normaliser)  # (B, K, 1)
         cost = tf.where(tf.range(per_row) == 0, cost, NEVER)  # (B, K, 2K)
         log_probs = tf.where(chosen[:, None, None], cost, log_probs)
         ids = tf.where(chosen[:, None, None], tokens[:, None, None], ids)
@@ -85,10 +81,21 @@ def expand(
     broken = tf.reduce_any(exists & ~usable, axis=[1, 2])  # (B,)
     log_probs = tf.where(exists & usable, live.log_probs[:, :, None] + log_probs, NEVER)
 
-    batch = tf.shape(live.log_probs)[0]
     best, places = tf.math.top_k(tf.reshape(log_probs, [batch, beams * per_row]), 2 * beams)
     ids = tf.gather(tf.reshape(ids, [batch, beams * per_row]), places, batch_dims=1)
     return Candidates(best, places // per_row, ids), broken
+
+
+def _best(logits: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the best logits of each row, their tokens, and the log-sum-exp of the row; in few passes over V."""
+    probabilities = tf.nn.softmax(logits)  # NaN throughout a row that has no distribution
+    broken = tf.math.is_nan(probabilities[:, :1])  # (B·K, 1)
+    # Sorting NaN is undefined.
+    sortable = tf.cond(tf.reduce_any(broken), lambda: tf.where(broken, 0.0, logits), lambda: logits)
+    top, ids = tf.math.top_k(sortable, number)
+    # exp(z) / Σ exp z is known of the best, and it is the largest: no other is as precise.
+    largest = tf.gather(probabilities, ids[:, :1], batch_dims=1)  # (B·K, 1)
+    return top, ids, top[:, :1] - tf.math.log(largest)
 
 
 def survivors(live: Live, candidates: Candidates, eos_id: int) -> tuple[Live, tf.Tensor]:

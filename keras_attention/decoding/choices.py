@@ -28,7 +28,8 @@ def rules_for(options: DecodingOptions, given: tf.Tensor, eos_id: int) -> Callab
     if options.min_length > 1:
 
         def not_yet(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
-            least = tf.repeat(tf.gather(given, sentences) + options.min_length, options.beams)  # (B·K,)
+            rows = tf.shape(ids)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
+            least = tf.repeat(tf.gather(given, sentences) + options.min_length, rows)  # (B·K,)
             return rules_of.forbid_end(logits, tf.shape(ids)[1], least, eos_id)
 
         rules.append(not_yet)

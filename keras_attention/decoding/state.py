@@ -1,7 +1,8 @@
 """What a model carries from step to step, and what a search does with it.
 
 A state is either a nest of tensors with a row for each beam, or an object that knows better: a nest with the
-methods `reordered(parents)` and `selected(sentences)`.
+methods `reordered(parents)` and `selected(sentences)`. Where the latter says `equal_at_first`, one row stands for all
+beams of a sentence in the first step.
 """
 
 from typing import Any
@@ -19,6 +20,19 @@ def knows_better(state: Any) -> bool:
         False for a plain nest of tensors.
     """
     return all(hasattr(state, name) for name in ("reordered", "selected"))
+
+
+def rows_at_first(state: Any, beams: int) -> int:
+    """How many rows of each sentence the first step is given.
+
+    Args:
+        state: From the caller of a search.
+        beams: K.
+
+    Returns:
+        1 or K.
+    """
+    return 1 if getattr(state, "equal_at_first", False) else beams
 
 
 def reordered(state: Any, parents: tf.Tensor) -> Any:

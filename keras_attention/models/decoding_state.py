@@ -26,7 +26,10 @@ class DecodingState(NamedTuple):
         memory_values: The same, zero at padding.
         memory_bias: Added to the scores of cross-attention, (B, 1, 1, S).
         lengths: Tokens read so far, (B,); as many for each sentence.
+        equal_at_first: Says that the first step may be given one row for all beams of a sentence.
     """
+
+    equal_at_first = True
 
     keys: tuple[Any, ...]
     values: tuple[Any, ...]

@@ -92,20 +92,22 @@ class FusedDecoder:
         """Writes one token of each beam.
 
         Args:
-            ids: The last token of each beam (B·K,).
+            ids: The last token of each beam (B·K,); or of each sentence (B,), for beams that are equal so far.
             state: From `read` or `start`, or from the step before.
 
         Returns:
-            The logits of the next token (B·K, V), and the new state.
+            The logits of the next token (B·K, V) or (B, V), and the new state.
         """
         sentences, _, beams = ops.shape(state.bias)
+        rows = ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
         x = self.model.get_layer("embedding")(ids[:, None])  # (B·K, 1, M)
         x = self.model.get_layer("positions")(x, start_index=ops.max(state.lengths, initial=0))
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
 
-        itself = ops.broadcast_to(HIDDEN * (1.0 - ops.eye(beams)), (sentences, beams, beams))
+        own = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])
+        itself = ops.broadcast_to(ops.where(own, 0.0, HIDDEN), (sentences, rows, beams))
         bias = ops.concatenate([state.bias, itself], axis=1)  # (B, N, K)
-        hidden = ops.transpose(bias, (0, 2, 1))[:, None]  # (B, 1, K, N)
+        hidden = ops.transpose(bias[:, :, :rows], (0, 2, 1))[:, None]  # (B, 1, K, N)
 
         keys, values = [], []
         for number, layer in enumerate(self.layers):

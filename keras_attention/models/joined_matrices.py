@@ -144,7 +144,7 @@ class FusedAttention(NamedTuple):
         sentences, _, beams, head_dim = ops.shape(query)
         if self.groups < self.heads:  # the queries that share a head of keys, one after the other
             query = ops.reshape(query, (sentences, self.groups, self.heads // self.groups * beams, head_dim))
-            bias = ops.tile(bias, (1, 1, self.heads // self.groups if bias.shape[2] > 1 else 1, 1))
+            bias = ops.tile(bias, (1, 1, 1 if bias.shape[2] == 1 else self.heads // self.groups, 1))
         scores = ops.cast(ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))), "float32")  # (B, H, K, N)
         weights = ops.cast(masked_softmax(scores + bias), values.dtype)
         context = ops.matmul(weights, values)  # (B, H, K, D)
