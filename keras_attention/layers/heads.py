@@ -5,7 +5,6 @@ Shapes: B batch, T query length, S key length, M model width, H heads, G heads o
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_attention.layers.adaptation import Composite
