@@ -6,6 +6,7 @@ Shapes: B batch, T length, M model width, F feed-forward width.
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import initializer_for, positive_integer, probability
@@ -81,11 +82,13 @@ class FeedForward(Composite):
             (B, T, M).
         """
         inputs = check_sequence(inputs, "inputs", None)
-        inner = self.intermediate_dense(inputs)  # (B, T, F)
+        # As one list of positions, so that a bias and the activation join the product before them.
+        x = ops.reshape(inputs, (-1, inputs.shape[-1]))  # (B·T, M)
+        inner = self.intermediate_dense(x)  # (B·T, F)
         if self.gate_dense is not None:
-            inner = inner * self.gate_dense(inputs)
+            inner = inner * self.gate_dense(x)
         inner = self.dropout_layer(inner, training=training)
-        return self.output_dense(inner)  # (B, T, M)
+        return ops.reshape(self.output_dense(inner), ops.shape(inputs))  # (B, T, M)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -65,6 +65,7 @@ class Projection(QuantizableSubclass, keras.layers.EinsumDense):
         width, units = math.prod(inputs.shape[-self.input_axes :]), math.prod(self.output_dims)
         rows = ops.reshape(inputs, (math.prod(kept), width))  # (B·T, M)
         product = ops.matmul(rows, ops.reshape(self.kernel, (width, units)))  # (B·T, H·D)
+        if self.bias is not None:
+            product = ops.add(product, ops.reshape(self.bias, (units,)))
         output = ops.reshape(product, (*kept, *self.output_dims))  # (B, T, H, D)
-        output = output if self.bias is None else ops.add(output, self.bias)
         return output if self.activation is None else self.activation(output)

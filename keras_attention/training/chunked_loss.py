@@ -129,9 +129,8 @@ def chunked_cross_entropy(
 ) -> TokenSums:
     """Σ_t −[(1 − ε) z_t(y_t) + ε/V Σ_v z_t(v)] + log Σ_v exp z_t(v) with z_t = E x_t, over the real tokens.
 
-    The gradients are found beside the loss, while a chunk's exponentials e are at hand: with s = Σ_v e(v), those of
-    log Σ exp z are (e / s) E and (e / s)ᵀ x. Dividing x and the product by s, and writing what label and smoothing
-    add without logits, leaves four passes over (C, V) beside the three products.
+    The gradients are found beside the loss, while a chunk's probabilities p are at hand: those of log Σ exp z are p E
+    and pᵀ x. What label and smoothing add to them is written without logits.
 
     Args:
         x: (B, T, M).
@@ -168,22 +167,21 @@ def chunked_cross_entropy(
             labels, real = (ops.slice(values, (start,), (chunk_size,)) for values in (padded_labels, padded_real))
             logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), "float32")  # (C, V)
             largest = ops.max(logits, axis=-1)  # (C,)
-            exponentials = ops.exp(logits - largest[:, None])  # (C, V)
-            total = ops.sum(exponentials, axis=-1)  # (C,)
-            exponentials = ops.cast(exponentials, x.dtype)
+            probabilities = ops.softmax(logits)  # (C, V)
+            log_sum = largest - ops.log(ops.max(probabilities, axis=-1))  # (C,), log Σ exp z
+            probabilities = ops.cast(probabilities, x.dtype)
             x = ops.cast(x, "float32")
             label_vectors = ops.cast(ops.take(embeddings, labels, axis=0), "float32")  # (C, M)
             label_logits = gather_labels(logits, labels)  # (C,)
-            log_sum = ops.log(total) + largest
             losses = log_sum - (1 - label_smoothing) * label_logits - smooth * ops.matmul(x, row_sum[:, None])[:, 0]
             correct = ops.cast(label_logits >= largest, "float32")
             sums = sums + ops.stack(
                 [ops.sum(real * value) for value in (losses, log_sum - label_logits, correct, ops.ones_like(real))]
             )
-            share = (real / total)[:, None]  # (C, 1)
+            real = real[:, None]  # (C, 1)
             attracted = (1 - label_smoothing) * label_vectors + smooth * row_sum  # (C, M)
-            d_x = ops.cast(ops.matmul(exponentials, embeddings), "float32") * share - attracted * real[:, None]
-            new = ops.matmul(ops.transpose(exponentials), ops.cast(x * share, exponentials.dtype))  # (V, M)
+            d_x = (ops.cast(ops.matmul(probabilities, embeddings), "float32") - attracted) * real
+            new = ops.matmul(ops.transpose(probabilities), ops.cast(x * real, probabilities.dtype))  # (V, M)
             return sums, ops.slice_update(d_rows, (start, 0), d_x), d_embeddings + ops.cast(new, "float32")
 
         padded_rows, padded_labels, padded_real = (_padded(values, chunk_size) for values in (rows, labels, real))
