@@ -10,6 +10,10 @@ import keras
 from keras import ops
 
 HIDDEN = -1e30  # added to scores that no query may see; finite, so that a softmax of nothing else is no 0/0
+# Growing copies: so many tokens at most are copied at each step, all others when these are so many.
+NEWER_TOKENS = 8
+
+Pair = tuple[Any, Any]  # keys and values
 
 
 class DecodingState(NamedTuple):
@@ -19,11 +23,11 @@ class DecodingState(NamedTuple):
     that it descends from. So beams change places without a copy of any key.
 
     Attributes:
-        keys: Of self-attention, for each layer (B, G, N, D).
-        values: The same.
+        older: Keys and values of self-attention, for each layer (B, G, n, D) each.
+        newer: The same of the last few tokens; the places of both together are N.
         bias: Added to the scores of self-attention, (B, N, K): 0 where a beam sees, else `HIDDEN`.
-        memory_keys: Of cross-attention, for each layer (B, G, S, D); none in a language model.
-        memory_values: The same, zero at padding.
+        memory: Keys and values of cross-attention, for each layer (B, G, S, D) each, zero at padding; none in a
+            language model.
         memory_bias: Added to the scores of cross-attention, (B, 1, 1, S).
         lengths: Tokens read so far, (B,); as many for each sentence.
         equal_at_first: Says that the first step may be given one row for all beams of a sentence.
@@ -31,11 +35,10 @@ class DecodingState(NamedTuple):
 
     equal_at_first = True
 
-    keys: tuple[Any, ...]
-    values: tuple[Any, ...]
+    older: tuple[Pair, ...]
+    newer: tuple[Pair, ...]
     bias: Any
-    memory_keys: tuple[Any, ...]
-    memory_values: tuple[Any, ...]
+    memory: tuple[Pair, ...]
     memory_bias: Any
     lengths: Any
 
@@ -50,6 +53,28 @@ class DecodingState(NamedTuple):
         """
         return self._replace(bias=ops.take_along_axis(self.bias, parents[:, None, :], axis=2))
 
+    def settled(self, rows: Any) -> "DecodingState":
+        """The state whose newer places are counted among the older ones when they have become many.
+
+        Args:
+            rows: Places that each token takes.
+
+        Returns:
+            A new state.
+        """
+
+        def join() -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+            older = tuple(extended(*pairs) for pairs in zip(self.older, self.newer, strict=True))
+            return older, tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in self.newer)
+
+        places = ops.shape(self.newer[0][0])[2]
+        many = places >= NEWER_TOKENS * rows
+        if isinstance(many, bool):
+            older, newer = join() if many else (self.older, self.newer)
+        else:
+            older, newer = ops.cond(many, join, lambda: (self.older, self.newer))
+        return self._replace(older=older, newer=newer)
+
     def selected(self, sentences: Any) -> "DecodingState":
         """The state of some of the sentences.
 
@@ -60,3 +85,21 @@ class DecodingState(NamedTuple):
             A new state.
         """
         return DecodingState(*keras.tree.map_structure(lambda x: ops.take(x, sentences, axis=0), tuple(self)))
+
+
+def extended(pair: Pair, more: Pair) -> Pair:
+    """Keys and values with others behind them.
+
+    Args:
+        pair: (B, G, n, D) each.
+        more: (B, G, m, D) each.
+
+    Returns:
+        (B, G, n + m, D) each.
+
+    Example:
+        >>> keys, _ = extended((ops.zeros((2, 3, 5, 7)),) * 2, (ops.ones((2, 3, 1, 7)),) * 2)
+        >>> print(keys.shape)
+        (2, 3, 6, 7)
+    """
+    return tuple(ops.concatenate([old, new], axis=2) for old, new in zip(pair, more, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_attention.models.decoding_state import HIDDEN, DecodingState
+from keras_attention.models.decoding_state import HIDDEN, DecodingState, extended
 from keras_attention.models.joined_matrices import FusedLayer, Matrix, joined_norm
 
 
@@ -56,8 +56,7 @@ class FusedDecoder:
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
         dtype = self.layers[0].self_attention.inputs.dtype
         return self._unread(sentences, beams)._replace(
-            keys=tuple(ops.cast(layer.key, dtype) for layer in cache.layers),
-            values=tuple(ops.cast(layer.value, dtype) for layer in cache.layers),
+            older=tuple((ops.cast(layer.key, dtype), ops.cast(layer.value, dtype)) for layer in cache.layers),
             bias=ops.zeros((sentences, length, beams), "float32"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )
@@ -75,17 +74,14 @@ class FusedDecoder:
         memory, mask = self.model.encode(source)  # (B, S, M), (B, S)
         sentences, length, width = ops.shape(memory)
         rows = ops.reshape(memory, (sentences * length, width))
-        keys, values = [], []
+        pairs = []
         for layer in self.layers:
             attention = layer.cross_attention
             both = attention.heads_of(attention.memory, rows, sentences)  # (B, 2G, S, D)
             both = ops.where(mask[:, None, :, None], both, ops.zeros_like(both))
-            keys.append(both[:, : attention.groups])
-            values.append(both[:, attention.groups :])
+            pairs.append((both[:, : attention.groups], both[:, attention.groups :]))
         return self._unread(sentences, beams)._replace(
-            memory_keys=tuple(keys),
-            memory_values=tuple(values),
-            memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None, None, :],
+            memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None, None, :]
         )
 
     def step(self, ids: Any, state: DecodingState) -> tuple[Any, DecodingState]:
@@ -109,36 +105,33 @@ class FusedDecoder:
         bias = ops.concatenate([state.bias, itself], axis=1)  # (B, N, K)
         hidden = ops.transpose(bias[:, :, :rows], (0, 2, 1))[:, None]  # (B, 1, K, N)
 
-        keys, values = [], []
+        newer = []
         for number, layer in enumerate(self.layers):
             attention, norm = layer.self_attention, layer.self_attention_norm
             heads = attention.heads_of(attention.inputs, self._enter(norm, x), sentences)  # (B, H + 2G, K, D)
             query, key, value = attention.parted(heads)
-            keys.append(ops.concatenate([state.keys[number], key], axis=2))  # (B, G, N, D)
-            values.append(ops.concatenate([state.values[number], value], axis=2))
-            x = self._leave(norm, x, attention.attend(query, keys[-1], values[-1], hidden))
+            newer.append(extended(state.newer[number], (key, value)))
+            x = self._leave(norm, x, attention.attend(query, (state.older[number], newer[-1]), hidden))
 
             if layer.cross_attention is not None:
                 attention, norm = layer.cross_attention, layer.cross_attention_norm
                 query = attention.heads_of(attention.inputs, self._enter(norm, x), sentences)  # (B, H, K, D)
-                memory = state.memory_keys[number], state.memory_values[number], state.memory_bias
-                x = self._leave(norm, x, attention.attend(query, *memory))
+                x = self._leave(norm, x, attention.attend(query, (state.memory[number],), state.memory_bias))
 
             norm = layer.feed_forward_norm
             x = self._leave(norm, x, layer.feed_forward(self._enter(norm, x)))
         x = x if self.final_norm is None else self.final_norm(x)
-        written = {"keys": tuple(keys), "values": tuple(values), "bias": bias, "lengths": state.lengths + 1}
-        return self.logits(x), state._replace(**written)
+        state = state._replace(newer=tuple(newer), bias=bias, lengths=state.lengths + 1)
+        return self.logits(x), state.settled(rows)
 
     def _unread(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
         empty = ops.zeros((sentences, attention.groups, 0, attention.head_dim), attention.inputs.dtype)
         return DecodingState(
-            keys=(empty,) * len(self.layers),
-            values=(empty,) * len(self.layers),
+            older=((empty, empty),) * len(self.layers),
+            newer=((empty, empty),) * len(self.layers),
             bias=ops.zeros((sentences, 0, beams), "float32"),
-            memory_keys=(),
-            memory_values=(),
+            memory=(),
             memory_bias=ops.zeros((sentences, 1, 1, 0), "float32"),
             lengths=ops.zeros((sentences,), "int32"),
         )

@@ -4,7 +4,7 @@ Shapes: B sentences, K beams, M model width, H heads of queries, G of keys and v
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -129,13 +129,12 @@ class FusedAttention(NamedTuple):
         keys, values = self.heads, self.heads + self.groups
         return heads[:, :keys], heads[:, keys:values], heads[:, values:]
 
-    def attend(self, query: Any, keys: Any, values: Any, bias: Any) -> Any:
+    def attend(self, query: Any, memory: Sequence[tuple[Any, Any]], bias: Any) -> Any:
         """softmax(Q Kᵀ + bias) V, and back to the model's width.
 
         Args:
             query: (B, H, K, D), scaled.
-            keys: (B, G, N, D).
-            values: (B, G, N, D).
+            memory: Keys and values (B, G, n, D), in one part or in two of N places together.
             bias: (B, 1, K or 1, N).
 
         Returns:
@@ -145,9 +144,15 @@ class FusedAttention(NamedTuple):
         if self.groups < self.heads:  # the queries that share a head of keys, one after the other
             query = ops.reshape(query, (sentences, self.groups, self.heads // self.groups * beams, head_dim))
             bias = ops.tile(bias, (1, 1, 1 if bias.shape[2] == 1 else self.heads // self.groups, 1))
-        scores = ops.cast(ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))), "float32")  # (B, H, K, N)
-        weights = ops.cast(masked_softmax(scores + bias), values.dtype)
-        context = ops.matmul(weights, values)  # (B, H, K, D)
+        scores = [ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))) for keys, _ in memory]  # (B, H, K, n)
+        scores = ops.cast(scores[0] if len(memory) == 1 else ops.concatenate(scores, axis=-1), "float32")
+        weights = ops.cast(masked_softmax(scores + bias), query.dtype)  # (B, H, K, N)
+        if len(memory) == 1:
+            context = ops.matmul(weights, memory[0][1])  # (B, H, K, D)
+        else:
+            (_, older), (_, newer) = memory
+            places = ops.shape(older)[2]
+            context = ops.matmul(weights[..., :places], older) + ops.matmul(weights[..., places:], newer)
         context = ops.reshape(context, (sentences, self.heads, beams, head_dim))
         context = ops.transpose(context, (0, 2, 1, 3))  # (B, K, H, D)
         return self.output(ops.reshape(context, (sentences * beams, self.heads * head_dim)))
