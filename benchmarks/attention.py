@@ -1,4 +1,4 @@
-"""MultiHeadAttention against Keras' own on short sequences: forward and with the gradients, with dropout and without."""
+"""MultiHeadAttention against Keras' own on short sequences: forward, with the gradients, with dropout and without."""
 
 from collections.abc import Callable
 
