@@ -52,7 +52,7 @@ def test_nothing_is_dropped_at_inference_or_at_a_rate_of_zero(x):
     np.testing.assert_array_equal(numpy(Dropout(1.0)(x, training=True)), 0 * x)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", pytest.param("float64", marks=pytest.mark.tensorflow)])
 def test_other_dtypes(x, dtype):
     y = Dropout(0.25, seed=1, dtype=dtype)(ops.cast(x, dtype), training=True)
     assert keras.backend.standardize_dtype(y.dtype) == dtype

@@ -104,7 +104,7 @@ class ChunkedTrainer(keras.Model):
         if y is None or sample_weight is not None:
             raise ValueError(
                 "A ChunkedTrainer takes inputs and labels, each token weighing the same: `fit(inputs, labels)`. "
-                f"Received: labels={y}, sample_weight={sample_weight}"
+                f"Received: labels of shape {_shape(y)}, sample_weight of shape {_shape(sample_weight)}"
             )
         embeddings = self.embedding.embeddings
         sums = chunked_cross_entropy(y_pred, embeddings, y, self.label_smoothing, self.ignore_id, self.chunk_size)
@@ -213,6 +213,10 @@ def chunked_cross_entropy(
 
     sums = sums_of(rows, embeddings, labels)
     return TokenSums(*(sums[index] for index in range(4)))
+
+
+def _shape(x: Any) -> tuple[int, ...] | None:
+    return None if x is None else tuple(x.shape)
 
 
 def _padded(values: Any, size: int) -> Any:
