@@ -181,7 +181,7 @@ def test_a_trainer_is_not_saved_and_takes_no_weights_of_samples(case):
     with pytest.raises(TypeError, match="Save the model whose weights it trains"):
         trainer.get_config()
     with pytest.raises(
-        ValueError, match=r"each token weighing the same.*shape \(3, 7\), sample_weight of shape \(3,\)"
+        ValueError, match=r"each token weighing the same.*labels of shape .*, sample_weight of shape \("
     ):
         trainer.evaluate(*pairs(case[2]), sample_weight=np.ones(B), verbose=0)
 
