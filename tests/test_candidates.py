@@ -56,6 +56,19 @@ def test_a_row_without_a_distribution_breaks_its_sentence_alone(vocabulary_size,
     assert np.all((candidates.ids.numpy() >= 0) & (candidates.ids.numpy() < vocabulary_size))
 
 
+def test_a_graph_that_does_not_know_the_size_of_the_vocabulary():
+    logits = np.random.default_rng(7).normal(size=(B * K, 128)).astype("float32")
+    log_probs = -np.random.default_rng(8).random((B, K)).astype("float32")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def in_graph(logits):
+        return expand(live_of(log_probs), logits, tf.zeros([B], tf.bool), EOS)[0]
+
+    known, _ = expand(live_of(log_probs), tf.constant(logits), tf.zeros([B], tf.bool), EOS)
+    for mine, wanted in zip(in_graph(logits), known, strict=True):
+        np.testing.assert_allclose(mine.numpy(), wanted.numpy(), rtol=1e-6)
+
+
 def test_one_row_stands_for_equal_beams():
     logits = np.random.default_rng(5).normal(size=(B, 40)).astype("float32")
     log_probs = np.tile(np.float32([-0.5, -np.inf, -np.inf]), (B, 1))  # as at the beginning: one beam is alive

@@ -94,8 +94,8 @@ def _best(logits: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, t
     The best n lie in the n blocks of columns with the largest maxima. These are found in a pass that compares many
     columns at a time, as `tf.math.top_k` does not.
     """
-    columns = logits.shape[-1]
-    width = math.gcd(columns, WIDEST_BLOCK)
+    columns = tf.shape(logits)[-1]
+    width = math.gcd(logits.shape[-1] or 1, WIDEST_BLOCK)
     probabilities = tf.nn.softmax(logits)  # NaN throughout a row that has no distribution
     broken = tf.math.is_nan(probabilities[:, :1])  # (N, 1) with N = B·K; sorting NaN is undefined
     blocks = tf.reshape(logits, [-1, columns // width, width])  # (N, V/w, w)
