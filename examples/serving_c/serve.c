@@ -180,6 +180,7 @@ int main(int argc, char** argv) {
   if (argc < 2 || argc > 3 || batch < 1) fail("usage", "serve MODEL [BATCH], with a BATCH of 1 or more");
   char path[MAX_PATH];
   find_version(argv[1], path);
+  mallopt(M_ARENA_MAX, 1); /* one heap: a heap of each thread would keep what that thread once held */
 
   TF_Status* status = TF_NewStatus();
   TF_LoadLibrary(OPS_LIBRARY, status); /* before the model, whose graph names these operations */
