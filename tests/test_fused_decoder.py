@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
+from keras_attention.models.decoding_state import NEWER_TOKENS
 
 V, B, K, S = 97, 5, 3, 7
 SIZES = {"vocabulary_size": V, "num_layers": 2, "hidden_dim": 24, "intermediate_dim": 46, "num_heads": 3}
@@ -35,32 +36,34 @@ def sources():
     return keras.ops.array(ids.astype("int32"))
 
 
-def walk(model, state, cache, plain_step, read=0, steps=5):
-    """Takes both through the same tokens, while beams continue one another and sentences leave."""
+def walk(model, state, cache, plain_step, read=0, steps=2 * NEWER_TOKENS + 3):
+    """Takes both through the same tokens, while beams continue one another, keys grow old and sentences leave."""
     generator, decoder = np.random.default_rng(11), model.fused_decoder()
-    sentences = B
+    left = np.arange(B)
     ids = np.full(B * K, 2)
     for step in range(steps):
-        if step == 3:  # two sentences are done
-            kept = np.array([0, 2, 4])
+        if step in (3, NEWER_TOKENS + 2):  # a sentence is done, or two are; the second time some keys are old
+            kept = np.arange(0, len(left), 2)
             rows = (kept[:, None] * K + np.arange(K)).ravel()
             state = state.selected(keras.ops.array(kept))
             cache = cache._replace(
                 layers=tuple(each.reorder(rows) for each in cache.layers),
                 cross=tuple(each.reorder(kept) for each in cache.cross),
             )
-            plain_step.keywords["kept"] = kept
-            sentences, ids = len(kept), ids[rows]
+            left, ids = left[kept], ids[rows]
+            plain_step.keywords["kept"] = left
         ids = keras.ops.array(ids.astype("int32"))
         logits, state = decoder.step(ids, state)
         expected, cache = plain_step(ids[:, None], cache)
         np.testing.assert_allclose(numpy(logits), numpy(expected)[:, 0], atol=2e-5)
-        parents = generator.integers(0, K, (sentences, K)).astype("int32")
-        rows = (np.arange(sentences)[:, None] * K + parents).ravel()
+        parents = generator.integers(0, K, (len(left), K)).astype("int32")
+        rows = (np.arange(len(left))[:, None] * K + parents).ravel()
         state = state.reordered(keras.ops.array(parents))
         cache = cache._replace(layers=tuple(each.reorder(rows) for each in cache.layers))
-        ids = generator.integers(4, V, sentences * K)
+        ids = generator.integers(4, V, len(left) * K)
     assert state.bias.shape[1] == read + steps * K
+    assert state.older[0][0].shape[2] == read + 2 * NEWER_TOKENS * K
+    assert state.newer[0][0].shape[2] == (steps - 2 * NEWER_TOKENS) * K
     assert (numpy(state.lengths) == read + steps).all()
 
 
