@@ -85,7 +85,8 @@ def beam_search(
             first, pads at the end; they cost nothing.
         penalize: Takes lengths and the exponent; returns what log probabilities are divided by.
         rules: Takes the logits (B·K, V), the tokens before them (B·K, t) and the numbers (B,) of the
-            sentences that are left; returns the logits, with -inf for what is not to come.
+            sentences that are left; returns the logits, with -inf for what is not to come. Where one row of a
+            sentence is given to the first step, it is so here.
         draw: Takes logits, t and the numbers of the sentences, and returns a token of each; with one
             beam, in place of the best token.
 

@@ -12,8 +12,8 @@ STEPS = 2**16
 class Dropout(keras.layers.Dropout):
     """Keras' layer, with random numbers of 16 bits on TensorFlow, where drawing them is most of its work.
 
-    The rate is rounded to a multiple of 2⁻¹⁶; what is kept is divided by the share that is kept, exactly. JAX and torch
-    draw fast enough: there the layer is Keras'.
+    The rate is rounded to a multiple of 2⁻¹⁶; what is kept is divided by the share that is kept, exactly. On JAX and
+    torch the layer is Keras'.
 
     Example:
         >>> y = Dropout(0.25, seed=1)(keras.ops.ones((1000, 7)), training=True)

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
 from keras_attention.layers.dropout import Dropout
+from keras_attention.models import graph
 from keras_attention.models.base import ConfiguredModel, block_arguments, checked
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.transformer import DecoderCache
@@ -49,10 +50,8 @@ class CausalTransformer(ConfiguredModel):
             Dropout(config.dropout, dtype=policy, name="dropout"),
             Decoder(**block_arguments(config), dtype=policy, name="decoder"),
         ]
-        x = ids
-        for layer in layers:
-            x = layer(x)  # (B, T, M)
-        logits = ops.cast(layers[0](x, reverse=True), "float32")  # (B, T, V)
+        layers = {layer.name: layer for layer in layers}
+        logits = graph.logits(layers, _decoder_output(layers, ids))
         super().__init__(config, policy, inputs=ids, outputs=logits, **kwargs)
 
     def decoder_output(self, ids: Any) -> Any:
@@ -64,9 +63,7 @@ class CausalTransformer(ConfiguredModel):
         Returns:
             (B, T, M).
         """
-        for name in ("embedding", "positions", "dropout", "decoder"):
-            ids = self.get_layer(name)(ids)
-        return ids
+        return _decoder_output(self._layers_by_name(), ids)
 
     def init_cache(self, batch_size: Any, capacity: int | None = None) -> DecoderCache:
         """Starts empty self-attention caches.
@@ -102,3 +99,8 @@ class CausalTransformer(ConfiguredModel):
         x = self.get_layer("positions")(embedding(ids), start_index=cache.layers[0].length)  # (B, T, M)
         x, layers = self.get_layer("decoder")(x, self_attention_caches=cache.layers, training=False)
         return ops.cast(embedding(x, reverse=True), "float32"), cache._replace(layers=layers)  # (B, T, V)
+
+
+def _decoder_output(layers: graph.Layers, ids: Any) -> Any:
+    x = layers["positions"](layers["embedding"](ids))  # (B, T, M)
+    return layers["decoder"](layers["dropout"](x))  # (B, T, M)

@@ -1,7 +1,7 @@
 """What the fused decoder carries from token to token.
 
-Shapes: B sentences, K beams, S source length, G heads of keys and values, D head width, N places of the cache: K for
-each token written, one for each token of a prompt.
+Shapes: B sentences, K beams, S source length, H heads, D head width, N places of the cache: K for each token
+written, one for each token of a prompt.
 """
 
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ class DecodingState(NamedTuple):
     that it descends from. So beams change places without a copy of any key.
 
     Attributes:
-        older: Keys and values of self-attention, for each layer (B, G, n, D) each.
+        older: Keys and values of self-attention, for each layer (B, H, n, D) each.
         newer: The same of the last few tokens; the places of both together are N.
         bias: Added to the scores of self-attention, (B, N, K): 0 where a beam sees, else `HIDDEN`.
-        memory: Keys and values of cross-attention, for each layer (B, G, S, D) each, zero at padding; none in a
+        memory: Keys and values of cross-attention, for each layer (B, H, S, D) each, zero at padding; none in a
             language model.
         memory_bias: Added to the scores of cross-attention, (B, 1, 1, S).
         lengths: Tokens read so far, (B,); as many for each sentence.
@@ -69,7 +69,7 @@ class DecodingState(NamedTuple):
 
         places = ops.shape(self.newer[0][0])[2]
         many = places >= NEWER_TOKENS * rows
-        if isinstance(many, bool):
+        if isinstance(many, bool):  # outside a graph, where the branches of `cond` may not differ in shape on JAX
             older, newer = join() if many else (self.older, self.newer)
         else:
             older, newer = ops.cond(many, join, lambda: (self.older, self.newer))
@@ -91,11 +91,11 @@ def extended(pair: Pair, more: Pair) -> Pair:
     """Keys and values with others behind them.
 
     Args:
-        pair: (B, G, n, D) each.
-        more: (B, G, m, D) each.
+        pair: (B, H, n, D) each.
+        more: (B, H, m, D) each.
 
     Returns:
-        (B, G, n + m, D) each.
+        (B, H, n + m, D) each.
 
     Example:
         >>> keys, _ = extended((ops.zeros((2, 3, 5, 7)),) * 2, (ops.ones((2, 3, 1, 7)),) * 2)

@@ -1,7 +1,7 @@
 """The decoder one token at a time, with its weights laid out for that.
 
-Shapes: B sentences, K beams, S source length, M model width, H heads of queries, G of keys and values, D head width,
-N places of the cache, V vocabulary.
+Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, N places of
+the cache, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -77,9 +77,9 @@ class FusedDecoder:
         pairs = []
         for layer in self.layers:
             attention = layer.cross_attention
-            both = attention.heads_of(attention.memory, rows, sentences)  # (B, 2G, S, D)
+            both = attention.heads_of(attention.memory, rows, sentences)  # (B, 2H, S, D)
             both = ops.where(mask[:, None, :, None], both, ops.zeros_like(both))
-            pairs.append((both[:, : attention.groups], both[:, attention.groups :]))
+            pairs.append(tuple(ops.split(both, 2, axis=1)))
         return self._unread(sentences, beams)._replace(
             memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None, None, :]
         )
@@ -108,8 +108,8 @@ class FusedDecoder:
         newer = []
         for number, layer in enumerate(self.layers):
             attention, norm = layer.self_attention, layer.self_attention_norm
-            heads = attention.heads_of(attention.inputs, self._enter(norm, x), sentences)  # (B, H + 2G, K, D)
-            query, key, value = attention.parted(heads)
+            heads = attention.heads_of(attention.inputs, self._enter(norm, x), sentences)  # (B, 3H, K, D)
+            query, key, value = ops.split(heads, 3, axis=1)  # (B, H, K, D)
             newer.append(extended(state.newer[number], (key, value)))
             x = self._leave(norm, x, attention.attend(query, (state.older[number], newer[-1]), hidden))
 
@@ -126,7 +126,7 @@ class FusedDecoder:
 
     def _unread(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
-        empty = ops.zeros((sentences, attention.groups, 0, attention.head_dim), attention.inputs.dtype)
+        empty = ops.zeros((sentences, attention.heads, 0, attention.head_dim), attention.inputs.dtype)
         return DecodingState(
             older=((empty, empty),) * len(self.layers),
             newer=((empty, empty),) * len(self.layers),

@@ -1,6 +1,6 @@
 """The weights of a decoder layer, laid out for one token at a time: matrices that meet the same input are one.
 
-Shapes: B sentences, K beams, M model width, H heads of queries, G of keys and values, D head width, N keys.
+Shapes: B sentences, K beams, M model width, H heads, D head width, N keys.
 """
 
 import math
@@ -60,7 +60,6 @@ class FusedAttention(NamedTuple):
         memory: Of keys and values together, where they come from elsewhere.
         output: Back to the model's width.
         heads: H.
-        groups: G.
         head_dim: D.
     """
 
@@ -68,7 +67,6 @@ class FusedAttention(NamedTuple):
     memory: Matrix | None
     output: Matrix
     heads: int
-    groups: int
     head_dim: int
 
     @classmethod
@@ -98,7 +96,6 @@ class FusedAttention(NamedTuple):
             _joined([key, value], dtype) if memory else None,
             _joined([_flat(layer.output_dense)], dtype),
             layer.num_heads,
-            layer.num_kv_heads,
             head_dim,
         )
 
@@ -117,33 +114,18 @@ class FusedAttention(NamedTuple):
         heads = ops.reshape(rows, (sentences, -1, rows.shape[-1] // self.head_dim, self.head_dim))  # (B, n, heads, D)
         return ops.transpose(heads, (0, 2, 1, 3))
 
-    def parted(self, heads: Any) -> tuple[Any, Any, Any]:
-        """The heads of queries, keys and values.
-
-        Args:
-            heads: Of all three (B, H + 2G, K, D).
-
-        Returns:
-            (B, H, K, D), (B, G, K, D) and (B, G, K, D).
-        """
-        keys, values = self.heads, self.heads + self.groups
-        return heads[:, :keys], heads[:, keys:values], heads[:, values:]
-
     def attend(self, query: Any, memory: Sequence[tuple[Any, Any]], bias: Any) -> Any:
         """softmax(Q Kᵀ + bias) V, and back to the model's width.
 
         Args:
             query: (B, H, K, D), scaled.
-            memory: Keys and values (B, G, n, D), in one part or in two of N places together.
+            memory: Keys and values (B, H, n, D), in one part or in two of N places together.
             bias: (B, 1, K or 1, N).
 
         Returns:
             (B·K, M).
         """
         sentences, _, beams, head_dim = ops.shape(query)
-        if self.groups < self.heads:  # the queries that share a head of keys, one after the other
-            query = ops.reshape(query, (sentences, self.groups, self.heads // self.groups * beams, head_dim))
-            bias = ops.tile(bias, (1, 1, 1 if bias.shape[2] == 1 else self.heads // self.groups, 1))
         scores = [ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))) for keys, _ in memory]  # (B, H, K, n)
         scores = ops.cast(scores[0] if len(memory) == 1 else ops.concatenate(scores, axis=-1), "float32")
         weights = ops.cast(masked_softmax(scores + bias), query.dtype)  # (B, H, K, N)
@@ -153,7 +135,6 @@ class FusedAttention(NamedTuple):
             (_, older), (_, newer) = memory
             places = ops.shape(older)[2]
             context = ops.matmul(weights[..., :places], older) + ops.matmul(weights[..., places:], newer)
-        context = ops.reshape(context, (sentences, self.heads, beams, head_dim))
         context = ops.transpose(context, (0, 2, 1, 3))  # (B, K, H, D)
         return self.output(ops.reshape(context, (sentences * beams, self.heads * head_dim)))
 
