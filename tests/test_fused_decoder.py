@@ -61,7 +61,7 @@ def walk(model, state, cache, plain_step, read=0, steps=2 * NEWER_TOKENS + 3):
         state = state.reordered(keras.ops.array(parents))
         cache = cache._replace(layers=tuple(each.reorder(rows) for each in cache.layers))
         ids = generator.integers(4, V, len(left) * K)
-    assert state.bias.shape[1] == read + steps * K
+    assert state.visible.shape[1] == read + steps * K
     assert state.older[0][0].shape[2] == read + 2 * NEWER_TOKENS * K
     assert state.newer[0][0].shape[2] == (steps - 2 * NEWER_TOKENS) * K
     assert (numpy(state.lengths) == read + steps).all()
@@ -111,7 +111,7 @@ def test_one_row_stands_for_equal_beams_in_the_first_step(variant):
         one, one_state = decoder.step(ids, one_state.reordered(parents))
         all_of_them, state = decoder.step(ids, state.reordered(parents))
         np.testing.assert_allclose(numpy(one), numpy(all_of_them), atol=2e-5)
-    assert one_state.bias.shape[1] == 1 + 2 * K
+    assert one_state.visible.shape[1] == 1 + 2 * K
 
 
 def test_a_source_of_padding_alone_gives_what_the_layers_give():

@@ -38,7 +38,8 @@ def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.
         [[0.0, 0.0, 0.0, -inf]]
     """
     too_short = tf.convert_to_tensor(length) + 1 < min_length  # () or (R,)
-    return _forbid(logits, too_short[..., None] & (tf.range(tf.shape(logits)[1]) == eos_id))
+    end = tf.fill([tf.shape(logits)[0], 1], eos_id)  # (R, 1)
+    return _add_at(logits, end, tf.broadcast_to(tf.where(too_short, NEVER, 0.0)[..., None], tf.shape(end)))
 
 
 def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_id: int) -> tf.Tensor:

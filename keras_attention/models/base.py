@@ -1,5 +1,6 @@
 """What the models share: sizes from a config, adapters and quantization, a file that holds all of it."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import keras
@@ -7,6 +8,7 @@ import keras
 from keras_attention.layers.adaptation import adapt, adaptations, enable_lora, matrices_within
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
+from keras_attention.ops.cached_attention import cached_attention
 
 
 class ConfiguredModel(keras.Model):
@@ -103,13 +105,16 @@ class ConfiguredModel(keras.Model):
         """Whether `fused_decoder` has the weights it needs: quantized ones it cannot join."""
         return not any(matrix.quantization_mode for _, matrix in matrices_within(self))
 
-    def fused_decoder(self) -> FusedDecoder:
+    def fused_decoder(self, attention: Callable[..., Any] = cached_attention) -> FusedDecoder:
         """What generation decodes with: the numbers of `decode_step`, for less work.
+
+        Args:
+            attention: What computes `cached_attention`.
 
         Returns:
             A decoder with the weights as they are now.
         """
-        return FusedDecoder(self)
+        return FusedDecoder(self, attention)
 
     def get_config(self) -> dict[str, Any]:
         return {

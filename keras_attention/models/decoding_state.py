@@ -25,10 +25,10 @@ class DecodingState(NamedTuple):
     Attributes:
         older: Keys and values of self-attention, for each layer (B, H, n, D) each.
         newer: The same of the last few tokens; the places of both together are N.
-        bias: Added to the scores of self-attention, (B, N, K): 0 where a beam sees, else `HIDDEN`.
+        visible: Which place each beam sees in self-attention, boolean (B, N, K).
         memory: Keys and values of cross-attention, for each layer (B, H, S, D) each, zero at padding; none in a
             language model.
-        memory_bias: Added to the scores of cross-attention, (B, 1, 1, S).
+        memory_bias: Added to the scores of cross-attention, (B, 1, S).
         lengths: Tokens read so far, (B,); as many for each sentence.
         equal_at_first: Says that the first step may be given one row for all beams of a sentence.
     """
@@ -37,7 +37,7 @@ class DecodingState(NamedTuple):
 
     older: tuple[Pair, ...]
     newer: tuple[Pair, ...]
-    bias: Any
+    visible: Any
     memory: tuple[Pair, ...]
     memory_bias: Any
     lengths: Any
@@ -51,7 +51,7 @@ class DecodingState(NamedTuple):
         Returns:
             A new state.
         """
-        return self._replace(bias=ops.take_along_axis(self.bias, parents[:, None, :], axis=2))
+        return self._replace(visible=ops.take_along_axis(self.visible, parents[:, None, :], axis=2))
 
     def settled(self, rows: Any) -> "DecodingState":
         """The state whose newer places are counted among the older ones when they have become many.

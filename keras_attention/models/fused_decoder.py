@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_attention.models.decoding_state import HIDDEN, DecodingState, extended
 from keras_attention.models.joined_matrices import FusedLayer, Matrix, joined_norm
+from keras_attention.ops.cached_attention import cached_attention
 
 
 class FusedDecoder:
@@ -21,20 +22,22 @@ class FusedDecoder:
 
     Args:
         model: A `Transformer` or a `CausalTransformer`, not quantized.
+        attention: What computes `cached_attention`.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
         >>> decoder = FusedDecoder(model)
         >>> state = decoder.read(keras.ops.array([[5, 6, 3]]), beams=2)
         >>> logits, state = decoder.step(keras.ops.array([2, 2]), state)
-        >>> print(logits.shape, state.bias.shape)
+        >>> print(logits.shape, state.visible.shape)
         (2, 100) (1, 2, 2)
 
     Source: Vaswani et al. 2017, section 3.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention):
         self.model = model
+        self.attention = attention
         decoder = model.get_layer("decoder")
         dtype = model.dtype_policy.compute_dtype
         self.first_norm = decoder.normalize_first
@@ -54,10 +57,10 @@ class FusedDecoder:
         """
         sentences, length = ops.shape(prompts)
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
-        dtype = self.layers[0].self_attention.inputs.dtype
+        dtype = self.layers[0].self_attention.dtype
         return self._unread(sentences, beams)._replace(
             older=tuple((ops.cast(layer.key, dtype), ops.cast(layer.value, dtype)) for layer in cache.layers),
-            bias=ops.zeros((sentences, length, beams), "float32"),  # all beams descend from the prompt
+            visible=ops.ones((sentences, length, beams), "bool"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )
 
@@ -76,12 +79,12 @@ class FusedDecoder:
         rows = ops.reshape(memory, (sentences * length, width))
         pairs = []
         for layer in self.layers:
-            attention = layer.cross_attention
-            both = attention.heads_of(attention.memory, rows, sentences)  # (B, 2H, S, D)
-            both = ops.where(mask[:, None, :, None], both, ops.zeros_like(both))
-            pairs.append(tuple(ops.split(both, 2, axis=1)))
+            matrices = layer.cross_attention
+            both = matrices.memory(rows, matrices.dtype)  # (B·S, 2·H·D)
+            both = ops.where(ops.reshape(mask, (-1, 1)), both, ops.zeros_like(both))
+            pairs.append(matrices.pair_of(both, sentences))
         return self._unread(sentences, beams)._replace(
-            memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None, None, :]
+            memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None]
         )
 
     def step(self, ids: Any, state: DecodingState) -> tuple[Any, DecodingState]:
@@ -94,45 +97,47 @@ class FusedDecoder:
         Returns:
             The logits of the next token (B·K, V) or (B, V), and the new state.
         """
-        sentences, _, beams = ops.shape(state.bias)
+        sentences, _, beams = ops.shape(state.visible)
         rows = ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
         x = self.model.get_layer("embedding")(ids[:, None])  # (B·K, 1, M)
         x = self.model.get_layer("positions")(x, start_index=ops.max(state.lengths, initial=0))
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
 
-        own = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])
-        itself = ops.broadcast_to(ops.where(own, 0.0, HIDDEN), (sentences, rows, beams))
-        bias = ops.concatenate([state.bias, itself], axis=1)  # (B, N, K)
-        hidden = ops.transpose(bias[:, :, :rows], (0, 2, 1))[:, None]  # (B, 1, K, N)
+        itself = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])  # (1 or K, K)
+        itself = ops.broadcast_to(itself, (sentences, rows, beams))
+        visible = ops.concatenate([state.visible, itself], axis=1)  # (B, N, K)
+        bias = ops.where(ops.transpose(visible[:, :, :rows], (0, 2, 1)), 0.0, HIDDEN)  # (B, K, N)
 
         newer = []
         for number, layer in enumerate(self.layers):
-            attention, norm = layer.self_attention, layer.self_attention_norm
-            heads = attention.heads_of(attention.inputs, self._enter(norm, x), sentences)  # (B, 3H, K, D)
-            query, key, value = ops.split(heads, 3, axis=1)  # (B, H, K, D)
-            newer.append(extended(state.newer[number], (key, value)))
-            x = self._leave(norm, x, attention.attend(query, (state.older[number], newer[-1]), hidden))
+            matrices, norm = layer.self_attention, layer.self_attention_norm
+            joined = matrices.inputs(self._enter(norm, x), matrices.dtype)  # (B·K, 3·H·D)
+            queries, pair = ops.split(joined, [joined.shape[-1] // 3], axis=1)
+            newer.append(extended(state.newer[number], matrices.pair_of(pair, sentences)))
+            memory = state.older[number], newer[-1]
+            x = self._leave(norm, x, matrices.attend(self.attention, queries, memory, bias))
 
             if layer.cross_attention is not None:
-                attention, norm = layer.cross_attention, layer.cross_attention_norm
-                query = attention.heads_of(attention.inputs, self._enter(norm, x), sentences)  # (B, H, K, D)
-                x = self._leave(norm, x, attention.attend(query, (state.memory[number],), state.memory_bias))
+                matrices, norm = layer.cross_attention, layer.cross_attention_norm
+                queries = matrices.inputs(self._enter(norm, x), matrices.dtype)  # (B·K, H·D)
+                memory = (state.memory[number],)
+                x = self._leave(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
 
             norm = layer.feed_forward_norm
             x = self._leave(norm, x, layer.feed_forward(self._enter(norm, x)))
         x = x if self.final_norm is None else self.final_norm(x)
-        state = state._replace(newer=tuple(newer), bias=bias, lengths=state.lengths + 1)
+        state = state._replace(newer=tuple(newer), visible=visible, lengths=state.lengths + 1)
         return self.logits(x), state.settled(rows)
 
     def _unread(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
-        empty = ops.zeros((sentences, attention.heads, 0, attention.head_dim), attention.inputs.dtype)
+        empty = ops.zeros((sentences, attention.heads, 0, attention.head_dim), attention.dtype)
         return DecodingState(
             older=((empty, empty),) * len(self.layers),
             newer=((empty, empty),) * len(self.layers),
-            bias=ops.zeros((sentences, 0, beams), "float32"),
+            visible=ops.zeros((sentences, 0, beams), "bool"),
             memory=(),
-            memory_bias=ops.zeros((sentences, 1, 1, 0), "float32"),
+            memory_bias=ops.zeros((sentences, 1, 0), "float32"),
             lengths=ops.zeros((sentences,), "int32"),
         )
 

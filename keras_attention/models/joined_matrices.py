@@ -11,7 +11,6 @@ import keras
 from keras import ops
 
 from keras_attention.layers.feed_forward import FeedForward
-from keras_attention.ops.attention import masked_softmax
 from keras_attention.ops.normalization import layer_norm
 
 
@@ -99,44 +98,50 @@ class FusedAttention(NamedTuple):
             head_dim,
         )
 
-    def heads_of(self, matrix: Matrix, x: Any, sentences: Any) -> Any:
-        """What a matrix makes of vectors, as heads, in the dtype of the matrices.
+    @property
+    def dtype(self) -> str:
+        """Of the products."""
+        return self.inputs.dtype
+
+    def heads_of(self, rows: Any, sentences: Any) -> Any:
+        """Vectors with an axis for their heads.
 
         Args:
-            matrix: `inputs` or `memory`.
-            x: (B·n, M).
+            rows: (B·n, heads·D).
             sentences: B.
 
         Returns:
-            (B, heads, n, D).
+            (B, n, heads, D).
         """
-        rows = matrix(x, matrix.dtype)  # (B·n, heads·D)
-        heads = ops.reshape(rows, (sentences, -1, rows.shape[-1] // self.head_dim, self.head_dim))  # (B, n, heads, D)
-        return ops.transpose(heads, (0, 2, 1, 3))
+        return ops.reshape(rows, (sentences, -1, rows.shape[-1] // self.head_dim, self.head_dim))
 
-    def attend(self, query: Any, memory: Sequence[tuple[Any, Any]], bias: Any) -> Any:
+    def pair_of(self, rows: Any, sentences: Any) -> tuple[Any, Any]:
+        """Keys and values as caches have them.
+
+        Args:
+            rows: Both, (B·n, 2·H·D).
+            sentences: B.
+
+        Returns:
+            (B, H, n, D) each.
+        """
+        both = ops.transpose(self.heads_of(rows, sentences), (0, 2, 1, 3))  # (B, 2H, n, D)
+        return tuple(ops.split(both, 2, axis=1))
+
+    def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[tuple[Any, Any]], bias: Any) -> Any:
         """softmax(Q Kᵀ + bias) V, and back to the model's width.
 
         Args:
-            query: (B, H, K, D), scaled.
+            attention: What computes `cached_attention`.
+            queries: (B·K, H·D), scaled.
             memory: Keys and values (B, H, n, D), in one part or in two of N places together.
-            bias: (B, 1, K or 1, N).
+            bias: (B, K or 1, N).
 
         Returns:
             (B·K, M).
         """
-        sentences, _, beams, head_dim = ops.shape(query)
-        scores = [ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))) for keys, _ in memory]  # (B, H, K, n)
-        scores = ops.cast(scores[0] if len(memory) == 1 else ops.concatenate(scores, axis=-1), "float32")
-        weights = ops.cast(masked_softmax(scores + bias), query.dtype)  # (B, H, K, N)
-        if len(memory) == 1:
-            context = ops.matmul(weights, memory[0][1])  # (B, H, K, D)
-        else:
-            (_, older), (_, newer) = memory
-            places = ops.shape(older)[2]
-            context = ops.matmul(weights[..., :places], older) + ops.matmul(weights[..., places:], newer)
-        context = ops.transpose(context, (0, 2, 1, 3))  # (B, K, H, D)
-        return self.output(ops.reshape(context, (sentences * beams, self.heads * head_dim)))
+        context = attention(self.heads_of(queries, ops.shape(bias)[0]), memory, bias)  # (B, K, H, D)
+        return self.output(ops.reshape(context, (-1, self.heads * self.head_dim)))
 
 
 class FusedLayer:

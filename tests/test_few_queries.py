@@ -1,0 +1,87 @@
+"""Attention for few queries gives what attention for many gives, and each is used where it should be."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attention.decoding import few_queries
+from keras_attention.decoding.few_queries import MOST_PAIRS, attention_for, attention_of_few
+from keras_attention.ops.cached_attention import cached_attention
+
+B, K, H, D = 3, 5, 2, 7
+HIDDEN = -1e30
+
+
+def inputs(places, dtype="float32", sentences=B, beams=K):
+    """Queries, keys and values in as many parts as `places` names, and a bias that hides some pairs."""
+    generator = np.random.default_rng(3)
+
+    def normal(*shape):
+        return tf.cast(generator.normal(size=shape), dtype)
+
+    memory = [(normal(sentences, H, n, D), normal(sentences, H, n, D)) for n in places]
+    hidden = generator.random((sentences, beams, sum(places))) < 0.3
+    hidden[..., 0] = False
+    return normal(sentences, beams, H, D), memory, tf.constant(np.where(hidden, HIDDEN, 0.0).astype("float32"))
+
+
+def by_hand(query, memory, bias):
+    """One query of one head at a time."""
+    query, bias = query.numpy().astype("float64"), bias.numpy().astype("float64")
+    keys, values = (np.concatenate([part[i].numpy() for part in memory], axis=2).astype("float64") for i in (0, 1))
+    output = np.zeros(query.shape)
+    for b, k, h in np.ndindex(*query.shape[:3]):
+        scores = keys[b, h] @ query[b, k, h] + bias[b, min(k, bias.shape[1] - 1)]
+        weights = np.exp(scores - scores.max())
+        output[b, k, h] = weights / weights.sum() @ values[b, h]
+    return output
+
+
+@pytest.mark.parametrize("attention", [attention_of_few, cached_attention])
+@pytest.mark.parametrize("places", [(11,), (13, 4), (0, 3), (6, 0)])
+def test_each_equals_the_formula(attention, places):
+    query, memory, bias = inputs(places)
+    np.testing.assert_allclose(attention(query, memory, bias), by_hand(query, memory, bias), atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", [attention_of_few, cached_attention])
+def test_a_bias_may_be_the_same_for_all_beams(attention):
+    query, memory, bias = inputs((11,))
+    np.testing.assert_allclose(attention(query, memory, bias[:, :1]), by_hand(query, memory, bias[:, :1]), atol=1e-6)
+
+
+def test_few_queries_in_bfloat16_lose_no_more_than_many():
+    query, memory, bias = inputs((13, 4), "bfloat16")
+    exact = by_hand(query, memory, bias)
+    errors = [
+        np.abs(attention(query, memory, bias).numpy().astype("float64") - exact).max()
+        for attention in (attention_of_few, cached_attention)
+    ]
+    assert attention_of_few(query, memory, bias).dtype == tf.bfloat16
+    assert 0 < errors[0] <= errors[1] < 0.05
+
+
+def used(monkeypatch, beams, sentences, places):
+    """Which of the two a compiled function computes with."""
+    monkeypatch.setattr(few_queries, "attention_of_few", lambda query, *_: tf.zeros_like(query))
+    monkeypatch.setattr(few_queries, "cached_attention", lambda query, *_: tf.ones_like(query))
+    specs = [tf.TensorSpec([None, None, H, D]), tf.TensorSpec([None, H, None, D]), tf.TensorSpec([None, None, None])]
+    attention = few_queries.attention_for(beams)
+    compiled = tf.function(lambda query, keys, bias: attention(query, [(keys, keys)], bias), input_signature=specs)
+    query, ((keys, _),), bias = inputs((places,), sentences=sentences, beams=beams)
+    return "many" if tf.reduce_any(compiled(query, keys, bias) > 0) else "few"
+
+
+@pytest.mark.parametrize("places, expected", [(MOST_PAIRS // 4, "few"), (MOST_PAIRS // 4 + 1, "many")])
+def test_the_number_of_pairs_decides(monkeypatch, places, expected):
+    assert used(monkeypatch, 4, 1, places) == expected
+
+
+def test_a_single_beam_always_takes_the_kernels_for_few(monkeypatch):
+    assert used(monkeypatch, 1, 3, 2 * MOST_PAIRS) == "few"
+
+
+def test_an_empty_batch_has_an_empty_answer():
+    query, memory, bias = inputs((11,), sentences=0)
+    assert attention_for(K)(query, memory, bias).shape == (0, K, H, D)
+    assert attention_for(1)(query, memory, bias).shape == (0, K, H, D)
