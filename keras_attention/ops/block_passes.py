@@ -17,6 +17,7 @@ from keras_attention.ops.tiles import (
     add_to_range,
     along_diagonals,
     block_of,
+    groups_of,
     over_blocks,
     over_rows,
     pad_rows,
@@ -130,27 +131,33 @@ class BlockPasses:
         query, key, value, column = self._vectors(row)
         query = pad_rows(_append(query, 1.0), size)  # (·, D + 1)
         key = ops.transpose(_append(key, column))  # (D + 1, S)
-        value = _append(value, 1.0)  # (S, E + 1): the product with the weights holds their sum
 
-        def block(carry: Any, start: Any, first: Any, last: Any) -> Any:
-            queries = block_of(query, start, size)  # (R, D + 1)
+        def passes(first: int, last: int) -> Any:
             ranges = self.visible.keys_of(first, last, self.key_length)
-            tiles = [Tile(row, start, size, *each, by_keys=False) for each in ranges]
-            scores = [self._scores(x, ops.matmul(queries, key[:, x.low : x.high])) for x in tiles]  # (R, C)
-            largest = _largest(scores)  # (R, 1)
-            weights = [ops.exp(x - largest) for x in scores]
-            dropped = [self._drop(tile, x) for tile, x in zip(tiles, weights, strict=True)]
-            sums = _sum([ops.matmul(x, value[tile.low : tile.high]) for tile, x in zip(tiles, dropped, strict=True)])
-            total = sums[:, -1:]
-            if self.facts.dropout:
-                total = _sum([ops.sum(x, axis=1, keepdims=True) for x in weights]) * (1 - self.facts.dropout)
-            sees = largest > HIDDEN / 2
-            output = ops.where(sees, sums[:, :-1] / total, 0.0)  # (R, E)
-            log_sums = largest + ops.log(total / (1 - self.facts.dropout))
-            return carry, (output, ops.where(sees, log_sums, -HIDDEN))
+            keys = [key[:, low:high] for low, high, _ in ranges]  # (D + 1, C)
+            values = [value[low:high] for low, high, _ in ranges]  # (C, E)
 
-        count = -(-self.query_length // size)
-        _, (output, log_sums) = over_blocks(count, size, self.groups, block, (), (self.widths[1], 1), self.dtype)
+            def block(carry: Any, start: Any) -> Any:
+                queries = block_of(query, start, size)  # (R, D + 1)
+                tiles = [Tile(row, start, size, *each, by_keys=False) for each in ranges]
+                scores = [self._scores(x, ops.matmul(queries, y)) for x, y in zip(tiles, keys, strict=True)]  # (R, C)
+                largest = _largest(scores)  # (R, 1)
+                weights = [ops.exp(x - largest) for x in scores]
+                total = _sum([ops.sum(x, axis=1, keepdims=True) for x in weights])  # (R, 1)
+                dropped = [self._drop(tile, x) for tile, x in zip(tiles, weights, strict=True)]
+                sums = _sum([ops.matmul(x, y) for x, y in zip(dropped, values, strict=True)])  # (R, E)
+                sees = largest > HIDDEN / 2
+                output = ops.where(sees, sums / (total * (1 - self.facts.dropout)), 0.0)
+                return carry, (output, ops.where(sees, largest + ops.log(total), -HIDDEN))
+
+            return block
+
+        results, turn = [], ops.convert_to_tensor(0, "int32")
+        for group in groups_of(-(-self.query_length // size), self.groups):
+            block = passes(group[0] * size, group[1] * size)
+            _, found, turn = over_blocks(group, size, block, (), (self.widths[1], 1), self.dtype, turn)
+            results.append(found)
+        output, log_sums = (ops.concatenate(each, axis=0) for each in zip(*results, strict=True))
         return output[: self.query_length], log_sums[: self.query_length, 0]
 
     def _backward_row(self, row: Any, log_sums: Any, upstream: Any, delta: Any) -> tuple[Any, ...]:
@@ -168,43 +175,55 @@ class BlockPasses:
         value_rows = _append(value, 0.0 if self.facts.dropout else 1.0)  # (·, E + 1)
         if self.facts.has_key_bias:
             query = _append(query, 1.0)
-        carry = (ops.zeros_like(query_columns[: self.widths[0]]),)  # (D, T)
         has_distances = "distances" in self.tensors
-        if has_distances:
-            carry += (ops.zeros_like(self._distances(row, size, by_keys=True)),)
 
-        def block(carry: Any, start: Any, first: Any, last: Any) -> Any:
-            keys, values = block_of(key_rows, start, size), block_of(value_rows, start, size)  # (R, D + 3), (R, E + 1)
-            turned = ops.transpose(block_of(key, start, size))  # (D, R)
-            by_query, by_distance = carry[0], carry[1:]
-            by_key, by_value = [], []
-            for each in self.visible.queries_of(first, last, self.query_length):
-                tile = Tile(row, start, size, *each, by_keys=True)
-                weights = ops.exp(
-                    self._scores(tile, ops.matmul(keys, query_columns[:, tile.low : tile.high]))
-                )  # (R, C)
-                by_weight = ops.matmul(values, upstream_columns[:, tile.low : tile.high])
-                dropped = weights
-                if self.facts.dropout:
-                    keep = self._keep(tile)
-                    dropped = ops.where(keep, weights, 0.0)
-                    by_weight = ops.where(keep, by_weight, 0.0) - delta[tile.low : tile.high]
-                by_score = weights * by_weight  # (R, C)
-                by_value.append(ops.matmul(dropped, upstream[tile.low : tile.high]))
-                by_key.append(ops.matmul(by_score, query[tile.low : tile.high]))
-                by_query = add_to_range(by_query, tile.low, tile.high, ops.matmul(turned, by_score))
-                if has_distances:
-                    by_distance = (add_at(by_distance[0], self._first_distance(tile), sum_of_diagonals(by_score)),)
-            return (by_query, *by_distance), (_sum(by_key), _sum(by_value))
+        def passes(ranges: Any) -> Any:
+            columns = [query_columns[:, low:high] for low, high, _ in ranges]  # (D + 3, C)
+            queries = [query[low:high] for low, high, _ in ranges]  # (C, D)
+            upstreams = [upstream[low:high] for low, high, _ in ranges]  # (C, E)
+            upstream_of = [upstream_columns[:, low:high] for low, high, _ in ranges]  # (E + 1, C)
 
-        count = -(-self.key_length // size)
+            def block(carry: Any, start: Any) -> Any:
+                keys, values = block_of(key_rows, start, size), block_of(value_rows, start, size)
+                turned = ops.transpose(block_of(key, start, size))  # (D, R)
+                by_query, by_distance = carry
+                by_query, by_key, by_value = list(by_query), [], []
+                for number, each in enumerate(ranges):
+                    tile = Tile(row, start, size, *each, by_keys=True)
+                    weights = ops.exp(self._scores(tile, ops.matmul(keys, columns[number])))  # (R, C)
+                    by_weight = ops.matmul(values, upstream_of[number])
+                    dropped = weights
+                    if self.facts.dropout:
+                        keep = self._keep(tile)
+                        dropped = ops.where(keep, weights, 0.0)
+                        by_weight = ops.where(keep, by_weight, 0.0) - delta[tile.low : tile.high]
+                    by_score = weights * by_weight  # (R, C)
+                    by_value.append(ops.matmul(dropped, upstreams[number]))
+                    by_key.append(ops.matmul(by_score, queries[number]))
+                    by_query[number] += ops.matmul(turned, by_score)
+                    if has_distances:
+                        by_distance = (add_at(by_distance[0], self._first_distance(tile), sum_of_diagonals(by_score)),)
+                return (tuple(by_query), by_distance), (_sum(by_key), _sum(by_value))
+
+            return block
+
+        by_query = ops.zeros_like(query_columns[: self.widths[0]])  # (D, T)
+        by_distance = (ops.zeros_like(self._distances(row, size, by_keys=True)),) if has_distances else ()
         widths = query.shape[1], self.widths[1]
-        carry, (by_key, by_value) = over_blocks(count, size, self.groups, block, carry, widths, self.dtype)
-        found = [ops.transpose(carry[0]), by_key[: self.key_length, : self.widths[0]], by_value[: self.key_length]]
+        results, turn = [], ops.convert_to_tensor(0, "int32")
+        for group in groups_of(-(-self.key_length // size), self.groups):
+            ranges = self.visible.queries_of(group[0] * size, group[1] * size, self.query_length)
+            carry = tuple(ops.zeros_like(by_query[:, low:high]) for low, high, _ in ranges), by_distance
+            (sums, by_distance), found, turn = over_blocks(group, size, passes(ranges), carry, widths, self.dtype, turn)
+            for (low, high, _), addend in zip(ranges, sums, strict=True):
+                by_query = add_to_range(by_query, low, high, addend)
+            results.append(found)
+        by_key, by_value = (ops.concatenate(each, axis=0) for each in zip(*results, strict=True))
+        found = [ops.transpose(by_query), by_key[: self.key_length, : self.widths[0]], by_value[: self.key_length]]
         if self.facts.has_key_bias:
             found.append(by_key[: self.key_length, -1])
         if has_distances:
-            found.append(ops.flip(carry[1][size:], axis=0))
+            found.append(ops.flip(by_distance[0][size:], axis=0))
         return tuple(found)
 
     def _vectors(self, row: Any) -> tuple[Any, ...]:

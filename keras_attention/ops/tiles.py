@@ -4,7 +4,6 @@ Shapes: L length, N blocks, R rows of a block, C columns of a tile.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import keras
@@ -41,61 +40,75 @@ def over_rows(count: Any, body: Callable[[Any], Any], shapes: tuple[tuple[Any, .
     return results
 
 
-def over_blocks(
-    count: int,
-    size: int,
-    groups: int,
-    body: Callable[..., Any],
-    carry: tuple[Any, ...],
-    widths: tuple[int, ...],
-    dtype: str,
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Runs through the blocks of a sequence, one after the other, so that one block's tiles are alive at a time.
+def groups_of(count: int, groups: int) -> list[tuple[int, int]]:
+    """Divides blocks into groups, each of which is a loop.
 
     XLA knows no shape that depends on a loop's counter, so a compiled program has a loop for each of some groups of
     blocks, with the shape that the group as a whole needs.
 
     Args:
-        count: N.
-        size: R.
+        count: How many blocks there are, N.
         groups: How many groups there are, at most.
-        body: Given the carry, where the block starts, and the start and the end of a range with that block in it,
-            returns the next carry and the results of the block, each (R, width).
+
+    Returns:
+        The first block of each group, and the one past its end.
+
+    Example:
+        >>> groups_of(5, 3)
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    size = 1 if keras.config.backend() == "torch" else -(-count // groups)  # torch has no such loop
+    return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
+
+
+def over_blocks(
+    group: tuple[int, int],
+    size: int,
+    body: Callable[..., Any],
+    carry: tuple[Any, ...],
+    widths: tuple[int, ...],
+    dtype: str,
+    turn: Any,
+) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
+    """Runs through the blocks of a group, one after the other, so that one block's tiles are alive at a time.
+
+    Args:
+        group: The first block, and the one past the end.
+        size: R.
+        body: Given the carry and where the block starts, returns the next carry and the results of the block, each
+            (R, width).
         carry: Tensors whose shapes stay.
         widths: Of the results.
         dtype: Of the results.
+        turn: A scalar int32 that goes from group to group, so that TensorFlow does not run them side by side.
 
     Returns:
-        The last carry, and the results of all blocks, each (N·R, width).
+        The last carry, the results of all blocks, each (N·R, width), and the next group's turn.
 
     Example:
-        >>> def body(carry, start, first, last):
+        >>> def body(carry, start):
         ...     return (carry[0] + 1,), (ops.ones((2, 3)),)
-        >>> carry, (results,) = over_blocks(5, 2, 3, body, (ops.convert_to_tensor(0),), (3,), "float32")
+        >>> zero = ops.convert_to_tensor(0)
+        >>> carry, (results,), _ = over_blocks((1, 6), 2, body, (zero,), (3,), "float32", zero)
         >>> print(int(carry[0]), results.shape)
         5 (10, 3)
     """
-    group = 1 if keras.config.backend() == "torch" else -(-count // groups)  # torch has no such loop
-    results, i = [], ops.convert_to_tensor(0, "int32")
-    for begin in range(0, count, group):
-        end = min(begin + group, count)
-        if end - begin == 1:
-            carry, found = body(carry, begin * size, begin * size, end * size)
-        else:
-            found = tuple(ops.zeros((end - begin, size, width), dtype) for width in widths)
-            step = partial(_step, body, size, begin, end)
-            # The counter goes from loop to loop, so that TensorFlow does not run them side by side.
-            i, carry, found = ops.while_loop(lambda i, *_, end=end: i < end, step, (i, tuple(carry), found))
-        results.append([ops.reshape(each, (-1, width)) for each, width in zip(found, widths, strict=True)])
-    return carry, tuple(ops.concatenate(each, axis=0) for each in zip(*results, strict=True))
+    begin, end = group
+    if end - begin == 1:
+        return *body(carry, begin * size), turn
 
+    def step(i: Any, carry: Any, results: Any) -> tuple[Any, ...]:
+        carry, found = body(carry, i * size)
+        results = tuple(
+            ops.scatter_update(all_, [[i - begin]], one[None]) for all_, one in zip(results, found, strict=True)
+        )
+        return i + 1, tuple(carry), results
 
-def _step(body: Any, size: int, begin: int, end: int, i: Any, carry: Any, results: Any) -> tuple[Any, ...]:
-    carry, found = body(carry, i * size, begin * size, end * size)
-    results = tuple(
-        ops.scatter_update(all_, [[i - begin]], one[None]) for all_, one in zip(results, found, strict=True)
-    )
-    return i + 1, tuple(carry), results
+    results = tuple(ops.zeros((end - begin, size, width), dtype) for width in widths)
+    first = ops.maximum(turn, begin)
+    last, carry, results = ops.while_loop(lambda i, *_: i < end, step, (first, tuple(carry), results))
+    joined = tuple(ops.reshape(each, (-1, width)) for each, width in zip(results, widths, strict=True))
+    return carry, joined, last
 
 
 def known_integer(x: Any) -> Any:
