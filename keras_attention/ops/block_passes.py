@@ -14,14 +14,15 @@ from keras import ops
 from keras_attention.ops.dropout_mask import kept
 from keras_attention.ops.tiles import (
     add_at,
-    add_to_range,
     along_diagonals,
     block_of,
     groups_of,
     over_blocks,
     over_rows,
     pad_rows,
+    range_of,
     sum_of_diagonals,
+    with_range,
 )
 from keras_attention.ops.visible_pairs import VisiblePairs
 
@@ -67,6 +68,24 @@ class Tile(NamedTuple):
         rows = ops.arange(self.size, dtype="int32")[:, None] + self.start
         columns = ops.arange(self.low, self.high, dtype="int32")[None, :]
         return (columns, rows) if self.by_keys else (rows, columns)
+
+
+class Met(NamedTuple):
+    """The queries that a block of keys meets, in the forms that its products need.
+
+    Attributes:
+        columns: With what is to be added to the scores, (D + 3, C).
+        rows: (C, D), with a 1 more where the column of the keys has a gradient.
+        upstream_columns: The gradient by their outputs, with -δ, (E + 1, C).
+        upstream: The same without, (C, E).
+        delta: δ, (C,).
+    """
+
+    columns: Any
+    rows: Any
+    upstream_columns: Any
+    upstream: Any
+    delta: Any
 
 
 class BlockPasses:
@@ -132,33 +151,32 @@ class BlockPasses:
         query = pad_rows(_append(query, 1.0), size)  # (·, D + 1)
         key = ops.transpose(_append(key, column))  # (D + 1, S)
 
-        def passes(first: int, last: int) -> Any:
-            ranges = self.visible.keys_of(first, last, self.key_length)
-            keys = [key[:, low:high] for low, high, _ in ranges]  # (D + 1, C)
-            values = [value[low:high] for low, high, _ in ranges]  # (C, E)
-
-            def block(carry: Any, start: Any) -> Any:
-                queries = block_of(query, start, size)  # (R, D + 1)
-                tiles = [Tile(row, start, size, *each, by_keys=False) for each in ranges]
-                scores = [self._scores(x, ops.matmul(queries, y)) for x, y in zip(tiles, keys, strict=True)]  # (R, C)
-                largest = _largest(scores)  # (R, 1)
-                weights = [ops.exp(x - largest) for x in scores]
-                total = _sum([ops.sum(x, axis=1, keepdims=True) for x in weights])  # (R, 1)
-                dropped = [self._drop(tile, x) for tile, x in zip(tiles, weights, strict=True)]
-                sums = _sum([ops.matmul(x, y) for x, y in zip(dropped, values, strict=True)])  # (R, E)
-                sees = largest > HIDDEN / 2
-                output = ops.where(sees, sums / (total * (1 - self.facts.dropout)), 0.0)
-                return carry, (output, ops.where(sees, largest + ops.log(total), -HIDDEN))
-
-            return block
-
         results, turn = [], ops.convert_to_tensor(0, "int32")
         for group in groups_of(-(-self.query_length // size), self.groups):
-            block = passes(group[0] * size, group[1] * size)
+            ranges = self.visible.keys_of(group[0] * size, group[1] * size, self.key_length)
+            keys = [range_of(key, low, high, turn, group[0]) for low, high, _ in ranges]  # (D + 1, C)
+            values = [value[low:high] for low, high, _ in ranges]  # (C, E)
+
+            def block(carry: Any, start: Any, ranges: Any = ranges, keys: Any = keys, values: Any = values) -> Any:
+                tiles = [Tile(row, start, size, *each, by_keys=False) for each in ranges]
+                return carry, self._forward_block(tiles, block_of(query, start, size), keys, values)
+
             _, found, turn = over_blocks(group, size, block, (), (self.widths[1], 1), self.dtype, turn)
             results.append(found)
         output, log_sums = (ops.concatenate(each, axis=0) for each in zip(*results, strict=True))
         return output[: self.query_length], log_sums[: self.query_length, 0]
+
+    def _forward_block(self, tiles: list[Tile], queries: Any, keys: list[Any], values: list[Any]) -> tuple[Any, Any]:
+        """The output (R, E) and the logarithms of the sums (R, 1) of queries (R, D + 1) that meet some tiles."""
+        scores = [self._scores(tile, ops.matmul(queries, x)) for tile, x in zip(tiles, keys, strict=True)]  # (R, C)
+        largest = _largest(scores)  # (R, 1)
+        weights = [ops.exp(x - largest) for x in scores]
+        total = _sum([ops.sum(x, axis=1, keepdims=True) for x in weights])  # (R, 1)
+        dropped = [self._drop(tile, x) for tile, x in zip(tiles, weights, strict=True)]
+        sums = _sum([ops.matmul(x, y) for x, y in zip(dropped, values, strict=True)])  # (R, E)
+        sees = largest > HIDDEN / 2
+        output = ops.where(sees, sums / (total * (1 - self.facts.dropout)), 0.0)
+        return output, ops.where(sees, largest + ops.log(total), -HIDDEN)
 
     def _backward_row(self, row: Any, log_sums: Any, upstream: Any, delta: Any) -> tuple[Any, ...]:
         size = self._block_size(self.key_length, self.query_length)
@@ -175,56 +193,65 @@ class BlockPasses:
         value_rows = _append(value, 0.0 if self.facts.dropout else 1.0)  # (·, E + 1)
         if self.facts.has_key_bias:
             query = _append(query, 1.0)
-        has_distances = "distances" in self.tensors
-
-        def passes(ranges: Any) -> Any:
-            columns = [query_columns[:, low:high] for low, high, _ in ranges]  # (D + 3, C)
-            queries = [query[low:high] for low, high, _ in ranges]  # (C, D)
-            upstreams = [upstream[low:high] for low, high, _ in ranges]  # (C, E)
-            upstream_of = [upstream_columns[:, low:high] for low, high, _ in ranges]  # (E + 1, C)
-
-            def block(carry: Any, start: Any) -> Any:
-                keys, values = block_of(key_rows, start, size), block_of(value_rows, start, size)
-                turned = ops.transpose(block_of(key, start, size))  # (D, R)
-                by_query, by_distance = carry
-                by_query, by_key, by_value = list(by_query), [], []
-                for number, each in enumerate(ranges):
-                    tile = Tile(row, start, size, *each, by_keys=True)
-                    weights = ops.exp(self._scores(tile, ops.matmul(keys, columns[number])))  # (R, C)
-                    by_weight = ops.matmul(values, upstream_of[number])
-                    dropped = weights
-                    if self.facts.dropout:
-                        keep = self._keep(tile)
-                        dropped = ops.where(keep, weights, 0.0)
-                        by_weight = ops.where(keep, by_weight, 0.0) - delta[tile.low : tile.high]
-                    by_score = weights * by_weight  # (R, C)
-                    by_value.append(ops.matmul(dropped, upstreams[number]))
-                    by_key.append(ops.matmul(by_score, queries[number]))
-                    by_query[number] += ops.matmul(turned, by_score)
-                    if has_distances:
-                        by_distance = (add_at(by_distance[0], self._first_distance(tile), sum_of_diagonals(by_score)),)
-                return (tuple(by_query), by_distance), (_sum(by_key), _sum(by_value))
-
-            return block
-
         by_query = ops.zeros_like(query_columns[: self.widths[0]])  # (D, T)
-        by_distance = (ops.zeros_like(self._distances(row, size, by_keys=True)),) if has_distances else ()
-        widths = query.shape[1], self.widths[1]
+        by_distance = ()
+        if "distances" in self.tensors:
+            by_distance = (ops.zeros_like(self._distances(row, size, by_keys=True)),)
         results, turn = [], ops.convert_to_tensor(0, "int32")
         for group in groups_of(-(-self.key_length // size), self.groups):
             ranges = self.visible.queries_of(group[0] * size, group[1] * size, self.query_length)
-            carry = tuple(ops.zeros_like(by_query[:, low:high]) for low, high, _ in ranges), by_distance
-            (sums, by_distance), found, turn = over_blocks(group, size, passes(ranges), carry, widths, self.dtype, turn)
-            for (low, high, _), addend in zip(ranges, sums, strict=True):
-                by_query = add_to_range(by_query, low, high, addend)
+            met = [
+                Met(
+                    range_of(query_columns, low, high, turn, group[0]),
+                    query[low:high],
+                    range_of(upstream_columns, low, high, turn, group[0]),
+                    upstream[low:high],
+                    delta[low:high],
+                )
+                for low, high, _ in ranges
+            ]
+
+            def block(carry: Any, start: Any, ranges: Any = ranges, met: Any = met) -> Any:
+                tiles = [Tile(row, start, size, *each, by_keys=True) for each in ranges]
+                keys, values = block_of(key_rows, start, size), block_of(value_rows, start, size)
+                return self._backward_block(tiles, met, keys, values, block_of(key, start, size), *carry)
+
+            carry = tuple(by_query[:, low:high] for low, high, _ in ranges), by_distance
+            (parts, by_distance), found, turn = over_blocks(
+                group, size, block, carry, (query.shape[1], self.widths[1]), self.dtype, turn
+            )
+            for (low, high, _), part in zip(ranges, parts, strict=True):
+                by_query = with_range(by_query, low, high, part)
             results.append(found)
         by_key, by_value = (ops.concatenate(each, axis=0) for each in zip(*results, strict=True))
         found = [ops.transpose(by_query), by_key[: self.key_length, : self.widths[0]], by_value[: self.key_length]]
         if self.facts.has_key_bias:
             found.append(by_key[: self.key_length, -1])
-        if has_distances:
+        if by_distance:
             found.append(ops.flip(by_distance[0][size:], axis=0))
         return tuple(found)
+
+    def _backward_block(
+        self, tiles: list[Tile], met: list[Met], keys: Any, values: Any, key: Any, by_query: Any, by_distance: Any
+    ) -> tuple[Any, Any]:
+        """The next carry, and the gradients by the keys (R, D) and by the values (R, E) of a block."""
+        by_query, by_key, by_value = list(by_query), [], []
+        turned = ops.transpose(key)  # (D, R)
+        for number, (tile, queries) in enumerate(zip(tiles, met, strict=True)):
+            weights = ops.exp(self._scores(tile, ops.matmul(keys, queries.columns)))  # (R, C)
+            by_weight = ops.matmul(values, queries.upstream_columns)
+            dropped = weights
+            if self.facts.dropout:
+                keep = self._keep(tile)
+                dropped = ops.where(keep, weights, 0.0)
+                by_weight = ops.where(keep, by_weight, 0.0) - queries.delta
+            by_score = weights * by_weight  # (R, C)
+            by_value.append(ops.matmul(dropped, queries.upstream))
+            by_key.append(ops.matmul(by_score, queries.rows))
+            by_query[number] = by_query[number] + ops.matmul(turned, by_score)  # torch would add in place
+            if by_distance:
+                by_distance = (add_at(by_distance[0], self._first_distance(tile), sum_of_diagonals(by_score)),)
+        return (tuple(by_query), by_distance), (_sum(by_key), _sum(by_value))
 
     def _vectors(self, row: Any) -> tuple[Any, ...]:
         """Query, key, value and column of a row; several may share the latter three."""

@@ -148,24 +148,44 @@ def block_of(x: Any, start: Any, size: int) -> Any:
     return ops.slice(x, (start, 0), (size, x.shape[1]))
 
 
-def add_to_range(x: Any, start: Any, end: Any, addend: Any) -> Any:
-    """Adds to some of the columns.
+def range_of(x: Any, low: int, high: int, turn: Any, begin: int) -> Any:
+    """Some of the columns, made no earlier than the turn of the group that needs them.
+
+    Args:
+        x: (width, L).
+        low: The first.
+        high: The one past the end.
+        turn: As in `over_blocks`.
+        begin: The group's first block.
+
+    Returns:
+        (width, high - low).
+
+    Example:
+        >>> print(range_of(ops.ones((3, 7)), 2, 5, turn=ops.convert_to_tensor(0), begin=4).shape)
+        (3, 3)
+    """
+    # All groups' columns at once would take much memory. The difference is 0, which no compiler knows.
+    return ops.slice(x, (0, ops.maximum(turn, begin) - begin + low), (x.shape[0], high - low))
+
+
+def with_range(x: Any, low: int, high: int, part: Any) -> Any:
+    """Puts other numbers into some of the columns.
 
     Args:
         x: (…, L).
-        start: Of the range.
-        end: Of the range.
-        addend: (…, end - start).
+        low: The first.
+        high: The one past the end.
+        part: (…, high - low).
 
     Returns:
-        x with the sums in their place.
+        (…, L).
 
     Example:
-        >>> ops.convert_to_numpy(add_to_range(ops.zeros((4,)), 1, 3, ops.ones((2,)))).tolist()
+        >>> ops.convert_to_numpy(with_range(ops.zeros((4,)), 1, 3, ops.ones((2,)))).tolist()
         [0.0, 1.0, 1.0, 0.0]
     """
-    changed = ops.concatenate([x[..., :start], x[..., start:end] + addend, x[..., end:]], axis=-1)
-    return ops.reshape(changed, ops.shape(x))  # the length, which a loop must not lose
+    return ops.concatenate([x[..., :low], part, x[..., high:]], axis=-1)
 
 
 def add_at(x: Any, start: Any, addend: Any) -> Any:
