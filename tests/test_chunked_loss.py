@@ -155,6 +155,31 @@ def test_a_trainer_of_a_decoder_alone(case):
     assert_trained_alike(model, whole_model, given, wanted)
 
 
+@pytest.mark.parametrize("inputs", [None, "packed"])
+def test_the_optimizer_is_that_of_the_model_before_the_first_step(inputs):
+    """A checkpoint of the model keeps its state in the order of the model's weights."""
+    model = small()
+    trainer = ChunkedTrainer(model, inputs=inputs and model.packed().input)
+    trainer.compile("adam")
+    expected = keras.optimizers.Adam()
+    expected.build(model.trainable_variables)
+    assert trainer.optimizer.built
+    names, wanted = ([each.name for each in optimizer.variables] for optimizer in (trainer.optimizer, expected))
+    assert names == wanted
+
+
+def test_weights_that_are_frozen_later_stay(case):
+    model = small()
+    trainer = trainer_of(model)
+    model.get_layer("encoder").trainable = False
+    trainer.compile("adam")
+    frozen, free = (model.get_layer(name).get_weights() for name in ("encoder", "decoder"))
+    trainer.fit(*pairs(case[2]), batch_size=B, verbose=0)
+    for before, after in zip(frozen, model.get_layer("encoder").get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert any((x != y).any() for x, y in zip(free, model.get_layer("decoder").get_weights(), strict=True))
+
+
 def test_a_trainer_of_packed_rows(case):
     inputs, labels = pairs(case[2])
     segments = np.where(inputs["source"] > 0, 1, 0), np.where(inputs["target"] > 0, 1, 0)

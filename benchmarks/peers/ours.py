@@ -50,7 +50,6 @@ def run(task: Task) -> Measured:
     keep_freed_memory()
     model = build(task)
     trainer = ChunkedTrainer(model, LABEL_SMOOTHING)
-    model.optimizer.build(model.trainable_variables)  # as a run does; made by the first step, all of it is traced twice
     trainer.compile(model.optimizer)
     return fit(task, sentences, model, batches.dataset().repeat(), trainer)
 

@@ -187,9 +187,6 @@ def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
     """What `fit` is called on: the model's weights and optimizer, without the logits of a whole batch."""
     inputs = None if config.packed_rows is None else model.packed().input
     trainer = ChunkedTrainer(model, config.label_smoothing, inputs)
-    if not model.optimizer.built:
-        # In the order of the model's weights, in which its state is saved, not of the trainer's.
-        model.optimizer.build(model.trainable_variables)
     trainer.compile(model.optimizer)
     return trainer
 

@@ -83,6 +83,19 @@ class ChunkedTrainer(keras.Model):
         self.chunk_size = positive_integer(chunk_size, "chunk_size")
         self.accuracy, self.perplexity = MaskedAccuracy(), Perplexity()
 
+    def compile(self, optimizer: Any = "rmsprop", **settings: Any) -> None:
+        """Makes ready for `fit`, with the variables of the optimizer.
+
+        Made in the first step, as Keras would, they have TensorFlow trace that step twice.
+
+        Args:
+            optimizer: As of `keras.Model.compile`; the model's own, to go on with its state.
+            **settings: The others of `keras.Model.compile`.
+        """
+        super().compile(optimizer, **settings)
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
