@@ -175,9 +175,9 @@ def chunked_cross_entropy(
 
         def chunk(index: Any, carry: Any) -> Any:
             sums, d_rows, d_embeddings = carry
-            start = index * chunk_size
-            x = ops.slice(padded_rows, (start, 0), (chunk_size, width))  # (C, M)
-            labels, real = (ops.slice(values, (start,), (chunk_size,)) for values in (padded_labels, padded_real))
+            start = index * size
+            x = ops.slice(padded_rows, (start, 0), (size, width))  # (C, M)
+            labels, real = (ops.slice(values, (start,), (size,)) for values in (padded_labels, padded_real))
             logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), "float32")  # (C, V)
             largest = ops.max(logits, axis=-1)  # (C,)
             probabilities = ops.softmax(logits)  # (C, V)
@@ -197,10 +197,12 @@ def chunked_cross_entropy(
             new = ops.matmul(ops.transpose(probabilities), ops.cast(x * real, probabilities.dtype))  # (V, M)
             return sums, ops.slice_update(d_rows, (start, 0), d_x), d_embeddings + ops.cast(new, "float32")
 
-        padded_rows, padded_labels, padded_real = (_padded(values, chunk_size) for values in (rows, labels, real))
+        chunks = 1 + ops.shape(rows)[0] // chunk_size
+        size = 1 + ops.shape(rows)[0] // chunks  # C at most: of like chunks the last is not mostly padding
+        padded_rows, padded_labels, padded_real = (_padded(values, size) for values in (rows, labels, real))
         sums, d_rows, d_embeddings = ops.fori_loop(
             0,
-            ops.shape(padded_rows)[0] // chunk_size,
+            ops.shape(padded_rows)[0] // size,
             chunk,
             (
                 ops.zeros((4,), "float32"),
