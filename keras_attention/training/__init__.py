@@ -3,6 +3,7 @@
 from keras_attention.training.averaging import average_checkpoints
 from keras_attention.training.callbacks import Checkpoints, Score, StopAfter, Throughput, weight_files, write_whole
 from keras_attention.training.chunked_loss import ChunkedTrainer, chunked_cross_entropy
+from keras_attention.training.fused_adam import FusedAdam
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
@@ -12,6 +13,7 @@ from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimi
 __all__ = [
     "Checkpoints",
     "ChunkedTrainer",
+    "FusedAdam",
     "InverseSqrtSchedule",
     "MaskedAccuracy",
     "MaskedCrossEntropy",

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import positive_integer, positive_number
+from keras_attention.training.fused_adam import FusedAdam
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -100,7 +101,9 @@ def paper_optimizer(
     Source: Vaswani et al. 2017, section 5.3.
     """
     batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
-    return keras.optimizers.Adam(
+    # Keras takes torch's own fused Adam for its class alone; on JAX the compiler makes one.
+    adam = FusedAdam if keras.config.backend() == "tensorflow" else keras.optimizers.Adam
+    return adam(
         InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
         beta_1=0.9,
         beta_2=0.98,
