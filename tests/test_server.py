@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
+from saved_model import tiny_export
 from stub_model import MOST_WORDS, write_stub
 
 pytest.importorskip("grpc", reason="needs the extra serving")
@@ -530,8 +532,8 @@ def test_a_signal_ends_it(folder, number):
         socket.create_connection(seen[0])
 
 
-def test_the_commands(folder):
-    """`serve` in a process of its own, `ask` in this one."""
+def serve_command(folder, *options):
+    """`keras-attention serve` in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -540,10 +542,48 @@ def test_the_commands(folder):
         str(folder),
         "--rest-port=0",
         "--grpc-port=0",
-        "--page",
+        *options,
     ]
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet) as process:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+def test_floods_leave_no_memory_behind():
+    """200 requests of 50,000 characters at once, again and again: what threads and allocator keep has a limit."""
+    flood, size, settled, floods = 200, 50_000, 16, 24
+
+    with serve_command(tiny_export().parent) as process:
+        try:
+            url = [process.stdout.readline() for _ in range(3)][1].split()[1]
+            host, path = url.removeprefix("http://").split("/", 1)
+
+            def status_of(number):
+                body = json.dumps({"inputs": [f"one two {number} " + "x" * size]})
+                connection = http.client.HTTPConnection(host, timeout=LONG)
+                connection.request("POST", f"/{path}:predict", body)
+                response = connection.getresponse()
+                response.read()
+                connection.close()
+                return response.status
+
+            taken = []  # MiB after each flood
+            with concurrent.futures.ThreadPoolExecutor(flood) as pool:
+                for _ in range(floods):
+                    assert set(pool.map(status_of, range(flood))) == {200}
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    taken.append(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=LONG)
+    sent = (floods - settled) * flood * size / 2**20
+    assert taken[-1] - taken[settled - 1] < sent / 4, taken
+
+
+def test_the_commands(folder):
+    """`serve` in a process of its own, `ask` in this one."""
+    with serve_command(folder, "--page") as process:
         lines = [process.stdout.readline() for _ in range(4)]
         try:
             assert lines[0].startswith("stub, version 7. For development; TF Serving is for production")
