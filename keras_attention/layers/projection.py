@@ -63,7 +63,7 @@ class Projection(QuantizableSubclass, keras.layers.EinsumDense):
             )
         kept = ops.shape(inputs)[: -self.input_axes]
         width, units = math.prod(inputs.shape[-self.input_axes :]), math.prod(self.output_dims)
-        rows = ops.reshape(inputs, (math.prod(kept), width))  # (B·T, M)
+        rows = ops.reshape(inputs, (-1, width))  # (B·T, M)
         product = ops.matmul(rows, ops.reshape(self.kernel, (width, units)))  # (B·T, H·D)
         if self.bias is not None:
             product = ops.add(product, ops.reshape(self.bias, (units,)))

@@ -73,9 +73,11 @@ class ChunkedTrainer(keras.Model):
         chunk_size: int = 512,
         **kwargs: Any,
     ):
-        inputs = model.input if inputs is None else inputs
-        named = inputs if isinstance(inputs, Mapping) else {inputs.name: inputs}
-        super().__init__(inputs=inputs, outputs=model.decoder_output(**named), **kwargs)
+        if inputs is None:
+            inputs, outputs = model.input, model.get_layer("decoder").output  # there already: nothing is joined again
+        else:
+            outputs = model.decoder_output(**(inputs if isinstance(inputs, Mapping) else {inputs.name: inputs}))
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.dtype_policy = model.dtype_policy
         self.embedding = model.get_layer("embedding")
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
