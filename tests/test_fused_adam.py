@@ -1,5 +1,9 @@
 """Adam in one pass against the formula and against Keras' optimizer."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -102,6 +106,39 @@ def test_rows_of_an_embedding_that_came_twice_are_summed(cls, options):
     assert (np.abs(results[0] - results[1]).max() < 1e-6) == (cls is not keras.optimizers.Adam)
 
 
+TWO_REPLICAS = """
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, numpy as np
+from keras_attention.training import FusedAdam
+
+def weights(strategy):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        layers = keras.layers.Embedding(11, 7), keras.layers.Flatten(), keras.layers.Dense(3)
+        model = keras.Sequential([keras.Input((5,), dtype="int32"), *layers])
+        model.compile(FusedAdam(0.01), "mse")
+    before = model.get_weights()
+    ids, y = np.random.default_rng(2).integers(0, 11, (8, 5)), np.random.default_rng(3).normal(size=(8, 3))
+    model.fit(ids, y, batch_size=4, epochs=3, shuffle=False, verbose=0)
+    assert all((x != y).any() for x, y in zip(before, model.get_weights(), strict=True))
+    return model.get_weights()
+
+for one, two in zip(weights(tf.distribute.get_strategy()), weights(tf.distribute.MirroredStrategy()), strict=True):
+    np.testing.assert_allclose(two, one, atol=1e-5)
+print("alike")
+"""
+
+
+@pytest.mark.tensorflow
+def test_two_devices_train_as_one_does():
+    """In a process of its own, since devices are parted before TensorFlow has used them."""
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    found = subprocess.run([sys.executable, "-c", TWO_REPLICAS], env=quiet, capture_output=True, text=True)
+    assert found.stdout == "alike\n", found.stderr
+
+
 def test_a_saved_model_goes_on_where_it_was(tmp_path):
     def model_and_data():
         keras.utils.set_random_seed(3)
@@ -125,6 +162,6 @@ def test_a_saved_model_goes_on_where_it_was(tmp_path):
     )
 
 
-def test_the_paper_optimizer_has_it_where_the_backend_has_none_of_its_own():
+def test_the_paper_optimizer_has_it_on_tensorflow_alone():
     optimizer = paper_optimizer(TransformerConfig(100, hidden_dim=16, num_heads=2))
     assert isinstance(optimizer, FusedAdam) == (keras.config.backend() == "tensorflow")

@@ -46,7 +46,7 @@ class ChunkedTrainer(keras.Model):
         label_smoothing: ε.
         inputs: What is fed, in place of the model's own inputs: those of `Transformer.packed()`.
         ignore_id: The label that is padding.
-        chunk_size: C.
+        chunk_size: C, the most tokens of a chunk; those of a batch are alike in size.
         **kwargs: `name` and the like.
 
     Raises:
@@ -153,7 +153,7 @@ def chunked_cross_entropy(
         labels: Token ids (B, T).
         label_smoothing: ε.
         ignore_id: The label that is padding.
-        chunk_size: C.
+        chunk_size: C, the most tokens of a chunk; those of a batch are alike in size.
 
     Returns:
         The sums. Gradients of the loss flow to x and E.
@@ -200,7 +200,7 @@ def chunked_cross_entropy(
             return sums, ops.slice_update(d_rows, (start, 0), d_x), d_embeddings + ops.cast(new, "float32")
 
         chunks = 1 + ops.shape(rows)[0] // chunk_size
-        size = 1 + ops.shape(rows)[0] // chunks  # C at most: of like chunks the last is not mostly padding
+        size = 1 + ops.shape(rows)[0] // chunks  # C at most; the last chunk is not mostly padding
         padded_rows, padded_labels, padded_real = (_padded(values, size) for values in (rows, labels, real))
         sums, d_rows, d_embeddings = ops.fori_loop(
             0,

@@ -5,14 +5,17 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.training.summed_rows import SummedRows
+
 
 @keras.saving.register_keras_serializable("keras_attention")
-class FusedAdam(keras.optimizers.Adam):
+class FusedAdam(SummedRows, keras.optimizers.Adam):
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε), all in one pass on TensorFlow.
 
     Keras' optimizer in its arguments, its state and, but for rounding, its results. Keras writes a step as a dozen
     operations, each of which reads and writes whole variables; TensorFlow has a kernel that does all of them. With
-    `amsgrad`, and on other backends, the step is Keras' own.
+    `amsgrad`, and on other backends, the step is Keras' own. A row that an embedding's gradient has twice is summed
+    before it is squared, as it is not by Keras.
 
     Args:
         *args: As of `keras.optimizers.Adam`.
@@ -39,15 +42,6 @@ class FusedAdam(keras.optimizers.Adam):
         super().build(var_list)
         moments = self.variables[-2 * len(var_list) :]  # what Keras makes last: two of each variable in turn
         self.first_moments, self.second_moments = moments[::2], moments[1::2]
-
-    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """Changes all variables.
-
-        Args:
-            grads: Of the loss.
-            trainable_variables: What is changed; by default what was given to `build`.
-        """
-        super().apply(dense(grads), trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Changes one variable.
@@ -79,26 +73,3 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=epsilon,
             grad=gradient,
         )
-
-
-def dense(gradients: list[Any]) -> list[Any]:
-    """Gradients that have each row once.
-
-    TensorFlow's gradient of an embedding holds a row as often as its token came. Keras' optimizers sum the squares of
-    such rows, which is neither the norm nor the second moment of the gradient.
-
-    Args:
-        gradients: As the backend gives them; None where there is none.
-
-    Returns:
-        Tensors of the variables' shapes, and None.
-
-    Example:
-        >>> dense([None])
-        [None]
-    """
-    if keras.config.backend() != "tensorflow":
-        return gradients
-    import tensorflow as tf
-
-    return [each if each is None else tf.convert_to_tensor(each) for each in gradients]

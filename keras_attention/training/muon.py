@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import positive_integer, positive_number, probability
-from keras_attention.training.fused_adam import dense
 from keras_attention.training.schedules import InverseSqrtSchedule
+from keras_attention.training.summed_rows import SummedRows
 
 # Of the polynomial a x + b x³ + c x⁵, which takes singular values between 0 and 1 near to 1 (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -17,7 +17,7 @@ UPDATE_SIZE = 0.2
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Muon(keras.optimizers.Optimizer):
+class Muon(SummedRows, keras.optimizers.Optimizer):
     """W ← W − lr · 0.2 √max(m, n) · U Vᵀ, where U Σ Vᵀ is the momentum of the gradient of an m × n matrix.
 
     Every variable named "kernel" with two or more axes is such a matrix; all others (embeddings, biases, scales of
@@ -78,15 +78,6 @@ class Muon(keras.optimizers.Optimizer):
         make = self.add_variable_from_reference
         self.first_moments = [make(variable, name="momentum") for variable in variables]
         self.second_moments = [None if is_matrix(each) else make(each, name="velocity") for each in variables]
-
-    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """Changes all variables.
-
-        Args:
-            grads: Of the loss.
-            trainable_variables: What is changed; by default what was given to `build`.
-        """
-        super().apply(dense(grads), trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Changes one variable.

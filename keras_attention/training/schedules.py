@@ -101,7 +101,7 @@ def paper_optimizer(
     Source: Vaswani et al. 2017, section 5.3.
     """
     batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
-    # Keras takes torch's own fused Adam for its class alone; on JAX the compiler makes one.
+    # On torch Keras steps all variables at once, for its own class alone; on JAX the compiler joins the operations.
     adam = FusedAdam if keras.config.backend() == "tensorflow" else keras.optimizers.Adam
     return adam(
         InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
