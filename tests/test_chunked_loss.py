@@ -62,6 +62,16 @@ def test_the_gradient_is_scaled_by_what_comes_from_above(case):
         np.testing.assert_allclose(third, 3 * first, rtol=1e-5, atol=1e-7)
 
 
+def test_labels_without_any_probability_lose_as_much_as_in_whole_logits(case):
+    x, embeddings, labels = case
+    x = 60 * x
+    logits = x.reshape(-1, M) @ embeddings.T
+    lowest = np.where(labels == 0, 0, logits[:, 1:].argmin(axis=-1).reshape(B, T) + 1).astype("int32")
+    expected = numpy(whole(x, embeddings, lowest))
+    assert expected > 100  # the smallest float32 is e to the power of -87
+    np.testing.assert_allclose(numpy(chunked(x, embeddings, lowest)), expected, rtol=0.001)
+
+
 def test_the_metrics_are_those_of_whole_logits(case):
     x, embeddings, labels = case
     sums = chunked_cross_entropy(*case, label_smoothing=0.1, chunk_size=4)

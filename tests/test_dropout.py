@@ -27,10 +27,20 @@ def test_what_is_kept_is_scaled_and_the_rest_is_zero(x, rate):
         shares = kept.mean(axis=others)
         spread = np.sqrt(rate * (1 - rate) / (x.size / x.shape[axis]))
         assert np.all(np.abs(shares - (1 - rate)) < 5 * spread)
-    # Nor have neighbours, which share a random number.
-    pairs = kept.reshape(-1)[: x.size // 2 * 2].reshape(-1, 2)
-    both = np.mean(pairs[:, 0] & pairs[:, 1])
-    assert abs(both - (1 - rate) ** 2) < 5 * np.sqrt((1 - rate) ** 2 / len(pairs))
+    # Nor have neighbours, of which four share a random number.
+    kept = kept.reshape(-1)
+    for distance in (1, 2, 3):
+        both = np.mean(kept[distance:] & kept[:-distance])
+        assert abs(both - (1 - rate) ** 2) < 5 * np.sqrt((1 - rate) ** 2 / kept.size)
+
+
+# Between multiples of 1/256, at one, and below the smallest.
+@pytest.mark.parametrize("rate", [0.1, 1.4 / 256, 4 / 256, 0.001, 0.9985])
+def test_over_many_calls_the_rate_is_the_one_that_was_given(rate):
+    layer, ones = Dropout(rate, seed=11), np.ones((997,), "float32")
+    dropped = [np.mean(numpy(layer(ones, training=True)) == 0) for _ in range(300)]
+    assert abs(np.mean(dropped) - rate) < 4 * np.std(dropped) / np.sqrt(len(dropped))
+    assert np.std(dropped) < 1.5 * np.sqrt(rate * (1 - rate) / ones.size)
 
 
 def test_the_gradient_passes_where_the_input_did(x):

@@ -1,19 +1,19 @@
-"""Dropout for half of the random numbers."""
+"""Dropout for a quarter of the random numbers."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-# Two of these numbers fit into one random number of 32 bits.
-STEPS = 2**16
+# One of these numbers is a byte: four of them fit into one random number of 32 bits.
+STEPS = 256
 
 
 class Dropout(keras.layers.Dropout):
-    """Keras' layer, with random numbers of 16 bits on TensorFlow, where drawing them is most of its work.
+    """Keras' layer, with random bytes on TensorFlow, where drawing random numbers is most of its work.
 
-    The rate is rounded to a multiple of 2⁻¹⁶; what is kept is divided by the share that is kept, exactly. On JAX and
-    torch the layer is Keras'.
+    Each value is dropped with the probability `rate`: its multiple of 1/256 is rounded up or down at random, anew in
+    each call. Rates below 1/256 or above 255/256 are Keras' own, and so is the whole layer on JAX and torch.
 
     Example:
         >>> y = Dropout(0.25, seed=1)(keras.ops.ones((1000, 7)), training=True)
@@ -33,12 +33,14 @@ class Dropout(keras.layers.Dropout):
         Returns:
             Of the same shape.
         """
-        plain = self.noise_shape is not None or not 0 < self.rate < 1
+        plain = self.noise_shape is not None or not 1 <= self.rate * STEPS <= STEPS - 1
         if plain or not training or keras.config.backend() != "tensorflow":
             return super().call(inputs, training=training)
-        dropped = min(round(self.rate * STEPS), STEPS - 1)  # of so many values
         size = ops.size(inputs)
-        bits = keras.random.randint(((size + 1) // 2, 1), -(2**31), 2**31 - 1, seed=self.seed_generator)
-        numbers = ops.reshape(ops.view(bits, "uint16"), (-1,))[:size]
-        kept = ops.reshape(ops.greater_equal(numbers, ops.cast(dropped, "uint16")), ops.shape(inputs))
-        return inputs * (ops.cast(kept, inputs.dtype) * ops.cast(STEPS / (STEPS - dropped), inputs.dtype))
+        draws = keras.random.randint((size // 4 + 2, 1), -(2**31), 2**31 - 1, seed=self.seed_generator)
+        steps, share_above = divmod(self.rate * STEPS, 1)
+        above = draws[-1, 0] < int(share_above * 2**32) - 2**31
+        dropped = ops.cast(steps, "uint8") + ops.cast(above, "uint8")  # of 256 bytes
+        numbers = ops.reshape(ops.view(draws, "uint8"), (-1,))[:size]
+        kept = ops.reshape(ops.greater_equal(numbers, dropped), ops.shape(inputs))
+        return inputs * (ops.cast(kept, inputs.dtype) * ops.cast(1 / (1 - self.rate), inputs.dtype))

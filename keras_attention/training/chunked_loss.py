@@ -168,6 +168,8 @@ def chunked_cross_entropy(
     labels = ops.reshape(ops.cast(labels, "int32"), (-1,))  # (N,)
     embeddings = ops.cast(embeddings, rows.dtype)
     smooth = label_smoothing / vocabulary_size
+    dtype = keras.backend.standardize_dtype(rows.dtype)
+    logits_dtype = "float32" if dtype == "float16" else dtype  # float16 has no probability below 6e-8
 
     # All tensors are arguments because JAX could not differentiate a compiled function that closes over them.
     @ops.custom_gradient
@@ -177,17 +179,18 @@ def chunked_cross_entropy(
 
         def chunk(index: Any, carry: Any) -> Any:
             sums, d_rows, d_embeddings = carry
-            start = index * size
-            x = ops.slice(padded_rows, (start, 0), (size, width))  # (C, M)
-            labels, real = (ops.slice(values, (start,), (size,)) for values in (padded_labels, padded_real))
-            logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), "float32")  # (C, V)
-            largest = ops.max(logits, axis=-1)  # (C,)
+            x, labels, real = row_chunks[index], label_chunks[index], real_chunks[index]  # (C, M), (C,), (C,)
+            logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), logits_dtype)  # (C, V)
+            largest = ops.cast(ops.max(logits, axis=-1), "float32")  # (C,)
             probabilities = ops.softmax(logits)  # (C, V)
-            log_sum = largest - ops.log(ops.max(probabilities, axis=-1))  # (C,), log Σ exp z
+            label_logits, label_probabilities = (
+                ops.cast(gather_labels(values, labels), "float32") for values in (logits, probabilities)
+            )  # (C,), z and p of the labels
+            # log Σ exp z = z − log p. Where p is no more than zero, the largest z is nearly all of it.
+            log_sum = ops.maximum(label_logits - ops.log(ops.maximum(label_probabilities, 1e-37)), largest)  # (C,)
             probabilities = ops.cast(probabilities, x.dtype)
             x = ops.cast(x, "float32")
             label_vectors = ops.cast(ops.take(embeddings, labels, axis=0), "float32")  # (C, M)
-            label_logits = gather_labels(logits, labels)  # (C,)
             losses = log_sum - (1 - label_smoothing) * label_logits - smooth * ops.matmul(x, row_sum[:, None])[:, 0]
             correct = ops.cast(label_logits >= largest, "float32")
             sums = sums + ops.stack(
@@ -197,18 +200,20 @@ def chunked_cross_entropy(
             attracted = (1 - label_smoothing) * label_vectors + smooth * row_sum  # (C, M)
             d_x = (ops.cast(ops.matmul(probabilities, embeddings), "float32") - attracted) * real
             new = ops.matmul(ops.transpose(probabilities), ops.cast(x * real, probabilities.dtype))  # (V, M)
-            return sums, ops.slice_update(d_rows, (start, 0), d_x), d_embeddings + ops.cast(new, "float32")
+            # Not `slice_update`, which TensorFlow compiles anew for each shape.
+            d_rows = ops.scatter_update(d_rows, ops.reshape(index, (1, 1)), d_x[None])
+            return sums, d_rows, d_embeddings + ops.cast(new, "float32")
 
         chunks = 1 + ops.shape(rows)[0] // chunk_size
         size = 1 + ops.shape(rows)[0] // chunks  # C at most; the last chunk is not mostly padding
-        padded_rows, padded_labels, padded_real = (_padded(values, size) for values in (rows, labels, real))
+        row_chunks, label_chunks, real_chunks = (_chunks_of(values, chunks, size) for values in (rows, labels, real))
         sums, d_rows, d_embeddings = ops.fori_loop(
             0,
-            ops.shape(padded_rows)[0] // size,
+            chunks,
             chunk,
             (
                 ops.zeros((4,), "float32"),
-                ops.zeros(ops.shape(padded_rows), "float32"),
+                ops.zeros(ops.shape(row_chunks), "float32"),
                 ops.zeros((vocabulary_size, width), "float32"),
             ),
         )
@@ -216,7 +221,7 @@ def chunked_cross_entropy(
         real_rows = ops.cast(rows, "float32") * real[:, None]  # (N, M)
         by_label = ops.segment_sum(real_rows, labels, num_segments=vocabulary_size)  # (V, M)
         d_embeddings = d_embeddings - (1 - label_smoothing) * by_label - smooth * ops.sum(real_rows, axis=0)
-        d_rows = d_rows[: ops.shape(rows)[0]]
+        d_rows = ops.reshape(d_rows, (-1, width))[: ops.shape(rows)[0]]
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
             upstream = (args[0] if upstream is None else upstream)[0]
@@ -236,7 +241,8 @@ def _shape(x: Any) -> tuple[int, ...] | None:
     return None if x is None else tuple(x.shape)
 
 
-def _padded(values: Any, size: int) -> Any:
-    """Rows of zeros added up to a multiple of the size."""
-    missing = -ops.shape(values)[0] % size
-    return ops.pad(values, [[0, missing], *([0, 0] for _ in values.shape[1:])])
+def _chunks_of(values: Any, chunks: Any, size: Any) -> Any:
+    """(N, …) as (chunks, C, …), the last of it zeros."""
+    rest = tuple(values.shape[1:])
+    padded = ops.pad(values, [[0, chunks * size - ops.shape(values)[0]], *([0, 0] for _ in rest)])
+    return ops.reshape(padded, (chunks, size, *rest))
