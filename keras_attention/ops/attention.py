@@ -42,13 +42,13 @@ def dot_product_attention(
     query = ops.multiply(
         query, ops.convert_to_tensor(key.shape[-1] ** -0.5, query.dtype)
     )  # a cast would start from float32
-    logits = _for_each_head("bhtd,bhsd->bhts", query, key)  # (B, H, T, S)
+    logits = _for_each_head(_scores, query, key)  # (B, H, T, S)
     logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
     if bias is not None:
         logits = logits + ops.cast(bias, logits.dtype)
     weights = ops.cast(masked_softmax(logits, mask), value.dtype)  # (B, H, T, S)
     dropped = weights if dropout is None else dropout(weights)
-    return _for_each_head("bhts,bhsd->bhtd", dropped, value), weights  # (B, H, T, E)
+    return _for_each_head(ops.matmul, dropped, value), weights  # (B, H, T, E)
 
 
 def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None) -> Any:
@@ -113,12 +113,18 @@ def masked_softmax(logits: Any, mask: Any = None) -> Any:
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
 
 
-def _for_each_head(equation: str, x: Any, y: Any) -> Any:
+def _scores(query: Any, key: Any) -> Any:
+    """Q Kᵀ."""
+    # Without `optimize` Keras has TensorFlow write Kᵀ out, and for the gradient once more.
+    return ops.einsum("bhtd,bhsd->bhts", query, key, optimize="greedy")
+
+
+def _for_each_head(product: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
     """The product of (B, H, T, ·) and (B, G, S, ·): rows of H/G heads, one after the other, meet the same y."""
     heads, groups = x.shape[1], y.shape[1]
     if groups == heads:
-        return ops.einsum(equation, x, y)
+        return product(x, y)
     batch, _, length, width = ops.shape(x)
     rows = ops.reshape(x, (batch, groups, heads // groups * length, width))  # (B, G, H/G·T, ·)
-    product = ops.einsum(equation, rows, y)
-    return ops.reshape(product, (batch, heads, length, ops.shape(product)[-1]))
+    found = product(rows, y)
+    return ops.reshape(found, (batch, heads, length, ops.shape(found)[-1]))
