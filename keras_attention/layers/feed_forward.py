@@ -8,10 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.adaptation import Composite
+from keras_attention.layers.adaptation import Composite, QuantizableSubclass
 from keras_attention.layers.arguments import initializer_for, positive_integer, probability
 from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.input_checks import check_sequence, check_shape
+from keras_attention.ops.product import product
 
 # The activation inside each gated variant.
 GATED = {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
@@ -101,7 +102,7 @@ class FeedForward(Composite):
         }
 
     def _dense(self, name: str, units: int, activation: Any = None) -> keras.layers.Dense:
-        return keras.layers.Dense(
+        return Dense(
             units,
             activation=activation,
             kernel_initializer=initializer_for(name, self.kernel_initializer),
@@ -109,6 +110,29 @@ class FeedForward(Composite):
             dtype=self.dtype_policy,
             name=name,
         )
+
+
+class Dense(QuantizableSubclass, keras.layers.Dense):
+    """y = f(x W + b), Keras' layer for a list of rows, with the gradient of `ops.product`.
+
+    Example:
+        >>> print(Dense(7)(keras.ops.ones((3, 5))).shape)
+        (3, 7)
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Multiplies.
+
+        Args:
+            inputs: (N, M).
+            training: Unused.
+
+        Returns:
+            (N, F).
+        """
+        y = product(inputs, self.kernel)
+        y = y if self.bias is None else ops.add(y, self.bias)
+        return y if self.activation is None else self.activation(y)
 
 
 def feed_forward_activation(activation: Any) -> Any:

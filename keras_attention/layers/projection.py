@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.adaptation import QuantizableSubclass
+from keras_attention.ops.product import product
 
 
 class Projection(QuantizableSubclass, keras.layers.EinsumDense):
@@ -64,8 +65,8 @@ class Projection(QuantizableSubclass, keras.layers.EinsumDense):
         kept = ops.shape(inputs)[: -self.input_axes]
         width, units = math.prod(inputs.shape[-self.input_axes :]), math.prod(self.output_dims)
         rows = ops.reshape(inputs, (-1, width))  # (B·T, M)
-        product = ops.matmul(rows, ops.reshape(self.kernel, (width, units)))  # (B·T, H·D)
+        y = product(rows, ops.reshape(self.kernel, (width, units)))  # (B·T, H·D)
         if self.bias is not None:
-            product = ops.add(product, ops.reshape(self.bias, (units,)))
-        output = ops.reshape(product, (*kept, *self.output_dims))  # (B, T, H, D)
+            y = ops.add(y, ops.reshape(self.bias, (units,)))
+        output = ops.reshape(y, (*kept, *self.output_dims))  # (B, T, H, D)
         return output if self.activation is None else self.activation(output)

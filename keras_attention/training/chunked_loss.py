@@ -70,7 +70,7 @@ class ChunkedTrainer(keras.Model):
         label_smoothing: float = 0.0,
         inputs: Any = None,
         ignore_id: int = 0,
-        chunk_size: int = 512,
+        chunk_size: int = 1024,
         **kwargs: Any,
     ):
         if inputs is None:
@@ -140,7 +140,7 @@ def chunked_cross_entropy(
     labels: Any,
     label_smoothing: float = 0.0,
     ignore_id: int = 0,
-    chunk_size: int = 512,
+    chunk_size: int = 1024,
 ) -> TokenSums:
     """Σ_t −[(1 − ε) z_t(y_t) + ε/V Σ_v z_t(v)] + log Σ_v exp z_t(v) with z_t = E x_t, over the real tokens.
 
