@@ -12,14 +12,10 @@ from keras_attention.training.summed_rows import SummedRows
 class FusedAdam(SummedRows, keras.optimizers.Adam):
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε), all in one pass on TensorFlow.
 
-    Keras' optimizer in its arguments, its state and, but for rounding, its results. Keras writes a step as a dozen
-    operations, each of which reads and writes whole variables; TensorFlow has a kernel that does all of them. With
-    `amsgrad`, and on other backends, the step is Keras' own. A row that an embedding's gradient has twice is summed
-    before it is squared, as it is not by Keras.
-
-    Args:
-        *args: As of `keras.optimizers.Adam`.
-        **kwargs: As of `keras.optimizers.Adam`.
+    `keras.optimizers.Adam` in its arguments, its state and, but for rounding, its results. Keras writes a step as a
+    dozen operations, each of which reads and writes whole variables; TensorFlow has a kernel that does all of them.
+    With `amsgrad`, and on other backends, the step is Keras' own. A row that an embedding's gradient has twice is
+    summed before it is squared, as it is not by Keras.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
