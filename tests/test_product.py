@@ -50,6 +50,13 @@ def test_other_dtypes(case, dtype):
     np.testing.assert_allclose(numpy(ops.cast(found, "float32")), case[0] @ case[1], atol=0.1)
 
 
+def test_factors_of_two_dtypes_meet_in_the_wider_one(case):
+    x, kernel = ops.cast(case[0], "bfloat16"), ops.convert_to_tensor(case[1])
+    found = product(x, kernel)
+    assert dtype_of(found) == "float32"
+    np.testing.assert_allclose(numpy(found), numpy(ops.cast(x, "float32")) @ case[1], rtol=1e-4, atol=1e-5)
+
+
 def test_weights_of_a_layer_have_gradients_outside_of_a_graph(case):
     network = FeedForward(F, activation="linear")
     x = case[0][None]

@@ -26,8 +26,8 @@ def product(x: Any, kernel: Any) -> Any:
         >>> print(product(ops.ones((3, 5)), ops.ones((5, 7))).shape)
         (3, 7)
     """
-    kernel = ops.cast(kernel, x.dtype)  # a tensor where it was a variable, which a gradient cannot be given for
-    if keras.config.backend() != "tensorflow" or keras.backend.standardize_dtype(kernel.dtype) != "float32":
+    is_float32 = all(keras.backend.standardize_dtype(each.dtype) == "float32" for each in (x, kernel))
+    if keras.config.backend() != "tensorflow" or not is_float32:
         return ops.matmul(x, kernel)
 
     @ops.custom_gradient
@@ -38,4 +38,4 @@ def product(x: Any, kernel: Any) -> Any:
 
         return ops.matmul(x, kernel), gradient
 
-    return multiplied(x, kernel)
+    return multiplied(x, ops.cast(kernel, "float32"))  # a variable as a tensor, which alone can have such a gradient

@@ -186,7 +186,7 @@ def chunked_cross_entropy(
             label_logits, label_probabilities = (
                 ops.cast(gather_labels(values, labels), "float32") for values in (logits, probabilities)
             )  # (C,), z and p of the labels
-            # log Σ exp z = z − log p. Where p is no more than zero, the largest z is nearly all of it.
+            # log Σ exp z = z − log p. Where p is too small for a number, the largest z is nearly all of it.
             log_sum = ops.maximum(label_logits - ops.log(ops.maximum(label_probabilities, 1e-37)), largest)  # (C,)
             probabilities = ops.cast(probabilities, x.dtype)
             x = ops.cast(x, "float32")
