@@ -1,5 +1,6 @@
 """The translator: one output for each input, the same alone and in a batch."""
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -88,6 +89,7 @@ def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
         return texts
 
     monkeypatch.setattr(Translator, "__call__", watched)
+    monkeypatch.setattr("keras_attention.serving.translator.BATCHES_AT_ONCE", 1)  # so that they are seen in their order
     texts = lines(97)
     assert translator.translate(texts, tokens_per_batch=131) == texts
     assert sum(count for count, _ in shapes) == 97
@@ -95,6 +97,27 @@ def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
     lengths = [length for _, length in shapes]
     assert lengths == sorted(lengths, reverse=True)
     assert len(shapes) <= 1.2 * sum(count * length for count, length in shapes) / 131 + 1
+
+
+def test_two_batches_are_translated_at_a_time(translator, monkeypatch):
+    both = threading.Barrier(2, timeout=60)
+
+    def waiting(self, texts):
+        both.wait()  # for another batch, as long as one is expected
+        return [text.upper() for text in texts]
+
+    monkeypatch.setattr(Translator, "__call__", waiting)
+    texts = ["a", "b", "a b a b", "b a b a"]
+    assert translator.translate(texts, tokens_per_batch=1) == ["A", "B", "A B A B", "B A B A"]
+
+
+def test_what_stops_one_batch_stops_all(translator, monkeypatch):
+    def failing(self, texts):
+        raise ValueError(f"no translation of {texts}")
+
+    monkeypatch.setattr(Translator, "__call__", failing)
+    with pytest.raises(ValueError, match=r"no translation of \['a b a b'\]"):
+        translator.translate(["a", "b", "a b a b"], tokens_per_batch=1)
 
 
 def test_lone_surrogates_count_as_bad_bytes(translator):

@@ -117,7 +117,8 @@ def beam_search(
     def advance(t: tf.Tensor, sentences: tf.Tensor, now: Search) -> Search:
         logits, state = step(now.last_ids, now.state)
         check_logits(logits, eos_id)
-        logits = tf.cast(logits, tf.float32)
+        # The check is for TensorFlow, which else moves the cast behind each reshaping, and so casts several times.
+        logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
         if rules is not None:
             rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)
             logits = rules(logits, tf.reshape(now.live.ids[:, :rows], [-1, t]), sentences)

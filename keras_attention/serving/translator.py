@@ -1,6 +1,7 @@
 """A model and its tokenizer as one function from text to text."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,9 @@ from keras_attention.decoding.generate import EXTRA_LENGTH
 from keras_attention.serving import signatures
 from keras_attention.serving.reading import Tokens, read
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
+
+# While one batch waits for an operation too small for all cores, another keeps these busy; more than two gain nothing.
+BATCHES_AT_ONCE = 2
 
 
 class Translator(tf.Module):
@@ -121,8 +125,8 @@ class Translator(tf.Module):
     ) -> list[str]:
         """Translates many texts, such as the lines of a file.
 
-        Texts of similar length share a batch, so that little of it is padding; the translations come
-        in the order of the texts.
+        Texts of similar length share a batch, so that little of it is padding, and two batches are translated at a
+        time; the translations come in the order of the texts.
 
         Args:
             texts: The texts; as bytes where they may not be UTF-8.
@@ -133,7 +137,7 @@ class Translator(tf.Module):
             The best translation of each.
 
         Raises:
-            ValueError: If `tokens_per_batch` is below 1.
+            ValueError: If `tokens_per_batch` is below 1, or if the model's output is not a number for one of the texts.
         """
         if tokens_per_batch < 1:
             raise ValueError(
@@ -141,12 +145,14 @@ class Translator(tf.Module):
                 f"Received: tokens_per_batch={tokens_per_batch}"
             )
         lengths = self.read(_as_tensor(texts)).lengths.numpy()
-        translations = [""] * len(texts)
         batches = list(_batches(lengths, tokens_per_batch))
-        for batch in _with_progress(batches, len(texts)) if progress else batches:
-            found = self([texts[place] for place in batch])
-            for place, text in zip(batch, found, strict=True):
-                translations[place] = text
+        translations = [""] * len(texts)
+        self.serve.get_concrete_function()  # made in this thread: Keras' settings are those of a thread
+        with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+            found = pool.map(lambda batch: self([texts[place] for place in batch]), batches)
+            for batch in _with_progress(batches, len(texts)) if progress else batches:
+                for place, text in zip(batch, next(found), strict=True):
+                    translations[place] = text
         return translations
 
     def attention(self, text: str) -> tuple[np.ndarray, list[str], list[str]]:
