@@ -19,10 +19,10 @@ def inputs(places, dtype="float32", sentences=B, beams=K):
     def normal(*shape):
         return tf.cast(generator.normal(size=shape), dtype)
 
-    memory = [(normal(sentences, H, n, D), normal(sentences, H, n, D)) for n in places]
+    memory = [normal(2, sentences, H, n, D) for n in places]
     hidden = generator.random((sentences, beams, sum(places))) < 0.3
     hidden[..., 0] = False
-    return normal(sentences, beams, H, D), memory, tf.constant(np.where(hidden, HIDDEN, 0.0).astype("float32"))
+    return normal(sentences, H, beams, D), memory, tf.constant(np.where(hidden, HIDDEN, 0.0).astype("float32"))
 
 
 def by_hand(query, memory, bias):
@@ -30,10 +30,10 @@ def by_hand(query, memory, bias):
     query, bias = query.numpy().astype("float64"), bias.numpy().astype("float64")
     keys, values = (np.concatenate([part[i].numpy() for part in memory], axis=2).astype("float64") for i in (0, 1))
     output = np.zeros(query.shape)
-    for b, k, h in np.ndindex(*query.shape[:3]):
-        scores = keys[b, h] @ query[b, k, h] + bias[b, min(k, bias.shape[1] - 1)]
+    for b, h, k in np.ndindex(*query.shape[:3]):
+        scores = keys[b, h] @ query[b, h, k] + bias[b, min(k, bias.shape[1] - 1)]
         weights = np.exp(scores - scores.max())
-        output[b, k, h] = weights / weights.sum() @ values[b, h]
+        output[b, h, k] = weights / weights.sum() @ values[b, h]
     return output
 
 
@@ -65,11 +65,11 @@ def used(monkeypatch, beams, sentences, places):
     """Which of the two a compiled function computes with."""
     monkeypatch.setattr(few_queries, "attention_of_few", lambda query, *_: tf.zeros_like(query))
     monkeypatch.setattr(few_queries, "cached_attention", lambda query, *_: tf.ones_like(query))
-    specs = [tf.TensorSpec([None, None, H, D]), tf.TensorSpec([None, H, None, D]), tf.TensorSpec([None, None, None])]
+    specs = [tf.TensorSpec([None, H, None, D]), tf.TensorSpec([2, None, H, None, D]), tf.TensorSpec([None, None, None])]
     attention = few_queries.attention_for(beams)
-    compiled = tf.function(lambda query, keys, bias: attention(query, [(keys, keys)], bias), input_signature=specs)
-    query, ((keys, _),), bias = inputs((places,), sentences=sentences, beams=beams)
-    return "many" if tf.reduce_any(compiled(query, keys, bias) > 0) else "few"
+    compiled = tf.function(lambda query, pair, bias: attention(query, [pair], bias), input_signature=specs)
+    query, (pair,), bias = inputs((places,), sentences=sentences, beams=beams)
+    return "many" if tf.reduce_any(compiled(query, pair, bias) > 0) else "few"
 
 
 @pytest.mark.parametrize("places, expected", [(MOST_PAIRS // 4, "few"), (MOST_PAIRS // 4 + 1, "many")])
@@ -83,5 +83,5 @@ def test_a_single_beam_always_takes_the_kernels_for_few(monkeypatch):
 
 def test_an_empty_batch_has_an_empty_answer():
     query, memory, bias = inputs((11,), sentences=0)
-    assert attention_for(K)(query, memory, bias).shape == (0, K, H, D)
-    assert attention_for(1)(query, memory, bias).shape == (0, K, H, D)
+    assert attention_for(K)(query, memory, bias).shape == (0, H, K, D)
+    assert attention_for(1)(query, memory, bias).shape == (0, H, K, D)

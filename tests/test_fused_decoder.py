@@ -62,8 +62,8 @@ def walk(model, state, cache, plain_step, read=0, steps=2 * NEWER_TOKENS + 3):
         cache = cache._replace(layers=tuple(each.reorder(rows) for each in cache.layers))
         ids = generator.integers(4, V, len(left) * K)
     assert state.visible.shape[1] == read + steps * K
-    assert state.older[0][0].shape[2] == read + 2 * NEWER_TOKENS * K
-    assert state.newer[0][0].shape[2] == (steps - 2 * NEWER_TOKENS) * K
+    assert state.older[0].shape[3] == read + 2 * NEWER_TOKENS * K
+    assert state.newer[0].shape[3] == (steps - 2 * NEWER_TOKENS) * K
     assert (numpy(state.lengths) == read + steps).all()
 
 

@@ -13,8 +13,6 @@ HIDDEN = -1e30  # added to scores that no query may see; finite, so that a softm
 # Growing copies: so many tokens at most are copied at each step, all others when these are so many.
 NEWER_TOKENS = 8
 
-Pair = tuple[Any, Any]  # keys and values
-
 
 class DecodingState(NamedTuple):
     """What the decoder has written and read so far.
@@ -23,11 +21,11 @@ class DecodingState(NamedTuple):
     that it descends from. So beams change places without a copy of any key.
 
     Attributes:
-        older: Keys and values of self-attention, for each layer (B, H, n, D) each.
+        older: Keys and values of self-attention, for each layer (2, B, H, n, D).
         newer: The same of the last few tokens; the places of both together are N.
         visible: Which place each beam sees in self-attention, boolean (B, N, K).
-        memory: Keys and values of cross-attention, for each layer (B, H, S, D) each, zero at padding; none in a
-            language model.
+        memory: Keys and values of cross-attention, for each layer (2, B, H, S, D), zero at padding; none in a language
+            model.
         memory_bias: Added to the scores of cross-attention, (B, 1, S).
         lengths: Tokens read so far, (B,); as many for each sentence.
         equal_at_first: Says that the first step may be given one row for all beams of a sentence.
@@ -35,10 +33,10 @@ class DecodingState(NamedTuple):
 
     equal_at_first = True
 
-    older: tuple[Pair, ...]
-    newer: tuple[Pair, ...]
+    older: tuple[Any, ...]
+    newer: tuple[Any, ...]
     visible: Any
-    memory: tuple[Pair, ...]
+    memory: tuple[Any, ...]
     memory_bias: Any
     lengths: Any
 
@@ -63,11 +61,11 @@ class DecodingState(NamedTuple):
             A new state.
         """
 
-        def join() -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+        def join() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
             older = tuple(extended(*pairs) for pairs in zip(self.older, self.newer, strict=True))
-            return older, tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in self.newer)
+            return older, tuple(pair[:, :, :, :0] for pair in self.newer)
 
-        places = ops.shape(self.newer[0][0])[2]
+        places = ops.shape(self.newer[0])[3]
         many = places >= NEWER_TOKENS * rows
         if isinstance(many, bool):  # outside a graph, where the branches of `cond` may not differ in shape on JAX
             older, newer = join() if many else (self.older, self.newer)
@@ -84,22 +82,26 @@ class DecodingState(NamedTuple):
         Returns:
             A new state.
         """
-        return DecodingState(*keras.tree.map_structure(lambda x: ops.take(x, sentences, axis=0), tuple(self)))
+        pairs = (self.older, self.newer, self.memory)
+        older, newer, memory = keras.tree.map_structure(lambda x: ops.take(x, sentences, axis=1), pairs)
+        visible, memory_bias, lengths = (
+            ops.take(x, sentences, axis=0) for x in (self.visible, self.memory_bias, self.lengths)
+        )
+        return DecodingState(older, newer, visible, memory, memory_bias, lengths)
 
 
-def extended(pair: Pair, more: Pair) -> Pair:
+def extended(pair: Any, more: Any) -> Any:
     """Keys and values with others behind them.
 
     Args:
-        pair: (B, H, n, D) each.
-        more: (B, H, m, D) each.
+        pair: (2, B, H, n, D).
+        more: (2, B, H, m, D).
 
     Returns:
-        (B, H, n + m, D) each.
+        (2, B, H, n + m, D).
 
     Example:
-        >>> keys, _ = extended((ops.zeros((2, 3, 5, 7)),) * 2, (ops.ones((2, 3, 1, 7)),) * 2)
-        >>> print(keys.shape)
-        (2, 3, 6, 7)
+        >>> print(extended(ops.zeros((2, 3, 5, 7, 11)), ops.ones((2, 3, 5, 1, 11))).shape)
+        (2, 3, 5, 8, 11)
     """
-    return tuple(ops.concatenate([old, new], axis=2) for old, new in zip(pair, more, strict=True))
+    return ops.concatenate([pair, more], axis=3)

@@ -59,7 +59,7 @@ class FusedDecoder:
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
         dtype = self.layers[0].self_attention.dtype
         return self._unread(sentences, beams)._replace(
-            older=tuple((ops.cast(layer.key, dtype), ops.cast(layer.value, dtype)) for layer in cache.layers),
+            older=tuple(ops.cast(ops.stack([layer.key, layer.value]), dtype) for layer in cache.layers),
             visible=ops.ones((sentences, length, beams), "bool"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )
@@ -82,7 +82,7 @@ class FusedDecoder:
             matrices = layer.cross_attention
             both = matrices.memory(rows, matrices.dtype)  # (B·S, 2·H·D)
             both = ops.where(ops.reshape(mask, (-1, 1)), both, ops.zeros_like(both))
-            pairs.append(matrices.pair_of(both, sentences))
+            pairs.append(matrices.heads_of(both, sentences, length))
         return self._unread(sentences, beams)._replace(
             memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None]
         )
@@ -98,7 +98,7 @@ class FusedDecoder:
             The logits of the next token (B·K, V) or (B, V), and the new state.
         """
         sentences, _, beams = ops.shape(state.visible)
-        rows = ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
+        rows = 1 if beams == 1 else ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
         x = self.model.get_layer("embedding")(ids[:, None])  # (B·K, 1, M)
         x = self.model.get_layer("positions")(x, start_index=ops.max(state.lengths, initial=0))
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
@@ -112,15 +112,15 @@ class FusedDecoder:
         for number, layer in enumerate(self.layers):
             matrices, norm = layer.self_attention, layer.self_attention_norm
             joined = matrices.inputs(self._enter(norm, x), matrices.dtype)  # (B·K, 3·H·D)
-            queries, pair = ops.split(joined, [joined.shape[-1] // 3], axis=1)
-            newer.append(extended(state.newer[number], matrices.pair_of(pair, sentences)))
+            heads = matrices.heads_of(joined, sentences, rows)  # (3, B, H, K, D)
+            newer.append(extended(state.newer[number], heads[1:]))
             memory = state.older[number], newer[-1]
-            x = self._leave(norm, x, matrices.attend(self.attention, queries, memory, bias))
+            x = self._leave(norm, x, matrices.attend(self.attention, heads[0], memory, bias))
 
             if layer.cross_attention is not None:
                 matrices, norm = layer.cross_attention, layer.cross_attention_norm
                 queries = matrices.inputs(self._enter(norm, x), matrices.dtype)  # (B·K, H·D)
-                memory = (state.memory[number],)
+                queries, memory = matrices.heads_of(queries, sentences, rows)[0], (state.memory[number],)
                 x = self._leave(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
 
             norm = layer.feed_forward_norm
@@ -131,10 +131,10 @@ class FusedDecoder:
 
     def _unread(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
-        empty = ops.zeros((sentences, attention.heads, 0, attention.head_dim), attention.dtype)
+        empty = ops.zeros((2, sentences, attention.heads, 0, attention.head_dim), attention.dtype)
         return DecodingState(
-            older=((empty, empty),) * len(self.layers),
-            newer=((empty, empty),) * len(self.layers),
+            older=(empty,) * len(self.layers),
+            newer=(empty,) * len(self.layers),
             visible=ops.zeros((sentences, 0, beams), "bool"),
             memory=(),
             memory_bias=ops.zeros((sentences, 1, 0), "float32"),

@@ -103,45 +103,38 @@ class FusedAttention(NamedTuple):
         """Of the products."""
         return self.inputs.dtype
 
-    def heads_of(self, rows: Any, sentences: Any) -> Any:
-        """Vectors with an axis for their heads.
+    def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
+        """Vectors with axes for what was joined and for their heads.
 
         Args:
-            rows: (B·n, heads·D).
+            rows: Queries, keys and values side by side, or some of them, (B·n, c·H·D).
             sentences: B.
+            length: n.
 
         Returns:
-            (B, n, heads, D).
+            (c, B, H, n, D).
         """
-        return ops.reshape(rows, (sentences, -1, rows.shape[-1] // self.head_dim, self.head_dim))
+        joined = rows.shape[-1] // (self.heads * self.head_dim)
+        vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·H, D)
+        vectors = _turned(vectors, (sentences, length, joined, self.heads), (2, 0, 3, 1))
+        return ops.reshape(vectors, (joined, sentences, self.heads, length, self.head_dim))
 
-    def pair_of(self, rows: Any, sentences: Any) -> tuple[Any, Any]:
-        """Keys and values as caches have them.
-
-        Args:
-            rows: Both, (B·n, 2·H·D).
-            sentences: B.
-
-        Returns:
-            (B, H, n, D) each.
-        """
-        both = ops.transpose(self.heads_of(rows, sentences), (0, 2, 1, 3))  # (B, 2H, n, D)
-        return tuple(ops.split(both, 2, axis=1))
-
-    def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[tuple[Any, Any]], bias: Any) -> Any:
+    def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any) -> Any:
         """softmax(Q Kᵀ + bias) V, and back to the model's width.
 
         Args:
             attention: What computes `cached_attention`.
-            queries: (B·K, H·D), scaled.
-            memory: Keys and values (B, H, n, D), in one part or in two of N places together.
+            queries: (B, H, K, D), scaled.
+            memory: Keys and values (2, B, H, n, D), in one part or in two of N places together.
             bias: (B, K or 1, N).
 
         Returns:
             (B·K, M).
         """
-        context = attention(self.heads_of(queries, ops.shape(bias)[0]), memory, bias)  # (B, K, H, D)
-        return self.output(ops.reshape(context, (-1, self.heads * self.head_dim)))
+        context = attention(queries, memory, bias)  # (B, H, K, D)
+        vectors = ops.reshape(context, (-1, self.head_dim))  # (B·H·K, D)
+        vectors = _turned(vectors, ops.shape(queries)[:3], (0, 2, 1))  # (B·K·H, D)
+        return self.output(ops.reshape(vectors, (-1, self.heads * self.head_dim)))
 
 
 class FusedLayer:
@@ -161,6 +154,18 @@ class FusedLayer:
             self.cross_attention_norm = joined_norm(layer.cross_attention_norm)
         self.feed_forward = _feed_forward(layer.feed_forward, dtype)
         self.feed_forward_norm = joined_norm(layer.feed_forward_norm)
+
+
+def _turned(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> Any:
+    """Vectors (…, D) with their leading axes, of this shape, in another order; as many rows as before.
+
+    Each is copied as a whole, for which TensorFlow takes less time on a CPU than to transpose as few as these.
+    """
+    longer = [axis for axis in order if not (isinstance(shape[axis], int) and shape[axis] == 1)]
+    if longer == sorted(longer):  # nothing moves
+        return vectors
+    places = ops.arange(math.prod(shape), dtype="int32")
+    return ops.take(vectors, ops.reshape(ops.transpose(ops.reshape(places, shape), order), (-1,)), axis=0)
 
 
 def _flat(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
