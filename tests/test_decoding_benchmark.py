@@ -104,7 +104,8 @@ class FakeSide:
         lines = lines_of(arguments["file"])[:: arguments.get("every", 1)]
         texts = ["wrong" if place in self.wrong else line[::-1] for place, line in enumerate(lines)]
         found = {"lines": lines, "texts": texts} if "every" in arguments else texts
-        return {"seconds": abs(arguments.get("tokens_per_batch", 4096) - 4096) / 1000 + 0.5, "found": found}
+        seconds = abs(arguments.get("tokens_per_batch", 4096) - 4096) / 1000 + 0.5
+        return {"seconds": seconds + abs(arguments.get("batches_at_once", 2) - 2), "found": found}
 
 
 def test_a_file_is_translated_by_all_sides(tmp_path, monkeypatch):
@@ -120,7 +121,8 @@ def test_a_file_is_translated_by_all_sides(tmp_path, monkeypatch):
     assert case.seconds == {"keras_attention": [0.5] * 3, "ctranslate2": [0.5] * 3, "kerashub": [1.0] * 3}
     assert found["kerashub's time is scaled"] == {"from lines": 2, "to lines": 4}
     assert found["same translations as ctranslate2"] == {"keras_attention": 0.75, "ctranslate2": 1.0}
-    assert found["tokens of a batch"] == {"ctranslate2": 4096}
+    assert found["tokens per batch"] == {"ctranslate2": 4096}
+    assert found["batches at once"] == {"ctranslate2": 2}
     assert found["lines a second"]["kerashub"] == 4
     assert found["BLEU"]["ctranslate2"] == pytest.approx(100) == found["BLEU"]["kerashub"]
     assert found["BLEU"]["keras_attention"] < 90

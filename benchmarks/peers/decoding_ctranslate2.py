@@ -1,4 +1,4 @@
-"""CTranslate2 with the same weights: one translator whose threads work on one batch together."""
+"""CTranslate2 with the same weights: threads that work on one batch together, or on one each for a file."""
 
 import json
 
@@ -13,9 +13,10 @@ class CTranslate2:
 
     def __init__(self, task: DecodingTask):
         self.task = task
-        folder = task.path(task.options["weights"])
-        self.translator = ctranslate2.Translator(str(folder), device="cpu", inter_threads=1, intra_threads=task.threads)
-        self.pieces = json.loads((folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
+        self.folder = task.path(task.options["weights"])
+        self.translators = {}  # by batches at a time
+        self.translator = self._translator(at_once=1)
+        self.pieces = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         self.ids = {piece: place for place, piece in enumerate(self.pieces)}
 
     def search(self, sentences: int, beam: int, length: int) -> Work:
@@ -44,22 +45,28 @@ class CTranslate2:
 
         return Work(run, lambda found: [self._ids(tokens) for tokens in found])
 
-    def translate(self, file: str, beam: int, length_penalty: float, tokens_per_batch: int) -> Work:
-        """All lines of a file, text to text, in its own batches of at most so many tokens."""
+    def translate(
+        self, file: str, beam: int, length_penalty: float, tokens_per_batch: int, batches_at_once: int
+    ) -> Work:
+        """All lines of a file, text to text, in its own batches of at most so many tokens, so many at a time."""
         import sentencepiece
 
         processor = sentencepiece.SentencePieceProcessor(model_file=str(self.task.path(TOKENIZER)))
-        lines = lines_of(file)
+        lines, translator = lines_of(file), self._translator(batches_at_once)
         options = {"beam_size": beam, "length_penalty": length_penalty, "min_decoding_length": 0}
         options |= {"max_batch_size": tokens_per_batch, "batch_type": "tokens"}
 
         def run() -> list[str]:
             sources = processor.encode(lines, out_type=str)
-            return processor.decode(
-                [each.hypotheses[0] for each in self.translator.translate_batch(sources, **options)]
-            )
+            return processor.decode([each.hypotheses[0] for each in translator.translate_batch(sources, **options)])
 
         return Work(run, list)
+
+    def _translator(self, at_once: int) -> ctranslate2.Translator:
+        if at_once not in self.translators:
+            threads = {"inter_threads": at_once, "intra_threads": max(1, self.task.threads // at_once)}
+            self.translators[at_once] = ctranslate2.Translator(str(self.folder), device="cpu", **threads)
+        return self.translators[at_once]
 
     def _sources(self, count: int) -> list[list[str]]:
         """Without their ends, which it adds."""
