@@ -203,7 +203,7 @@ def test_outputs_have_at_most_fifty_tokens_more_than_the_source():
 def test_a_model_that_gives_nan_is_reported():
     logits = fixed_logits(t2=np.nan)
     translator = Translator(FixedModel(logits), tiny_tokenizer())
-    with pytest.raises(ValueError, match=r"no usable probabilities for texts \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"no usable probabilities for texts \[0, 1\] of a batch of 2, such as ''"):
         translator(["", "a"])
     found = translator.serve(tf.constant(["", "a"]))
     assert found["text"].numpy().tolist() == [b"", b""]

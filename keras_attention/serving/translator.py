@@ -115,8 +115,8 @@ class Translator(tf.Module):
         broken = np.flatnonzero(np.isnan(found["score"].numpy()))
         if len(broken):
             raise ValueError(
-                f"The model gives no usable probabilities for texts {broken.tolist()}: its weights "
-                "probably hold NaN. Use an earlier checkpoint."
+                f"The model gives no usable probabilities for texts {broken.tolist()} of a batch of {len(texts)}, "
+                f"such as {texts[broken[0]]!r:.80}: its weights probably hold NaN. Use an earlier checkpoint."
             )
         return [text.decode() for text in found["text"].numpy()]
 
