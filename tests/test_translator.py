@@ -111,7 +111,20 @@ def test_two_batches_are_translated_at_a_time(translator, monkeypatch):
     assert translator.translate(texts, tokens_per_batch=1) == ["A", "B", "A B A B", "B A B A"]
 
 
-def test_what_stops_one_batch_stops_all(translator, monkeypatch):
+def test_the_graph_is_made_in_the_thread_that_asks():
+    """Keras' settings are those of a thread, such as the dtype policy."""
+    threads = []
+
+    class Watched(FixedModel):
+        def encode(self, source):
+            threads.append(threading.current_thread())
+            return super().encode(source)
+
+    Translator(Watched(fixed_logits()), tiny_tokenizer()).translate(["a", "b"], tokens_per_batch=1)
+    assert set(threads) == {threading.current_thread()}
+
+
+def test_an_error_in_a_batch_reaches_the_caller(translator, monkeypatch):
     def failing(self, texts):
         raise ValueError(f"no translation of {texts}")
 

@@ -117,7 +117,7 @@ def beam_search(
     def advance(t: tf.Tensor, sentences: tf.Tensor, now: Search) -> Search:
         logits, state = step(now.last_ids, now.state)
         check_logits(logits, eos_id)
-        # The check is for TensorFlow, which else moves the cast behind each reshaping, and so casts several times.
+        # Without the check TensorFlow moves the cast behind each reshaping, and so casts all of it several times.
         logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
         if rules is not None:
             rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)
