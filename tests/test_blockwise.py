@@ -11,13 +11,14 @@ from tensors import assert_close, draw
 import keras_attention as ka
 from keras_attention import ops
 from keras_attention.layers import heads
-from keras_attention.ops import blockwise
+from keras_attention.ops import blockwise, tiles
 from keras_attention.ops.blockwise import blockwise_attention
 from keras_attention.ops.dropout_mask import kept
 from keras_attention.ops.visible_pairs import VisiblePairs
 
 B, H, G, T, S, D, E = 2, 2, 1, 13, 17, 7, 5
 SEGMENTS = {T: [[1] * 6 + [4] * 7, [2] * 2 + [1] * 9 + [0] * 2], S: [[1] * 4 + [4] * 13, [2] * 7 + [1] * 8 + [7] * 2]}
+WITHOUT_LOOPS = pytest.mark.skipif(BACKEND == "torch", reason="torch runs each block on its own")
 VISIBLE = {
     "all": {},
     "causal": {"is_causal": True},
@@ -79,6 +80,16 @@ def assert_same(visible, arrays, key_bias=False, distance_bias=False, block_size
 @pytest.mark.parametrize("name", VISIBLE)
 def test_blocks_are_the_whole(name, biases):
     assert_same(VISIBLE[name], inputs(), *([True, True] if biases == "biases" else []))
+
+
+@pytest.mark.parametrize("most_written_out", [64, pytest.param(0, marks=WITHOUT_LOOPS)])
+@pytest.mark.parametrize("name", VISIBLE)
+def test_blocks_that_share_slices(name, most_written_out, monkeypatch):
+    """7 blocks of queries and 9 of keys in groups of three, written out or in loops."""
+    monkeypatch.setitem(tiles.WRITTEN_OUT, BACKEND, most_written_out)
+    monkeypatch.setattr(tiles, "GROUPS", 3)
+    monkeypatch.setattr(tiles, "LOOPS", 3)
+    assert_same(VISIBLE[name], inputs(), True, True, block_size=2)
 
 
 @pytest.mark.parametrize("block_size", [1, 13, 40, None])

@@ -20,15 +20,16 @@ from keras_attention.ops.tiles import (
     over_blocks,
     over_rows,
     pad_rows,
+    part_of,
     range_of,
     sum_of_diagonals,
-    with_range,
+    with_columns,
 )
 from keras_attention.ops.visible_pairs import VisiblePairs
 
 HIDDEN = -1e30  # stands for -inf, which would make of a query without keys 0/0
-TILE = 2**20  # numbers in a tile: with more it leaves the cache, with fewer the cores wait for the next operation
-GROUPS = 16  # of blocks: with fewer more is computed that causality hides, with more a program is slower to make
+TILE = 3 * 2**19  # numbers in a tile: with more it leaves the cache, with fewer the cores wait for the next operation
+ROWS = 96  # of a tile, or a multiple: a product of 64 or 128 rows takes oneDNN longer for each
 
 
 class Facts(NamedTuple):
@@ -52,7 +53,10 @@ class Facts(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Where a tile stands: a block of rows, which are queries or keys, and a range of columns, which are the others."""
+    """Where a tile stands: a block of rows, which are queries or keys, and a range of columns, which are the others.
+
+    `place` is where the columns are among those of the whole group's range.
+    """
 
     row: Any
     start: Any
@@ -61,6 +65,7 @@ class Tile(NamedTuple):
     high: Any
     is_hidden: bool
     by_keys: bool
+    place: slice
 
     @property
     def places(self) -> tuple[Any, Any]:
@@ -87,6 +92,11 @@ class Met(NamedTuple):
     upstream: Any
     delta: Any
 
+    def part(self, place: slice) -> "Met":
+        """Some of the queries."""
+        axes = 1, 0, 1, 0, 0
+        return Met(*(part_of(x, place, axis) for x, axis in zip(self, axes, strict=True)))
+
 
 class BlockPasses:
     """The passes over one call's tensors.
@@ -102,7 +112,6 @@ class BlockPasses:
         self.visible = facts.visible._replace(**{k: x for k, x in tensors.items() if k in VisiblePairs._fields})
         self.rows, self.query_length, _ = ops.shape(tensors["query"])
         self.key_length = ops.shape(tensors["key"])[1]
-        self.groups = GROUPS if self.visible.is_by_place else 1
         self.widths = tensors["key"].shape[2], tensors["value"].shape[2]
         self.dtype = keras.backend.standardize_dtype(tensors["query"].dtype)
 
@@ -152,14 +161,14 @@ class BlockPasses:
         key = ops.transpose(_append(key, column))  # (D + 1, S)
 
         results, turn = [], ops.convert_to_tensor(0, "int32")
-        for group in groups_of(-(-self.query_length // size), self.groups):
-            ranges = self.visible.keys_of(group[0] * size, group[1] * size, self.key_length)
-            keys = [range_of(key, low, high, turn, group[0]) for low, high, _ in ranges]  # (D + 1, C)
+        for group in groups_of(-(-self.query_length // size), not self.visible.is_by_place):
+            ranges = self.visible.keys_of(group.begin * size, group.end * size, self.key_length)
+            keys = [range_of(key, low, high, group, turn) for low, high, _ in ranges]  # (D + 1, C)
             values = [value[low:high] for low, high, _ in ranges]  # (C, E)
 
-            def block(carry: Any, start: Any, ranges: Any = ranges, keys: Any = keys, values: Any = values) -> Any:
-                tiles = [Tile(row, start, size, *each, by_keys=False) for each in ranges]
-                return carry, self._forward_block(tiles, block_of(query, start, size), keys, values)
+            def block(carry: Any, start: Any, turn: Any, ranges: Any = ranges, keys: Any = keys, values: Any = values):
+                tiles = self._tiles(row, start, size, ranges, by_keys=False)
+                return carry, self._forward_block(tiles, block_of(query, start, size) + ops.cast(turn, self.dtype), keys, values)
 
             _, found, turn = over_blocks(group, size, block, (), (self.widths[1], 1), self.dtype, turn)
             results.append(found)
@@ -168,6 +177,8 @@ class BlockPasses:
 
     def _forward_block(self, tiles: list[Tile], queries: Any, keys: list[Any], values: list[Any]) -> tuple[Any, Any]:
         """The output (R, E) and the logarithms of the sums (R, 1) of queries (R, D + 1) that meet some tiles."""
+        keys = [part_of(x, tile.place, axis=1) for tile, x in zip(tiles, keys, strict=True)]
+        values = [part_of(x, tile.place, axis=0) for tile, x in zip(tiles, values, strict=True)]
         scores = [self._scores(tile, ops.matmul(queries, x)) for tile, x in zip(tiles, keys, strict=True)]  # (R, C)
         largest = _largest(scores)  # (R, 1)
         weights = [ops.exp(x - largest) for x in scores]
@@ -198,30 +209,29 @@ class BlockPasses:
         if "distances" in self.tensors:
             by_distance = (ops.zeros_like(self._distances(row, size, by_keys=True)),)
         results, turn = [], ops.convert_to_tensor(0, "int32")
-        for group in groups_of(-(-self.key_length // size), self.groups):
-            ranges = self.visible.queries_of(group[0] * size, group[1] * size, self.query_length)
+        for group in groups_of(-(-self.key_length // size), not self.visible.is_by_place):
+            ranges = self.visible.queries_of(group.begin * size, group.end * size, self.query_length)
             met = [
                 Met(
-                    range_of(query_columns, low, high, turn, group[0]),
+                    range_of(query_columns, low, high, group, turn),
                     query[low:high],
-                    range_of(upstream_columns, low, high, turn, group[0]),
+                    range_of(upstream_columns, low, high, group, turn),
                     upstream[low:high],
                     delta[low:high],
                 )
                 for low, high, _ in ranges
             ]
 
-            def block(carry: Any, start: Any, ranges: Any = ranges, met: Any = met) -> Any:
-                tiles = [Tile(row, start, size, *each, by_keys=True) for each in ranges]
-                keys, values = block_of(key_rows, start, size), block_of(value_rows, start, size)
+            def block(carry: Any, start: Any, turn: Any, ranges: Any = ranges, met: Any = met) -> Any:
+                tiles = self._tiles(row, start, size, ranges, by_keys=True)
+                keys, values = (block_of(x, start, size) + ops.cast(turn, self.dtype) for x in (key_rows, value_rows))
                 return self._backward_block(tiles, met, keys, values, block_of(key, start, size), *carry)
 
             carry = tuple(by_query[:, low:high] for low, high, _ in ranges), by_distance
             (parts, by_distance), found, turn = over_blocks(
                 group, size, block, carry, (query.shape[1], self.widths[1]), self.dtype, turn
             )
-            for (low, high, _), part in zip(ranges, parts, strict=True):
-                by_query = with_range(by_query, low, high, part)
+            by_query = with_columns(by_query, ranges[0][0], parts)
             results.append(found)
         by_key, by_value = (ops.concatenate(each, axis=0) for each in zip(*results, strict=True))
         found = [ops.transpose(by_query), by_key[: self.key_length, : self.widths[0]], by_value[: self.key_length]]
@@ -237,7 +247,8 @@ class BlockPasses:
         """The next carry, and the gradients by the keys (R, D) and by the values (R, E) of a block."""
         by_query, by_key, by_value = list(by_query), [], []
         turned = ops.transpose(key)  # (D, R)
-        for number, (tile, queries) in enumerate(zip(tiles, met, strict=True)):
+        for number, tile in enumerate(tiles):
+            queries = met[number].part(tile.place)
             weights = ops.exp(self._scores(tile, ops.matmul(keys, queries.columns)))  # (R, C)
             by_weight = ops.matmul(values, queries.upstream_columns)
             dropped = weights
@@ -248,10 +259,21 @@ class BlockPasses:
             by_score = weights * by_weight  # (R, C)
             by_value.append(ops.matmul(dropped, queries.upstream))
             by_key.append(ops.matmul(by_score, queries.rows))
-            by_query[number] = by_query[number] + ops.matmul(turned, by_score)  # torch would add in place
+            before = part_of(by_query[number], tile.place, axis=1)
+            by_query[number] = with_columns(by_query[number], tile.place.start, [before + ops.matmul(turned, by_score)])
             if by_distance:
                 by_distance = (add_at(by_distance[0], self._first_distance(tile), sum_of_diagonals(by_score)),)
         return (tuple(by_query), by_distance), (_sum(by_key), _sum(by_value))
+
+    def _tiles(self, row: Any, start: Any, size: int, ranges: list[Any], by_keys: bool) -> list[Tile]:
+        """The tiles of a block that meets these ranges; where the block's start is known, without what it does not see."""
+        own = ranges
+        if isinstance(start, int):
+            seen = self.visible.queries_of if by_keys else self.visible.keys_of
+            seen = seen(start, start + size, self.query_length if by_keys else self.key_length)
+            own = [_within(each, seen[0][0], seen[-1][1]) for each in ranges]
+        places = [slice(low - first, high - first) for (low, high, _), (first, _, _) in zip(own, ranges, strict=True)]
+        return [Tile(row, start, size, *each, by_keys, place) for each, place in zip(own, places, strict=True)]
 
     def _vectors(self, row: Any) -> tuple[Any, ...]:
         """Query, key, value and column of a row; several may share the latter three."""
@@ -287,10 +309,10 @@ class BlockPasses:
         return ops.where(self._keep(tile), weights, 0.0) if self.facts.dropout else weights
 
     def _block_size(self, length: int, others: int) -> int:
-        """How many rows make a tile, a multiple of 16."""
+        """How many rows make a tile."""
         size = self.facts.block_size
         if size is None:
-            size = min(max(TILE // others // 16 * 16, 64), 512)
+            size = ROWS * min(max(TILE // others // ROWS, 1), 5)
         return min(size, length)
 
 
@@ -303,6 +325,12 @@ def _append(x: Any, *columns: Any) -> Any:
 def _largest(scores: list[Any]) -> Any:
     largest = [ops.max(x, axis=1, keepdims=True) for x in scores]
     return largest[0] if len(largest) == 1 else ops.maximum(*largest)
+
+
+def _within(each: tuple[int, int, bool], first: int, last: int) -> tuple[int, int, bool]:
+    """The part of a range that is in another one; the range as it is, hidden pairs and all, where there is none."""
+    low, high = max(each[0], first), min(each[1], last)
+    return (low, high, each[2]) if low < high else each
 
 
 def _sum(parts: list[Any]) -> Any:

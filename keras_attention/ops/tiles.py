@@ -3,11 +3,17 @@
 Shapes: L length, N blocks, R rows of a block, C columns of a tile.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+# How many blocks are written out, at most: XLA takes long to compile them, torch has no loop.
+WRITTEN_OUT = {"tensorflow": 64, "jax": 0, "torch": math.inf}
+GROUPS = 32  # of blocks that are written out, at most: each makes slices, which several blocks may share
+LOOPS = 16  # with fewer more is computed that causality hides, with more a program is slower to make
 
 
 def over_rows(count: Any, body: Callable[[Any], Any], shapes: tuple[tuple[Any, ...], ...], dtype: str) -> Any:
@@ -40,29 +46,45 @@ def over_rows(count: Any, body: Callable[[Any], Any], shapes: tuple[tuple[Any, .
     return results
 
 
-def groups_of(count: int, groups: int) -> list[tuple[int, int]]:
-    """Divides blocks into groups, each of which is a loop.
+class Group(NamedTuple):
+    """Blocks in a row that are computed from the same slices.
 
-    XLA knows no shape that depends on a loop's counter, so a compiled program has a loop for each of some groups of
-    blocks, with the shape that the group as a whole needs.
+    Attributes:
+        begin: The first block.
+        end: The one past the last.
+        is_written_out: Whether the program repeats its lines for each block, in place of a loop.
+    """
+
+    begin: int
+    end: int
+    is_written_out: bool
+
+
+def groups_of(count: int, are_alike: bool) -> list[Group]:
+    """Divides blocks into groups.
+
+    XLA knows no shape that depends on a loop's counter, so a loop computes for each of its blocks what any of them
+    needs. Where the start of a block says what it needs, few blocks are written out, and more get several loops.
 
     Args:
         count: How many blocks there are, N.
-        groups: How many groups there are, at most.
+        are_alike: Whether all of them need the same.
 
     Returns:
-        The first block of each group, and the one past its end.
+        The groups.
 
     Example:
-        >>> groups_of(5, 3)
-        [(0, 2), (2, 4), (4, 5)]
+        >>> [(group.begin, group.end) for group in groups_of(3, are_alike=False)]
+        [(0, 1), (1, 2), (2, 3)]
     """
-    size = 1 if keras.config.backend() == "torch" else -(-count // groups)  # torch has no such loop
-    return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
+    most = WRITTEN_OUT[keras.config.backend()]
+    is_written_out = count <= most and not are_alike or most == math.inf
+    size = count if are_alike else -(-count // (GROUPS if is_written_out else LOOPS))
+    return [Group(begin, min(begin + size, count), is_written_out or size == 1) for begin in range(0, count, size)]
 
 
 def over_blocks(
-    group: tuple[int, int],
+    group: Group,
     size: int,
     body: Callable[..., Any],
     carry: tuple[Any, ...],
@@ -73,42 +95,65 @@ def over_blocks(
     """Runs through the blocks of a group, one after the other, so that one block's tiles are alive at a time.
 
     Args:
-        group: The first block, and the one past the end.
+        group: Which blocks.
         size: R.
-        body: Given the carry and where the block starts, returns the next carry and the results of the block, each
-            (R, width).
+        body: Given the carry, where the block starts (an integer, if the group is written out), and the block's turn,
+            returns the next carry and the results, each (R, width).
         carry: Tensors whose shapes stay.
         widths: Of the results.
         dtype: Of the results.
-        turn: A scalar int32 that goes from group to group, so that TensorFlow does not run them side by side.
+        turn: A scalar int32, which is 0: what it is added to waits for the blocks before.
 
     Returns:
         The last carry, the results of all blocks, each (N·R, width), and the next group's turn.
 
     Example:
-        >>> def body(carry, start):
+        >>> def body(carry, start, turn):
         ...     return (carry[0] + 1,), (ops.ones((2, 3)),)
         >>> zero = ops.convert_to_tensor(0)
-        >>> carry, (results,), _ = over_blocks((1, 6), 2, body, (zero,), (3,), "float32", zero)
+        >>> carry, (results,), _ = over_blocks(Group(1, 6, False), 2, body, (zero,), (3,), "float32", zero)
         >>> print(int(carry[0]), results.shape)
         5 (10, 3)
     """
-    begin, end = group
-    if end - begin == 1:
-        return *body(carry, begin * size), turn
+    begin, end, is_written_out = group
+    if is_written_out:
+        written = []
+        for i in range(begin, end):
+            carry, found = body(carry, i * size, turn)
+            written.append(found)
+            turn = zero_after(found[0])
+        return carry, tuple(ops.concatenate(each, axis=0) for each in zip(*written, strict=True)), turn
 
     def step(i: Any, carry: Any, results: Any) -> tuple[Any, ...]:
-        carry, found = body(carry, i * size)
+        carry, found = body(carry, i * size, 0)
         results = tuple(
             ops.scatter_update(all_, [[i - begin]], one[None]) for all_, one in zip(results, found, strict=True)
         )
         return i + 1, tuple(carry), results
 
     results = tuple(ops.zeros((end - begin, size, width), dtype) for width in widths)
-    first = ops.maximum(turn, begin)
-    last, carry, results = ops.while_loop(lambda i, *_: i < end, step, (first, tuple(carry), results))
+    last, carry, results = ops.while_loop(lambda i, *_: i < end, step, (turn + begin, tuple(carry), results))
     joined = tuple(ops.reshape(each, (-1, width)) for each, width in zip(results, widths, strict=True))
-    return carry, joined, last
+    return carry, joined, last - end
+
+
+def zero_after(x: Any) -> Any:
+    """The number 0, which TensorFlow does not know before another tensor. It would run side by side what it can.
+
+    Args:
+        x: (L, width).
+
+    Returns:
+        A scalar int32.
+
+    Example:
+        >>> int(zero_after(ops.ones((2, 3))))
+        0
+    """
+    if keras.config.backend() != "tensorflow":  # the others have an order
+        return ops.convert_to_tensor(0, "int32")
+    number = x[0, 0]
+    return ops.cast(ops.logical_and(number < 0, number > 0), "int32")
 
 
 def known_integer(x: Any) -> Any:
@@ -148,44 +193,67 @@ def block_of(x: Any, start: Any, size: int) -> Any:
     return ops.slice(x, (start, 0), (size, x.shape[1]))
 
 
-def range_of(x: Any, low: int, high: int, turn: Any, begin: int) -> Any:
-    """Some of the columns, made no earlier than the turn of the group that needs them.
+def range_of(x: Any, low: int, high: int, group: Group, turn: Any) -> Any:
+    """Some of the columns, for a loop made no earlier than its turn.
 
     Args:
         x: (width, L).
         low: The first.
         high: The one past the end.
+        group: That which needs them.
         turn: As in `over_blocks`.
-        begin: The group's first block.
 
     Returns:
         (width, high - low).
 
     Example:
-        >>> print(range_of(ops.ones((3, 7)), 2, 5, turn=ops.convert_to_tensor(0), begin=4).shape)
+        >>> group = Group(4, 6, is_written_out=False)
+        >>> print(range_of(ops.ones((3, 7)), 2, 5, group, turn=ops.convert_to_tensor(0)).shape)
         (3, 3)
     """
-    # All groups' columns at once would take much memory. The difference is 0, which no compiler knows.
-    return ops.slice(x, (0, ops.maximum(turn, begin) - begin + low), (x.shape[0], high - low))
+    if group.is_written_out:  # then there are few, and XLA takes long for slices whose start may depend on much
+        return x[:, low:high]
+    return ops.slice(x, (0, turn + low), (x.shape[0], high - low))  # all loops' columns at once would take much memory
 
 
-def with_range(x: Any, low: int, high: int, part: Any) -> Any:
+def part_of(x: Any, place: slice, axis: int) -> Any:
+    """Some of the rows or columns; x itself where that is all of them.
+
+    Args:
+        x: (L, width).
+        place: Which, without a step.
+        axis: 0 for rows, 1 for columns.
+
+    Returns:
+        (place.stop - place.start, width), or (L, place.stop - place.start).
+
+    Example:
+        >>> print(part_of(ops.ones((7, 3)), slice(2, 5), axis=0).shape)
+        (3, 3)
+    """
+    if (place.start, place.stop) == (0, x.shape[axis]):
+        return x
+    return x[:, place] if axis else x[place]
+
+
+def with_columns(x: Any, low: int, parts: list[Any]) -> Any:
     """Puts other numbers into some of the columns.
 
     Args:
-        x: (…, L).
+        x: (width, L).
         low: The first.
-        high: The one past the end.
-        part: (…, high - low).
+        parts: (width, ·), which come one after the other.
 
     Returns:
-        (…, L).
+        (width, L).
 
     Example:
-        >>> ops.convert_to_numpy(with_range(ops.zeros((4,)), 1, 3, ops.ones((2,)))).tolist()
-        [0.0, 1.0, 1.0, 0.0]
+        >>> ops.convert_to_numpy(with_columns(ops.zeros((1, 4)), 1, [ops.ones((1, 2))])).tolist()
+        [[0.0, 1.0, 1.0, 0.0]]
     """
-    return ops.concatenate([x[..., :low], part, x[..., high:]], axis=-1)
+    high = low + sum(part.shape[1] for part in parts)
+    parts = [part for part in (x[:, :low], *parts, x[:, high:]) if part.shape[1]]
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 
 
 def add_at(x: Any, start: Any, addend: Any) -> Any:
