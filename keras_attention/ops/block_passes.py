@@ -168,7 +168,9 @@ class BlockPasses:
 
             def block(carry: Any, start: Any, turn: Any, ranges: Any = ranges, keys: Any = keys, values: Any = values):
                 tiles = self._tiles(row, start, size, ranges, by_keys=False)
-                return carry, self._forward_block(tiles, block_of(query, start, size) + ops.cast(turn, self.dtype), keys, values)
+                return carry, self._forward_block(
+                    tiles, block_of(query, start, size) + ops.cast(turn, self.dtype), keys, values
+                )
 
             _, found, turn = over_blocks(group, size, block, (), (self.widths[1], 1), self.dtype, turn)
             results.append(found)
