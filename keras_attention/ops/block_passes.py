@@ -268,7 +268,7 @@ class BlockPasses:
         return (tuple(by_query), by_distance), (_sum(by_key), _sum(by_value))
 
     def _tiles(self, row: Any, start: Any, size: int, ranges: list[Any], by_keys: bool) -> list[Tile]:
-        """The tiles of a block that meets these ranges; where the block's start is known, without what it does not see."""
+        """The tiles of a block that meets these ranges; if its start is known, without what it does not see of them."""
         own = ranges
         if isinstance(start, int):
             seen = self.visible.queries_of if by_keys else self.visible.keys_of

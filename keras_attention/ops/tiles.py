@@ -78,7 +78,7 @@ def groups_of(count: int, are_alike: bool) -> list[Group]:
         [(0, 1), (1, 2), (2, 3)]
     """
     most = WRITTEN_OUT[keras.config.backend()]
-    is_written_out = count <= most and not are_alike or most == math.inf
+    is_written_out = (count <= most and not are_alike) or most == math.inf
     size = count if are_alike else -(-count // (GROUPS if is_written_out else LOOPS))
     return [Group(begin, min(begin + size, count), is_written_out or size == 1) for begin in range(0, count, size)]
 
