@@ -124,15 +124,16 @@ def over_blocks(
             turn = zero_after(found[0])
         return carry, tuple(ops.concatenate(each, axis=0) for each in zip(*written, strict=True)), turn
 
-    def step(i: Any, carry: Any, results: Any) -> tuple[Any, ...]:
-        carry, found = body(carry, i * size, 0)
+    def step(i: Any, turn: Any, carry: Any, results: Any) -> tuple[Any, ...]:
+        carry, found = body(carry, i * size, turn)
         results = tuple(
             ops.scatter_update(all_, [[i - begin]], one[None]) for all_, one in zip(results, found, strict=True)
         )
-        return i + 1, tuple(carry), results
+        return i + 1, zero_after(found[0]), tuple(carry), results
 
     results = tuple(ops.zeros((end - begin, size, width), dtype) for width in widths)
-    last, carry, results = ops.while_loop(lambda i, *_: i < end, step, (turn + begin, tuple(carry), results))
+    first = (turn + begin, turn, tuple(carry), results)
+    last, _, carry, results = ops.while_loop(lambda i, *_: i < end, step, first)
     joined = tuple(ops.reshape(each, (-1, width)) for each, width in zip(results, widths, strict=True))
     return carry, joined, last - end
 
