@@ -139,7 +139,9 @@ def over_blocks(
 
 
 def zero_after(x: Any) -> Any:
-    """The number 0, which TensorFlow does not know before another tensor. It would run side by side what it can.
+    """The number 0, which TensorFlow does not know before it knows x.
+
+    What it is added to waits for x; TensorFlow would run side by side all that it can, and keep the tiles of many blocks.
 
     Args:
         x: (L, width).

@@ -75,7 +75,8 @@ class VisiblePairs(NamedTuple):
             key_length: S.
 
         Returns:
-            Each range as its start, its end, and whether pairs in it may be hidden by more than `keys` and `queries`.
+            Each range as its start, its end, and whether pairs in it may be hidden by more than `keys` and `queries`;
+            a range starts where the one before ends.
 
         Example:
             >>> VisiblePairs(is_causal=True).keys_of(4, 6, 11)
