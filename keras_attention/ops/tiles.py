@@ -141,7 +141,7 @@ def over_blocks(
 def zero_after(x: Any) -> Any:
     """The number 0, which TensorFlow does not know before it knows x.
 
-    What it is added to waits for x; TensorFlow would run side by side all that it can, and keep the tiles of many blocks.
+    What it is added to waits for x: TensorFlow runs side by side all that it can, and would keep many tiles at once.
 
     Args:
         x: (L, width).
