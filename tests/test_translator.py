@@ -9,6 +9,7 @@ import tensorflow as tf
 from saved_model import as_bytes
 from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_translator, words
 
+from keras_attention import Transformer
 from keras_attention.decoding import length_penalty
 from keras_attention.serving import Translator
 from keras_attention.serving.reading import read
@@ -239,6 +240,14 @@ def test_bad_numbers(translator):
         translator.beam_size = 5  # the graph would not follow
     assert (translator.beam_size, translator.length_penalty) == (3, 0.6)
     assert Translator(None, None).max_source_length == 256
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_model_of_another_vocabulary_is_refused(more):
+    pieces = tiny_tokenizer().vocabulary_size
+    model = Transformer.from_preset("tiny", pieces + more, num_layers=1)
+    with pytest.raises(ValueError, match=f"not made for each other.*Received: .*={pieces + more}, .*={pieces}$"):
+        Translator(model, tiny_tokenizer())
 
 
 def test_options_of_decoding_reach_the_search(translator):

@@ -36,8 +36,8 @@ class Translator(tf.Module):
         **options: The other attributes of `decoding.DecodingOptions`.
 
     Raises:
-        ValueError: If `max_source_length` has no room for a token and the end of sentence, or an option is out of its
-            range.
+        ValueError: If `max_source_length` has no room for a token and the end of sentence, an option is out of its
+            range, or the model's vocabulary is not the tokenizer's.
 
     Example:
         >>> import pathlib
@@ -62,6 +62,7 @@ class Translator(tf.Module):
         **options: Any,
     ):
         super().__init__(name="translator")
+        _check_vocabularies(model, tokenizer)
         if max_source_length < 2:
             raise ValueError(
                 "max_source_length must be 2 or more: a token and the end of sentence. "
@@ -248,6 +249,18 @@ class Translator(tf.Module):
         batch, number, length = tf.unstack(tf.shape(found.ids))
         texts = self.tokenizer.detokenize(tf.reshape(found.ids, [batch * number, length]))
         return tf.reshape(texts, [batch, number])
+
+
+def _check_vocabularies(model: Any, tokenizer: Any) -> None:
+    """Raises for a model that may write ids without a piece, or cannot read those of some pieces."""
+    ids = getattr(getattr(model, "config", None), "vocabulary_size", None)  # a stand-in may have no config
+    if ids is not None and ids != tokenizer.vocabulary_size:
+        raise ValueError(
+            f"The model has {ids} token ids, the tokenizer {tokenizer.vocabulary_size} pieces: they were not made for "
+            "each other. Give the tokenizer that the model was trained with, or make a model with "
+            "vocabulary_size=tokenizer.vocabulary_size. "
+            f"Received: model.config.vocabulary_size={ids}, tokenizer.vocabulary_size={tokenizer.vocabulary_size}"
+        )
 
 
 def _as_tensor(texts: Sequence[str | bytes]) -> tf.Tensor:
