@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
-from keras_attention.models import matrix
 from keras_attention.models.decoding_state import NEWER_TOKENS
 
 V, B, K, S = 97, 5, 3, 7
@@ -37,9 +36,9 @@ def sources():
     return keras.ops.array(ids.astype("int32"))
 
 
-def walk(model, state, cache, plain_step, read=0, steps=2 * NEWER_TOKENS + 3, divided=False):
+def walk(model, state, cache, plain_step, read=0, steps=2 * NEWER_TOKENS + 3):
     """Takes both through the same tokens, while beams continue one another, keys grow old and sentences leave."""
-    generator, decoder = np.random.default_rng(11), model.fused_decoder(divided=divided)
+    generator, decoder = np.random.default_rng(11), model.fused_decoder()
     left = np.arange(B)
     ids = np.full(B * K, 2)
     for step in range(steps):
@@ -87,16 +86,6 @@ def test_a_translator_step_equals_the_layers(variant):
     memory, mask = model.encode(sources())
     state = model.fused_decoder().read(sources(), K)
     walk(model, state, model.init_cache(memory, B * K), PlainStep(model, mask))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_matrices_in_parts_give_what_the_layers_give(variant, monkeypatch):
-    monkeypatch.setattr(matrix, "PART", 211)
-    model = random_model(Transformer, **VARIANTS[variant])
-    memory, mask = model.encode(sources())
-    decoder = model.fused_decoder(divided=True)
-    assert [len(each.parts) for each in (decoder.logits, decoder.layers[0].self_attention.inputs)] == [12, 9]
-    walk(model, decoder.read(sources(), K), model.init_cache(memory, B * K), PlainStep(model, mask), divided=True)
 
 
 @pytest.mark.parametrize("length", [0, 4])

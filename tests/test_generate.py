@@ -1,7 +1,6 @@
 """Generation as the options say: against enumeration, and against the model without caches."""
 
 import functools
-import importlib
 import itertools
 
 import keras
@@ -10,11 +9,9 @@ import pytest
 import tensorflow as tf
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
-from keras_attention.decoding import DecodingOptions, generate, model_steps, stream
-from keras_attention.models import matrix
+from keras_attention.decoding import DecodingOptions, generate, stream
 
 pytestmark = pytest.mark.tensorflow
-generate_module = importlib.import_module("keras_attention.decoding.generate")  # its name is the function's
 
 PAD, BOS, EOS = 0, 2, 3
 EOS_SIZE = 1.5
@@ -196,59 +193,6 @@ def test_long_outputs_are_those_of_a_model_without_a_fused_decoder(options):
     assert found.ids.shape[2] > 16 and len(set(found.lengths.numpy()[:, 0])) > 1
     assert (found.ids.numpy() == expected.ids.numpy()).all()
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-
-
-class Recorded(Unfused):
-    """A model that counts as wide, and says which decoders were asked of it."""
-
-    def __init__(self, model):
-        super().__init__(model)
-        self.model, self.dtype_policy, self.config = model, model.dtype_policy, model.config
-        self.can_fuse, self.divided = True, []
-
-    def fused_decoder(self, *attention, divided=False):
-        self.divided += [divided]
-        return self.model.fused_decoder(*attention, divided=divided)
-
-
-@pytest.fixture
-def wide(translator, monkeypatch):
-    monkeypatch.setattr(model_steps, "WIDE", 12)
-    monkeypatch.setattr(generate_module, "FEW_ROWS", 8)
-    monkeypatch.setattr(matrix, "PART", 47)
-    return Recorded(translator)
-
-
-@pytest.mark.parametrize(("kinds", "known"), [({False, True}, None), ({True}, 2), ({False}, 3)])
-def test_matrices_are_in_parts_for_few_rows(kinds, known, wide, translator):
-    """Both ways are in a graph for any number of inputs: 2 of them with 4 beams are few, 3 are not."""
-    options, signature = DecodingOptions(max_length=5), [tf.TensorSpec([known, None], tf.int32)]
-    search = tf.function(lambda ids: generate(wide, ids, options), signature, autograph=False)
-    for inputs in (SOURCES[:2], SOURCES)[slice(None) if known is None else slice(known - 2, known - 1)]:
-        found, expected = search(tf.constant(inputs)), generate(translator, inputs, options)
-        assert (found.ids.numpy() == expected.ids.numpy()).all()
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
-    assert set(wide.divided[1:]) == kinds  # the first one reads the source
-
-
-def test_a_stream_of_few_has_matrices_in_parts(wide, translator):
-    options = DecodingOptions(beam_size=1, max_length=5)
-    found, expected = ([token.ids.tolist() for token in stream(each, SOURCES, options)] for each in (wide, translator))
-    assert found == expected
-    assert wide.divided == [False, True]
-
-
-def test_only_wide_models_in_float32_know_few_rows(translator, wide):
-    assert model_steps.knows_few(translator)
-    assert not model_steps.knows_few(translator.in_dtype("bfloat16"))
-    assert not model_steps.knows_few(Unfused(translator))
-    quantized = made(Transformer)
-    quantized.quantize("int8")
-    assert not model_steps.knows_few(quantized)
-
-
-def test_a_narrow_model_does_not_know_few_rows(translator):
-    assert not model_steps.knows_few(translator)
 
 
 @pytest.mark.parametrize("options", [{"beam_size": 1, "min_length": 3}, {"sample": True, "seed": 5, "top_k": 4}])

@@ -3,7 +3,7 @@
 Shapes: B inputs, S source length, P prompt length, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ from keras_attention.decoding.beam_search import Hypotheses, beam_search
 from keras_attention.decoding.choices import draw_for, rules_for
 from keras_attention.decoding.length_penalty import average_length, length_penalty
 from keras_attention.decoding.logits import force_prefix
-from keras_attention.decoding.model_steps import FEW_ROWS, StepFor, knows_few, language_model, with_source
+from keras_attention.decoding.model_steps import Step, language_model, with_source
 from keras_attention.decoding.options import DecodingOptions
 from keras_attention.decoding.sampling import greedy
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
@@ -70,27 +70,22 @@ def generate(
         inputs = tf.repeat(inputs, copies, axis=0)
         prefix = None if prefix is None else tf.repeat(prefix, copies, axis=0)
     task = _Task.of(model, inputs, options, bos_id, pad_id, prefix)
-
-    def search(few: bool) -> Hypotheses:
-        return beam_search(
-            task.step_for(few),
-            task.state,
-            batch_size=tf.shape(inputs)[0],
-            beam_size=options.beams,
-            max_length=task.limit,
-            length_penalty=options.length_penalty,
-            penalize=average_length if options.length_normalization == "average" else length_penalty,
-            num_return=1 if options.sample else options.num_return,
-            bos_id=bos_id,
-            eos_id=eos_id,
-            pad_id=pad_id,
-            begun=task.begun,
-            prefix=task.prefix,
-            rules=rules_for(options, task.given, eos_id),
-            draw=draw_for(options) if options.sample else None,
-        )
-
-    found = _for_the_rows(inputs, options.beams, search) if knows_few(model) else search(False)
+    found = beam_search(
+        *task.steps,
+        batch_size=tf.shape(inputs)[0],
+        beam_size=options.beams,
+        max_length=task.limit,
+        length_penalty=options.length_penalty,
+        penalize=average_length if options.length_normalization == "average" else length_penalty,
+        num_return=1 if options.sample else options.num_return,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        begun=task.begun,
+        prefix=task.prefix,
+        rules=rules_for(options, task.given, eos_id),
+        draw=draw_for(options) if options.sample else None,
+    )
     return Hypotheses(*(_grouped(x, copies) for x in found)) if copies > 1 else found
 
 
@@ -147,10 +142,10 @@ def stream(
         ids = draw(allowed, position, everyone) if options.sample else ids
         return tf.where(position + 1 >= task.limit, eos_id, ids), certainty
 
-    state = task.state
+    step, state = task.steps
     begun = tf.shape(task.begun)[1]
     return stream_tokens(
-        compiled_step(task.step_for(int(tf.size(task.given)) <= FEW_ROWS), state),
+        compiled_step(step, state),
         state,
         tf.pad(task.begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1],
         max_length=int(tf.reduce_max(tf.concat([task.limit - begun, [1]], 0))),
@@ -163,8 +158,7 @@ def stream(
 class _Task(NamedTuple):
     """What is to be written for each input."""
 
-    step_for: StepFor
-    state: Any  # before the first step
+    steps: tuple[Step, Any]
     begun: tf.Tensor  # (B, t), what is written already
     prefix: tf.Tensor | None  # (B, P), what the outputs start with
     given: tf.Tensor  # (B,), how many tokens of an output are a prompt
@@ -188,14 +182,7 @@ class _Task(NamedTuple):
             before = tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, :-1]
             steps = language_model(model, before, options.beams)
         most = tf.maximum(room, options.min_length) if options.max_length is None else options.max_length
-        return cls(*steps, begun, prefix, given, given + most)
-
-
-def _for_the_rows(inputs: tf.Tensor, beams: int, search: Callable[[bool], Hypotheses]) -> Hypotheses:
-    """Searches as is faster for so many rows; both ways are in a graph for any number of inputs."""
-    if inputs.shape[0] is not None:
-        return search(inputs.shape[0] * beams <= FEW_ROWS)
-    return tf.cond(tf.shape(inputs)[0] * beams <= FEW_ROWS, lambda: search(True), lambda: search(False))
+        return cls(steps, begun, prefix, given, given + most)
 
 
 def _checked(ids: Any, name: str) -> tf.Tensor:

@@ -11,9 +11,6 @@ import tensorflow as tf
 from keras_attention.decoding.few_queries import attention_for
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
-StepFor = Callable[[bool], Step]  # given whether the rows of a step are few
-# With no more rows than these a step is faster with its matrices in parts, if the model is as wide as this.
-FEW_ROWS, WIDE = 64, 512
 
 
 class CachedState(NamedTuple):
@@ -57,21 +54,7 @@ class CachedState(NamedTuple):
         return CachedState(_rows(self.layers, rows), _rows(self.cross, sentences), _rows(self.mask, sentences))
 
 
-def knows_few(model: Any) -> bool:
-    """Whether the steps of a model differ for few rows and for many.
-
-    Args:
-        model: Any.
-
-    Returns:
-        True for a wide model in float32 where there is no GPU: in bfloat16 a matrix takes half of the cache.
-    """
-    if not getattr(model, "can_fuse", False) or tf.config.list_physical_devices("GPU"):
-        return False
-    return model.dtype_policy.compute_dtype == "float32" and model.config.hidden_dim >= WIDE
-
-
-def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[StepFor, Any]:
+def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a model that reads a source.
 
     Args:
@@ -80,10 +63,11 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[StepFor, Any
         beams: K.
 
     Returns:
-        What gives the step, for few rows or for many, and the state for the first one.
+        The step, and the state for the first one.
     """
     if getattr(model, "can_fuse", False):
-        return _fused_step(model, beams), model.fused_decoder().read(source, beams)
+        decoder = model.fused_decoder(attention_for(beams))
+        return decoder.step, decoder.read(source, beams)
     memory, mask = model.encode(source)  # (B, S, M), (B, S)
     cache = model.init_cache(memory, tf.shape(source)[0] * beams)
 
@@ -96,10 +80,10 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[StepFor, Any
         logits, grown = model.decode_step(ids[:, None], held, state.mask)
         return logits[:, 0], state._replace(layers=grown.layers)
 
-    return lambda few: step, CachedState(cache.layers, cache.cross, mask)
+    return step, CachedState(cache.layers, cache.cross, mask)
 
 
-def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[StepFor, Any]:
+def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a model that only goes on.
 
     Args:
@@ -108,10 +92,11 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[StepFor,
         beams: K.
 
     Returns:
-        What gives the step, for few rows or for many, and the state for the first one.
+        The step, and the state for the first one.
     """
     if getattr(model, "can_fuse", False):
-        return _fused_step(model, beams), model.fused_decoder().start(prompts, beams)
+        decoder = model.fused_decoder(attention_for(beams))
+        return decoder.step, decoder.start(prompts, beams)
     rows = tf.repeat(prompts, beams, axis=0)  # (B·K, t)
     _, cache = model.decode_step(rows, model.init_cache(tf.shape(rows)[0]))
 
@@ -119,12 +104,7 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[StepFor,
         logits, grown = model.decode_step(ids[:, None], cache._replace(layers=layers))
         return logits[:, 0], grown.layers
 
-    return lambda few: step, cache.layers
-
-
-def _fused_step(model: Any, beams: int) -> StepFor:
-    attention = attention_for(beams)
-    return lambda few: model.fused_decoder(attention, divided=few and knows_few(model)).step
+    return step, cache.layers
 
 
 def _rows(nest: Any, rows: tf.Tensor) -> Any:

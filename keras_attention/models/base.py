@@ -105,17 +105,16 @@ class ConfiguredModel(keras.Model):
         """Whether `fused_decoder` has the weights it needs: quantized ones it cannot join."""
         return not any(matrix.quantization_mode for _, matrix in matrices_within(self))
 
-    def fused_decoder(self, attention: Callable[..., Any] = cached_attention, divided: bool = False) -> FusedDecoder:
+    def fused_decoder(self, attention: Callable[..., Any] = cached_attention) -> FusedDecoder:
         """What generation decodes with: the numbers of `decode_step`, for less work.
 
         Args:
             attention: What computes `cached_attention`.
-            divided: Whether large matrices are kept in parts, which is faster for few rows on a CPU.
 
         Returns:
             A decoder with the weights as they are now.
         """
-        return FusedDecoder(self, attention, divided)
+        return FusedDecoder(self, attention)
 
     def get_config(self) -> dict[str, Any]:
         return {

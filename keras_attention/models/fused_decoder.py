@@ -10,8 +10,7 @@ from typing import Any
 from keras import ops
 
 from keras_attention.models.decoding_state import HIDDEN, DecodingState, extended
-from keras_attention.models.joined_matrices import FusedLayer, joined_norm
-from keras_attention.models.matrix import Matrix
+from keras_attention.models.joined_matrices import FusedLayer, Matrix, joined_norm
 from keras_attention.ops.cached_attention import cached_attention
 
 
@@ -24,7 +23,6 @@ class FusedDecoder:
     Args:
         model: A `Transformer` or a `CausalTransformer`, not quantized.
         attention: What computes `cached_attention`.
-        divided: Whether large matrices are kept in parts, which is faster for few rows on a CPU.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -37,16 +35,15 @@ class FusedDecoder:
     Source: Vaswani et al. 2017, section 3.
     """
 
-    def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention, divided: bool = False):
+    def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention):
         self.model = model
         self.attention = attention
         decoder = model.get_layer("decoder")
         dtype = model.dtype_policy.compute_dtype
         self.first_norm = decoder.normalize_first
-        self.layers = [FusedLayer(layer, dtype, divided) for layer in decoder.layers]
+        self.layers = [FusedLayer(layer, dtype) for layer in decoder.layers]
         self.final_norm = None if decoder.final_norm is None else joined_norm(decoder.final_norm)
-        embeddings = model.get_layer("embedding").embeddings  # (V, M)
-        self.logits = Matrix.of(embeddings, None, dtype, turned=True, divided=divided)  # M to V
+        self.logits = Matrix.of(ops.transpose(model.get_layer("embedding").embeddings), None, dtype)  # M to V
 
     def start(self, prompts: Any, beams: int) -> DecodingState:
         """The state of a model without a source.

@@ -7,11 +7,48 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from keras_attention.layers.feed_forward import FeedForward
-from keras_attention.models.matrix import Matrix
 from keras_attention.ops.normalization import layer_norm
+
+
+class Matrix(NamedTuple):
+    """y = x W + b.
+
+    Attributes:
+        kernel: W; in bfloat16 Wᵀ, which is the faster way round there.
+        bias: b, or None.
+    """
+
+    kernel: Any
+    bias: Any = None
+
+    @classmethod
+    def of(cls, kernel: Any, bias: Any, dtype: str) -> "Matrix":
+        """The matrix in a dtype.
+
+        Args:
+            kernel: W.
+            bias: b, or None.
+            dtype: Of the product.
+
+        Returns:
+            The matrix.
+        """
+        kernel = ops.cast(kernel, dtype)
+        return cls(ops.transpose(kernel) if dtype == "bfloat16" else kernel, bias)
+
+    @property
+    def dtype(self) -> str:
+        """Of the product."""
+        return keras.backend.standardize_dtype(self.kernel.dtype)
+
+    def __call__(self, x: Any, dtype: str = "float32") -> Any:
+        kernel = ops.transpose(self.kernel) if self.dtype == "bfloat16" else self.kernel
+        product = ops.cast(ops.matmul(ops.cast(x, self.dtype), kernel), dtype)
+        return product if self.bias is None else product + ops.cast(self.bias, dtype)
 
 
 class FusedAttention(NamedTuple):
@@ -32,14 +69,13 @@ class FusedAttention(NamedTuple):
     head_dim: int
 
     @classmethod
-    def of(cls, layer: Any, dtype: str, memory: bool, divided: bool) -> "FusedAttention":
+    def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
         """The matrices of a layer.
 
         Args:
             layer: A built `MultiHeadAttention`.
             dtype: Of the matrices.
             memory: Whether its keys and values come from elsewhere.
-            divided: Whether large matrices of a step are kept in parts.
 
         Returns:
             The same function, with the scale 1/√D inside the queries' matrix.
@@ -55,9 +91,9 @@ class FusedAttention(NamedTuple):
         )
         together = [query] if memory else [query, key, value]
         return cls(
-            _joined(together, dtype, divided),
-            _joined([key, value], dtype, divided=False) if memory else None,
-            _joined([_flat(layer.output_dense)], dtype, divided),
+            _joined(together, dtype),
+            _joined([key, value], dtype) if memory else None,
+            _joined([_flat(layer.output_dense)], dtype),
             layer.num_heads,
             head_dim,
         )
@@ -107,17 +143,16 @@ class FusedLayer:
     Args:
         layer: A built `DecoderLayer`.
         dtype: Of the matrices.
-        divided: Whether large ones are kept in parts.
     """
 
-    def __init__(self, layer: Any, dtype: str, divided: bool):
-        self.self_attention = FusedAttention.of(layer.self_attention, dtype, memory=False, divided=divided)
+    def __init__(self, layer: Any, dtype: str):
+        self.self_attention = FusedAttention.of(layer.self_attention, dtype, memory=False)
         self.self_attention_norm = joined_norm(layer.self_attention_norm)
         self.cross_attention = None
         if layer.cross_attention is not None:
-            self.cross_attention = FusedAttention.of(layer.cross_attention, dtype, memory=True, divided=divided)
+            self.cross_attention = FusedAttention.of(layer.cross_attention, dtype, memory=True)
             self.cross_attention_norm = joined_norm(layer.cross_attention_norm)
-        self.feed_forward = _feed_forward(layer.feed_forward, dtype, divided)
+        self.feed_forward = _feed_forward(layer.feed_forward, dtype)
         self.feed_forward_norm = joined_norm(layer.feed_forward_norm)
 
 
@@ -140,11 +175,11 @@ def _flat(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
     return kernel, None if projection.bias is None else ops.reshape(projection.bias, (-1,)) * scale
 
 
-def _joined(flat: list[tuple[Any, Any]], dtype: str, divided: bool) -> Matrix:
+def _joined(flat: list[tuple[Any, Any]], dtype: str) -> Matrix:
     """One matrix for several that meet the same input."""
     kernels, biases = zip(*flat, strict=True)
     bias = None if biases[0] is None else ops.concatenate(biases)
-    return Matrix.of(ops.concatenate(kernels, axis=1), bias, dtype, divided=divided)
+    return Matrix.of(ops.concatenate(kernels, axis=1), bias, dtype)
 
 
 def joined_norm(layer: Any) -> Callable[[Any], Any]:
@@ -160,9 +195,9 @@ def joined_norm(layer: Any) -> Callable[[Any], Any]:
     return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
 
 
-def _feed_forward(layer: FeedForward, dtype: str, divided: bool) -> Callable[[Any], Any]:
+def _feed_forward(layer: FeedForward, dtype: str) -> Callable[[Any], Any]:
     inner, gate, output = (
-        dense and Matrix.of(ops.convert_to_tensor(dense.kernel), dense.bias, dtype, divided=divided)
+        dense and Matrix.of(ops.convert_to_tensor(dense.kernel), dense.bias, dtype)
         for dense in (layer.intermediate_dense, layer.gate_dense, layer.output_dense)
     )
     activation = layer.intermediate_dense.activation
