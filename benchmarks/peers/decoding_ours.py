@@ -9,6 +9,7 @@ import tensorflow as tf
 from benchmarks.peers.decoding import MODEL, TOKENIZER, DecodingTask, use_threads
 from benchmarks.tools.workers import Work, lines_of, serve
 from keras_attention.decoding import DecodingOptions, generate
+from keras_attention.serving import share_cores
 
 
 class Search(tf.Module):
@@ -33,7 +34,10 @@ class Ours:
     """The side."""
 
     def __init__(self, task: DecodingTask):
-        use_threads(task.threads)
+        if task.path(TOKENIZER).exists():  # text, of which `keras-attention translate` works on two batches at a time
+            share_cores(task.threads)
+        else:
+            use_threads(task.threads)
         self.task = task
         self.model = keras.models.load_model(task.path(MODEL), compile=False)
         if "weights" in task.options:

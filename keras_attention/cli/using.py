@@ -7,6 +7,9 @@ import click
 
 from keras_attention.cli.group import FILE, RUN, decoding_options, lines_of, main
 
+# Lines that are several batches, as a rule.
+MANY_LINES = 500
+
 
 @main.command()
 @click.argument("run", type=RUN)
@@ -23,8 +26,10 @@ def translate(run: str, file: Any, output: str | None, **options: Any) -> None:
     from keras_attention.pipeline import RunFolder
     from keras_attention.training import write_whole
 
+    lines = lines_of(file.read())
+    _prepare_for(len(lines))
     translator = RunFolder(run).translator(**options)
-    translations = translator.translate(lines_of(file.read()), progress=output is not None)
+    translations = translator.translate(lines, progress=output is not None)
     text = "".join(f"{translation}\n" for translation in translations)
     if output is None:
         click.echo(text.encode(), nl=False)
@@ -48,6 +53,7 @@ def evaluate(run: str, source: str, target: str, **options: Any) -> None:
     from keras_attention.text import ParallelCorpus
 
     sources, references = map(list, zip(*ParallelCorpus(source, target).pairs, strict=True))
+    _prepare_for(len(sources))
     translator = RunFolder(run).translator(**options)
     scores = score(translator.translate(sources, progress=True), references)
     record_scores(run, scores, source=source, target=target, **options)
@@ -95,3 +101,11 @@ def convert(run: str, folder: str, runtime: str, quantization: str | None, check
     options = {} if quantization is None else {"quantization": quantization}
     write = getattr(conversion, f"to_{runtime}")
     click.echo(write(translator.model, translator.tokenizer, folder, **options))
+
+
+def _prepare_for(lines: int) -> None:
+    """Settles TensorFlow's threads, before it computes, for a text of so many lines."""
+    from keras_attention.serving import share_cores
+
+    if lines >= MANY_LINES:
+        share_cores()

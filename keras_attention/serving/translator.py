@@ -12,10 +12,8 @@ from keras_attention.decoding import DecodingOptions, Hypotheses, generate, scor
 from keras_attention.decoding.generate import EXTRA_LENGTH
 from keras_attention.serving import signatures
 from keras_attention.serving.reading import Tokens, read
+from keras_attention.serving.threads import BATCHES_AT_ONCE
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
-
-# While one batch waits for an operation too small for all cores, another keeps these busy; more than two gain nothing.
-BATCHES_AT_ONCE = 2
 
 
 class Translator(tf.Module):
@@ -127,7 +125,7 @@ class Translator(tf.Module):
         """Translates many texts, such as the lines of a file.
 
         Texts of similar length share a batch, so that little of it is padding, and two batches are translated at a
-        time; the translations come in the order of the texts.
+        time, which is fastest after `share_cores`; the translations come in the order of the texts.
 
         Args:
             texts: The texts; as bytes where they may not be UTF-8.
