@@ -25,6 +25,7 @@ def share_cores(cores: int | None = None) -> None:
     threads = tf.config.threading
     if threads.get_intra_op_parallelism_threads() or "TF_NUM_INTRAOP_THREADS" in os.environ:
         return
-    cores = cores or len(os.sched_getaffinity(0))
+    if cores is None:  # macOS does not say which of them a process may use
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # TensorFlow has computed already
         threads.set_intra_op_parallelism_threads(max(1, cores // BATCHES_AT_ONCE))
