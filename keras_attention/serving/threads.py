@@ -13,8 +13,9 @@ def share_cores(cores: int | None = None) -> None:
     """Gives each of the batches that `Translator.translate` works on at a time its own share of the cores.
 
     Threads of one product wait for each other; those of two batches do not. On two cores, the only number
-    measured, files take 0.8 to 0.95 of the time; a batch that is alone may take twice as long. TensorFlow settles its threads when it first computes: call this
-    before a model is made or loaded. After that, or where somebody has settled them, it changes nothing.
+    measured, files take 0.8 to 0.95 of the time; a batch that is alone may take twice as long. TensorFlow settles its
+    threads when it first computes: call this before a model is made or loaded. After that, or where somebody has
+    settled them, it changes nothing.
 
     Args:
         cores: How many there are; by default those that this process may use.
