@@ -312,6 +312,13 @@ def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
     assert step_of(RunFolder(run)) == 3
 
 
+def test_a_run_that_is_none_is_named_before_a_text_is_read(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("keras_attention.cli.using.lines_of", lambda content: read.append(content) or [])
+    assert "is not the folder of a training run" in command("translate", tmp_path, given="a\n").output
+    assert not read
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -42,11 +42,12 @@ def test_each_batch_has_its_share_of_the_cores(before, cores, variables, expecte
 @pytest.mark.parametrize(("lines", "expected"), [(using.MANY_LINES - 1, 0), (using.MANY_LINES, 1)])
 @pytest.mark.parametrize("name", ["translate", "evaluate"])
 def test_commands_share_cores_among_the_batches_of_many_lines(name, lines, expected, tmp_path, monkeypatch):
-    """Before they look for the run, of which there is none here."""
+    """Before they load a checkpoint, of which there is none here."""
     calls = []
+    (tmp_path / "config.yaml").touch()
     monkeypatch.setattr("keras_attention.serving.share_cores", lambda: calls.append(1))
     (tmp_path / "text").write_text("a b\n" * lines, encoding="utf-8")
     files = [str(tmp_path / "text")] * (1 if name == "translate" else 2)
-    found = CliRunner().invoke(main, [name, str(tmp_path / "run"), *files])
-    assert "is not the folder of a training run" in found.output
+    found = CliRunner().invoke(main, [name, str(tmp_path), *files])
+    assert "has no checkpoint" in found.output
     assert len(calls) == expected

@@ -26,9 +26,11 @@ def translate(run: str, file: Any, output: str | None, **options: Any) -> None:
     from keras_attention.pipeline import RunFolder
     from keras_attention.training import write_whole
 
+    folder = RunFolder(run)
+    folder.check()  # before somebody types
     lines = lines_of(file.read())
     _prepare_for(len(lines))
-    translator = RunFolder(run).translator(**options)
+    translator = folder.translator(**options)
     translations = translator.translate(lines, progress=output is not None)
     text = "".join(f"{translation}\n" for translation in translations)
     if output is None:

@@ -51,13 +51,13 @@ class RunFolder:
     @property
     def config(self) -> RunConfig:
         """The config of the run."""
-        self._check()
+        self.check()
         return RunConfig.load(self.config_file)
 
     @property
     def tokenizer(self) -> SubwordTokenizer:
         """The tokenizer of the run."""
-        self._check()
+        self.check()
         return SubwordTokenizer.load(self.tokenizer_file)
 
     @property
@@ -104,7 +104,7 @@ class RunFolder:
             FileNotFoundError: No run here, or no such checkpoint.
             ValueError: Other weights.
         """
-        self._check()
+        self.check()
         if weights not in WEIGHTS:
             raise ValueError(f"`weights` is one of {', '.join(map(str, WEIGHTS))}. Received: weights={weights!r}")
         names = CHECKPOINTS if checkpoint is None else (checkpoint,)
@@ -120,7 +120,12 @@ class RunFolder:
             model.quantize(weights)
         return Translator(model, self.tokenizer, beam_size=beam_size, length_penalty=length_penalty)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Sees that a run was started here.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         if not self.exists:
             raise FileNotFoundError(
                 f"{self.path} is not the folder of a training run: it has no config.yaml. "
