@@ -112,6 +112,32 @@ def test_two_batches_are_translated_at_a_time(translator, monkeypatch):
     assert translator.translate(texts, tokens_per_batch=1) == ["A", "B", "A B A B", "B A B A"]
 
 
+@pytest.mark.parametrize(
+    ("shared", "texts", "tokens_per_batch", "sizes"),
+    [
+        (True, 1, 4096, [1]),
+        (True, 5, 4096, [2, 3]),
+        (True, 5, 4, [1, 1, 1, 1, 1]),  # batches of 2, 2 and 1
+        (True, 7, 4, [1, 2, 2, 2]),  # enough batches for all cores
+        (False, 5, 4096, [5]),
+    ],
+)
+def test_few_batches_are_halved_where_each_has_its_own_cores(
+    translator, monkeypatch, shared, texts, tokens_per_batch, sizes
+):
+    seen = []
+
+    def watched(self, texts):
+        seen.append(len(texts))
+        return [text.upper() for text in texts]
+
+    monkeypatch.setattr(Translator, "__call__", watched)
+    monkeypatch.setattr("keras_attention.serving.translator.cores_are_shared", lambda: shared)
+    given = ["a", "b"] * 3 + ["a"]
+    assert translator.translate(given[:texts], tokens_per_batch) == [text.upper() for text in given[:texts]]
+    assert sorted(seen) == sizes
+
+
 def test_the_graph_is_made_in_the_thread_that_asks():
     """Keras' settings are those of a thread, such as the dtype policy."""
     threads = []

@@ -7,9 +7,6 @@ import click
 
 from keras_attention.cli.group import FILE, RUN, decoding_options, lines_of, main
 
-# Lines that are several batches, as a rule.
-MANY_LINES = 500
-
 
 @main.command()
 @click.argument("run", type=RUN)
@@ -24,14 +21,12 @@ def translate(run: str, file: Any, output: str | None, **options: Any) -> None:
     Example: echo "How are you?" | keras-attention translate runs/en-de
     """
     from keras_attention.pipeline import RunFolder
+    from keras_attention.serving import share_cores
     from keras_attention.training import write_whole
 
-    folder = RunFolder(run)
-    folder.check()  # before somebody types
-    lines = lines_of(file.read())
-    _prepare_for(len(lines))
-    translator = folder.translator(**options)
-    translations = translator.translate(lines, progress=output is not None)
+    share_cores()
+    translator = RunFolder(run).translator(**options)  # what is wrong with the run is said before somebody types
+    translations = translator.translate(lines_of(file.read()), progress=output is not None)
     text = "".join(f"{translation}\n" for translation in translations)
     if output is None:
         click.echo(text.encode(), nl=False)
@@ -52,10 +47,11 @@ def evaluate(run: str, source: str, target: str, **options: Any) -> None:
     Example: keras-attention evaluate runs/en-de test.en test.de
     """
     from keras_attention.pipeline import RunFolder, record_scores, score
+    from keras_attention.serving import share_cores
     from keras_attention.text import ParallelCorpus
 
+    share_cores()
     sources, references = map(list, zip(*ParallelCorpus(source, target).pairs, strict=True))
-    _prepare_for(len(sources))
     translator = RunFolder(run).translator(**options)
     scores = score(translator.translate(sources, progress=True), references)
     record_scores(run, scores, source=source, target=target, **options)
@@ -77,6 +73,7 @@ def export(run: str, folder: str, **options: Any) -> None:
     from keras_attention import serving
     from keras_attention.pipeline import RunFolder, compare_weights, run_card
 
+    serving.share_cores()
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
         click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
@@ -103,11 +100,3 @@ def convert(run: str, folder: str, runtime: str, quantization: str | None, check
     options = {} if quantization is None else {"quantization": quantization}
     write = getattr(conversion, f"to_{runtime}")
     click.echo(write(translator.model, translator.tokenizer, folder, **options))
-
-
-def _prepare_for(lines: int) -> None:
-    """Settles TensorFlow's threads, before it computes, for a text of so many lines."""
-    from keras_attention.serving import share_cores
-
-    if lines >= MANY_LINES:
-        share_cores()

@@ -51,13 +51,13 @@ class RunFolder:
     @property
     def config(self) -> RunConfig:
         """The config of the run."""
-        self.check()
+        self._check()
         return RunConfig.load(self.config_file)
 
     @property
     def tokenizer(self) -> SubwordTokenizer:
         """The tokenizer of the run."""
-        self.check()
+        self._check()
         return SubwordTokenizer.load(self.tokenizer_file)
 
     @property
@@ -104,7 +104,7 @@ class RunFolder:
             FileNotFoundError: No run here, or no such checkpoint.
             ValueError: Other weights.
         """
-        self.check()
+        self._check()
         if weights not in WEIGHTS:
             raise ValueError(f"`weights` is one of {', '.join(map(str, WEIGHTS))}. Received: weights={weights!r}")
         names = CHECKPOINTS if checkpoint is None else (checkpoint,)
@@ -120,12 +120,7 @@ class RunFolder:
             model.quantize(weights)
         return Translator(model, self.tokenizer, beam_size=beam_size, length_penalty=length_penalty)
 
-    def check(self) -> None:
-        """Sees that a run was started here.
-
-        Raises:
-            FileNotFoundError: There is none.
-        """
+    def _check(self) -> None:
         if not self.exists:
             raise FileNotFoundError(
                 f"{self.path} is not the folder of a training run: it has no config.yaml. "

@@ -12,7 +12,7 @@ from keras_attention.decoding import DecodingOptions, Hypotheses, generate, scor
 from keras_attention.decoding.generate import EXTRA_LENGTH
 from keras_attention.serving import signatures
 from keras_attention.serving.reading import Tokens, read
-from keras_attention.serving.threads import BATCHES_AT_ONCE
+from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 
 
@@ -145,6 +145,8 @@ class Translator(tf.Module):
             )
         lengths = self.read(_as_tensor(texts)).lengths.numpy()
         batches = list(_batches(lengths, tokens_per_batch))
+        if cores_are_shared() and len(batches) < 2 * BATCHES_AT_ONCE:  # so few that some cores would wait at the end
+            batches = [part for batch in batches for part in _parts(batch)]
         translations = [""] * len(texts)
         self.serve.get_concrete_function()  # made in this thread: Keras' settings are those of a thread
         with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
@@ -286,6 +288,12 @@ def _batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]
         stop = start + max(1, tokens_per_batch // lengths[order[start]])
         yield order[start:stop]
         start = stop
+
+
+def _parts(batch: np.ndarray) -> list[np.ndarray]:
+    """Returns the places of a batch as batches that take as long as each other."""
+    parts = (batch[first::BATCHES_AT_ONCE] for first in range(BATCHES_AT_ONCE))  # of the same lengths
+    return [part for part in parts if len(part)]
 
 
 def _with_progress(batches: list[np.ndarray], number: int) -> Iterator[np.ndarray]:
