@@ -80,6 +80,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="all by default")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each row (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="that a side may use (%(default)s)")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=1,
+        help="parts of random ids that ours and CTranslate2 decode at a time (%(default)s)",
+    )
     parser.add_argument("--small", action="store_true", help="small sizes: shows that everything runs")
     parser.add_argument("--run", help="folder of a training run; with --source in place of random weights and ids")
     parser.add_argument("--source", help="text to translate, a sentence a line")
@@ -100,7 +106,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
             write_random(Path(folder), workload.sizes, workload.sentences, workload.tokens_in)
         else:
             write_run(Path(folder), options.run)
-        with started(DecodingTask(folder, options.threads), options.sides) as workers:
+        with started(DecodingTask(folder, options.threads, options.at_once), options.sides) as workers:
             console.print(f"started: {', '.join(workers)}")
             if options.run is None:
                 cases, found = _random(workers, workload, options.rounds)
@@ -114,8 +120,9 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
             found["peak GB of the process"] = {name: worker.peak_bytes / 1e9 for name, worker in workers.items()}
     if options.run is not None and options.program is not None:
         found["the C program"] = measure_program(options.program, options.run, lines_of(options.source))
-    setup |= {"threads": options.threads, "rounds": options.rounds}
+    setup |= {"threads": options.threads, "parts at once": options.at_once, "rounds": options.rounds}
     name = "decoding-file" if options.run is not None else "decoding-small" if options.small else "decoding"
+    name += "-at-once" if options.at_once > 1 else ""
     yield Speeds(name, setup, cases, _ours(workers), found)
 
 

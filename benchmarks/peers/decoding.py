@@ -18,11 +18,13 @@ class DecodingTask:
     Attributes:
         folder: Holds the model as `.keras`, CTranslate2's conversions in `float32` and `int8`, source ids.
         threads: That it may use.
+        at_once: Parts of the ids that ours and CTranslate2 decode at a time, each with its share of the threads.
         options: Of one side alone.
     """
 
     folder: str
     threads: int = 2
+    at_once: int = 1
     options: dict = field(default_factory=dict)
 
     def path(self, name: str) -> Path:

@@ -15,14 +15,14 @@ class CTranslate2:
         self.task = task
         self.folder = task.path(task.options["weights"])
         self.translators = {}  # by batches at a time
-        self.translator = self._translator(at_once=1)
+        self.translator = self._translator(task.at_once)
         self.pieces = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         self.ids = {piece: place for place, piece in enumerate(self.pieces)}
 
     def search(self, sentences: int, beam: int, length: int) -> Work:
         """Exactly `length` tokens for each source."""
         sources = self._sources(sentences)
-        options = {"beam_size": beam, "length_penalty": 0.6}
+        options = {"beam_size": beam, "length_penalty": 0.6, "max_batch_size": -(-sentences // self.task.at_once)}
         options |= {"min_decoding_length": length, "max_decoding_length": length}
         return Work(
             lambda: self.translator.translate_batch(sources, **options),

@@ -1,9 +1,11 @@
 """Ours: a plain SavedModel from ids to ids, loaded again; `Translator` for files."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from benchmarks.peers.decoding import MODEL, TOKENIZER, DecodingTask, use_threads
@@ -34,7 +36,8 @@ class Ours:
     """The side."""
 
     def __init__(self, task: DecodingTask):
-        if task.path(TOKENIZER).exists():  # text, of which `keras-attention translate` works on two batches at a time
+        # `keras-attention translate` works on two batches of a text at a time.
+        if task.at_once > 1 or task.path(TOKENIZER).exists():
             share_cores(task.threads)
         else:
             use_threads(task.threads)
@@ -43,14 +46,19 @@ class Ours:
         if "weights" in task.options:
             self.model = self.model.in_dtype(task.options["weights"])
         self.loaded = {}  # by beams and length
+        self.pool = ThreadPoolExecutor(task.at_once)
 
     def search(self, sentences: int, beam: int, length: int) -> Work:
         """Exactly `length` tokens for each source, the end the last of them."""
         if (beam, length) not in self.loaded:
             self.loaded[beam, length] = self._exported(beam, length)
         function = self.loaded[beam, length].signatures["serving_default"]
-        source = tf.constant(self.task.sources(sentences))
-        return Work(lambda: function(source=source)["ids"].numpy(), lambda ids: ids.tolist())
+        parts = np.array_split(self.task.sources(sentences), min(self.task.at_once, sentences))
+        parts = [tf.constant(part) for part in parts]
+        return Work(
+            lambda: list(self.pool.map(lambda part: function(source=part)["ids"].numpy(), parts)),
+            lambda found: np.concatenate(found).tolist(),
+        )
 
     def translate(self, file: str, beam: int, length_penalty: float) -> Work:
         """All lines of a file, text to text."""
