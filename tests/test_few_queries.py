@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_attention as ka
 from keras_attention.decoding import few_queries
 from keras_attention.decoding.few_queries import MOST_PAIRS, attention_for, attention_of_few
+from keras_attention.decoding.model_steps import language_model, with_source
 from keras_attention.ops.cached_attention import cached_attention
 
 B, K, H, D = 3, 5, 2, 7
@@ -85,3 +87,13 @@ def test_an_empty_batch_has_an_empty_answer():
     query, memory, bias = inputs((11,), sentences=0)
     assert attention_for(K)(query, memory, bias).shape == (0, H, K, D)
     assert attention_for(1)(query, memory, bias).shape == (0, H, K, D)
+
+
+@pytest.mark.parametrize(("beams", "dtype"), [(1, tf.float32), (2, tf.bfloat16)])
+def test_one_beam_is_given_the_keys_as_it_computes_with_them(beams, dtype):
+    config = ka.TransformerConfig(vocabulary_size=13, num_layers=1, hidden_dim=6, num_heads=2, intermediate_dim=5)
+    ids = tf.constant([[5, 6, 3]])
+    _, state = with_source(ka.Transformer(config, dtype="bfloat16"), ids, beams)
+    assert {x.dtype for x in (*state.older, *state.newer, *state.memory)} == {dtype}
+    _, state = language_model(ka.CausalTransformer(config, dtype="bfloat16"), ids, beams)
+    assert {x.dtype for x in (*state.older, *state.newer)} == {dtype}

@@ -163,3 +163,22 @@ def test_bfloat16_follows_float32():
     assert keras.backend.standardize_dtype(logits[1].dtype) == "float32"
     np.testing.assert_allclose(*logits, atol=0.1)
     assert np.abs(logits[0] - logits[1]).max() > 0  # it is not float32 in disguise
+
+
+@pytest.mark.parametrize("model_class", [Transformer, CausalTransformer])
+def test_keys_may_be_kept_in_another_dtype(model_class):
+    model = random_model(model_class)
+    half = model_class(model.config, dtype="mixed_bfloat16")
+    half.set_weights(model.get_weights())
+    ids, prompts = (keras.ops.array(np.full(shape, 2, "int32")) for shape in ((B,), (B, 3)))
+    logits = []
+    for each, dtype in ((model, None), (half, None), (half, "float32")):
+        decoder = each.fused_decoder(memory_dtype=dtype)
+        state = decoder.read(sources(), 1) if model_class is Transformer else decoder.start(prompts, 1)
+        for _ in range(3):
+            values, state = decoder.step(ids, state)
+        kept = {keras.backend.standardize_dtype(x.dtype) for x in (*state.older, *state.newer, *state.memory)}
+        assert kept == {"bfloat16" if each is half and dtype is None else "float32"}
+        logits.append(numpy(values))
+    np.testing.assert_allclose(logits[2], logits[0], atol=0.1)
+    assert np.abs(logits[2] - logits[1]).max() > 0

@@ -37,6 +37,18 @@ def attention_for(beams: int) -> Attention:
     return attention
 
 
+def memory_dtype(beams: int) -> str | None:
+    """The dtype of the keys and values that `attention_for` is given.
+
+    Args:
+        beams: K.
+
+    Returns:
+        float32 for one beam, whose attention would turn all of them into that at each step; None for that of the model.
+    """
+    return "float32" if beams == 1 else None
+
+
 def attention_of_few(query: tf.Tensor, memory: Sequence[tf.Tensor], bias: tf.Tensor) -> tf.Tensor:
     """`cached_attention` by kernels that run in the calling thread when there is little to do.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.few_queries import attention_for
+from keras_attention.decoding.few_queries import attention_for, memory_dtype
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
 
@@ -66,7 +66,7 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
         The step, and the state for the first one.
     """
     if getattr(model, "can_fuse", False):
-        decoder = model.fused_decoder(attention_for(beams))
+        decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
         return decoder.step, decoder.read(source, beams)
     memory, mask = model.encode(source)  # (B, S, M), (B, S)
     cache = model.init_cache(memory, tf.shape(source)[0] * beams)
@@ -95,7 +95,7 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, An
         The step, and the state for the first one.
     """
     if getattr(model, "can_fuse", False):
-        decoder = model.fused_decoder(attention_for(beams))
+        decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
         return decoder.step, decoder.start(prompts, beams)
     rows = tf.repeat(prompts, beams, axis=0)  # (B·K, t)
     _, cache = model.decode_step(rows, model.init_cache(tf.shape(rows)[0]))

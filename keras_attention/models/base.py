@@ -105,16 +105,19 @@ class ConfiguredModel(keras.Model):
         """Whether `fused_decoder` has the weights it needs: quantized ones it cannot join."""
         return not any(matrix.quantization_mode for _, matrix in matrices_within(self))
 
-    def fused_decoder(self, attention: Callable[..., Any] = cached_attention) -> FusedDecoder:
+    def fused_decoder(
+        self, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None
+    ) -> FusedDecoder:
         """What generation decodes with: the numbers of `decode_step`, for less work.
 
         Args:
             attention: What computes `cached_attention`.
+            memory_dtype: Of the keys and values that it is given; that of the model's products by default.
 
         Returns:
             A decoder with the weights as they are now.
         """
-        return FusedDecoder(self, attention)
+        return FusedDecoder(self, attention, memory_dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {

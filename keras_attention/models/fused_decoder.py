@@ -23,6 +23,7 @@ class FusedDecoder:
     Args:
         model: A `Transformer` or a `CausalTransformer`, not quantized.
         attention: What computes `cached_attention`.
+        memory_dtype: Of the keys and values that attention is given; that of the products by default.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -35,11 +36,12 @@ class FusedDecoder:
     Source: Vaswani et al. 2017, section 3.
     """
 
-    def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention):
+    def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None):
         self.model = model
         self.attention = attention
         decoder = model.get_layer("decoder")
         dtype = model.dtype_policy.compute_dtype
+        self.memory_dtype = memory_dtype or dtype
         self.first_norm = decoder.normalize_first
         self.layers = [FusedLayer(layer, dtype) for layer in decoder.layers]
         self.final_norm = None if decoder.final_norm is None else joined_norm(decoder.final_norm)
@@ -57,9 +59,8 @@ class FusedDecoder:
         """
         sentences, length = ops.shape(prompts)
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
-        dtype = self.layers[0].self_attention.dtype
         return self._unread(sentences, beams)._replace(
-            older=tuple(ops.cast(ops.stack([layer.key, layer.value]), dtype) for layer in cache.layers),
+            older=tuple(ops.cast(ops.stack([layer.key, layer.value]), self.memory_dtype) for layer in cache.layers),
             visible=ops.ones((sentences, length, beams), "bool"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )
@@ -80,7 +81,7 @@ class FusedDecoder:
         pairs = []
         for layer in self.layers:
             matrices = layer.cross_attention
-            both = matrices.memory(rows, matrices.dtype)  # (B·S, 2·H·D)
+            both = matrices.memory(rows, self.memory_dtype)  # (B·S, 2·H·D)
             both = ops.where(ops.reshape(mask, (-1, 1)), both, ops.zeros_like(both))
             pairs.append(matrices.heads_of(both, sentences, length))
         return self._unread(sentences, beams)._replace(
@@ -111,7 +112,7 @@ class FusedDecoder:
         newer = []
         for number, layer in enumerate(self.layers):
             matrices, norm = layer.self_attention, layer.self_attention_norm
-            joined = matrices.inputs(self._enter(norm, x), matrices.dtype)  # (B·K, 3·H·D)
+            joined = matrices.inputs(self._enter(norm, x), self.memory_dtype)  # (B·K, 3·H·D)
             heads = matrices.heads_of(joined, sentences, rows)  # (3, B, H, K, D)
             newer.append(extended(state.newer[number], heads[1:]))
             memory = state.older[number], newer[-1]
@@ -119,7 +120,7 @@ class FusedDecoder:
 
             if layer.cross_attention is not None:
                 matrices, norm = layer.cross_attention, layer.cross_attention_norm
-                queries = matrices.inputs(self._enter(norm, x), matrices.dtype)  # (B·K, H·D)
+                queries = matrices.inputs(self._enter(norm, x), self.memory_dtype)  # (B·K, H·D)
                 queries, memory = matrices.heads_of(queries, sentences, rows)[0], (state.memory[number],)
                 x = self._leave(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
 
@@ -131,7 +132,7 @@ class FusedDecoder:
 
     def _unread(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
-        empty = ops.zeros((2, sentences, attention.heads, 0, attention.head_dim), attention.dtype)
+        empty = ops.zeros((2, sentences, attention.heads, 0, attention.head_dim), self.memory_dtype)
         return DecodingState(
             older=(empty,) * len(self.layers),
             newer=(empty,) * len(self.layers),

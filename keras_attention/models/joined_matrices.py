@@ -98,11 +98,6 @@ class FusedAttention(NamedTuple):
             head_dim,
         )
 
-    @property
-    def dtype(self) -> str:
-        """Of the products."""
-        return self.inputs.dtype
-
     def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
         """Vectors with axes for what was joined and for their heads.
 
