@@ -176,6 +176,7 @@ class Translator(tf.Module):
             pieces(source_ids.numpy()[0].tolist()),
         )
 
+    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
     def read(self, source: tf.Tensor) -> Tokens:
         """Turns texts into what the model reads, in the graph.
 
