@@ -200,16 +200,23 @@ def test_kerashub_with_our_weights_is_our_model(task):
 
 
 @pytest.mark.slow
-def test_every_side_decodes_the_same(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "name", "sides"),
+    [
+        ([], "decoding-small", list(decoding.SIDES)),
+        (["--at-once", "2"], "decoding-small-at-once", ["keras_attention", "ctranslate2"]),
+    ],
+)
+def test_every_side_decodes_the_same(arguments, name, sides, tmp_path, capsys):
     pytest.importorskip("ctranslate2")
-    decoding.main(["--small", "--rounds", "1", "--results", str(tmp_path)])
-    content = json.loads((tmp_path / "decoding-small.json").read_text(encoding="utf-8"))
+    decoding.main(["--small", "--rounds", "1", "--results", str(tmp_path), "--sides", *sides, *arguments])
+    content = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in content["rows"]] == [
         "5 sentences, greedy", "5 sentences, beam 4", "1 sentence, greedy", "1 sentence, beam 4",
     ]  # fmt: skip
-    assert all(set(row["seconds"]) == set(decoding.SIDES) for row in content["rows"])
+    assert all(set(row["seconds"]) == set(sides) for row in content["rows"])
     same = {name: shares for name, shares in content["found"].items() if name.startswith("same hypotheses")}
     assert len(same) == 4
     assert all(share == 1 for shares in same.values() for share in shares.values())
-    assert set(content["found"]["peak GB of the process"]) == set(decoding.SIDES)
+    assert set(content["found"]["peak GB of the process"]) == set(sides)
     assert Path(content["benchmark"]).name in capsys.readouterr().out
