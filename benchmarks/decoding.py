@@ -100,6 +100,11 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
     """Measures what the options name."""
     if (options.run is None) != (options.source is None):
         raise SystemExit("--run and --source go together: a model, and text in its language")
+    if options.at_once < 1 or (options.at_once > 1 and options.run is not None):
+        raise SystemExit(
+            "--at-once is for random ids, 1 part or more; of a text ours works on two batches, and CTranslate2 "
+            f"on as many as it is faster with. Received: --at-once {options.at_once}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         if options.run is None:
             workload = SMALL if options.small else BASE
@@ -111,6 +116,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
             if options.run is None:
                 cases, found = _random(workers, workload, options.rounds)
                 setup = {**asdict(workload.sizes), "tokens in": workload.tokens_in, "tokens out": workload.tokens_out}
+                setup["parts at once"] = options.at_once
             else:
                 target = None if options.target is None else Path(options.target)
                 text = Translation(Path(options.source), target, Path(folder), BEAM, options.length_penalty)
@@ -120,7 +126,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
             found["peak GB of the process"] = {name: worker.peak_bytes / 1e9 for name, worker in workers.items()}
     if options.run is not None and options.program is not None:
         found["the C program"] = measure_program(options.program, options.run, lines_of(options.source))
-    setup |= {"threads": options.threads, "parts at once": options.at_once, "rounds": options.rounds}
+    setup |= {"threads": options.threads, "rounds": options.rounds}
     name = "decoding-file" if options.run is not None else "decoding-small" if options.small else "decoding"
     name += "-at-once" if options.at_once > 1 else ""
     yield Speeds(name, setup, cases, _ours(workers), found)

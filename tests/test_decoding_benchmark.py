@@ -144,6 +144,12 @@ def test_a_run_needs_text_of_its_language():
         decoding.main(["--run", "runs/en-de"])
 
 
+@pytest.mark.parametrize("arguments", [["--at-once", "0"], ["--at-once", "2", "--run", "run", "--source", "text"]])
+def test_parts_at_a_time_are_of_random_ids(arguments):
+    with pytest.raises(SystemExit, match="--at-once is for random ids, 1 part or more"):
+        decoding.main(arguments)
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     pytest.importorskip("ctranslate2")

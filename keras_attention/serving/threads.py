@@ -13,7 +13,7 @@ def share_cores(cores: int | None = None) -> None:
     """Gives each of the batches that `Translator.translate` works on at a time its own share of the cores.
 
     Threads of one product wait for each other; those of two batches do not. On two cores, the only number
-    measured, texts take 0.6 to 0.95 of the time; a batch that is alone, as from `Translator` called or an export, may
+    measured, texts take 0.64 to 0.97 of the time; a batch that is alone, as from `Translator` called or an export, may
     take twice as long. TensorFlow settles its threads when it first computes: call this before a model is made or
     loaded. After that, or where somebody has settled them, it changes nothing.
 
@@ -31,7 +31,7 @@ def share_cores(cores: int | None = None) -> None:
 
 
 def cores_are_shared() -> bool:
-    """Whether one batch leaves cores to another, by `share_cores` or by somebody's own number of threads.
+    """Whether one batch leaves cores to another, by `share_cores` or by a number of threads set in Python.
 
     Returns:
         Whether a product has fewer threads than there are cores.
