@@ -11,9 +11,8 @@ from tensors import assert_close, draw
 import keras_attention as ka
 from keras_attention import ops
 from keras_attention.layers import heads
-from keras_attention.ops import blockwise, tiles
-from keras_attention.ops.blockwise import blockwise_attention
-from keras_attention.ops.dropout_mask import kept
+from keras_attention.ops.blockwise import attention, blockwise_attention, tiles
+from keras_attention.ops.blockwise.dropout_mask import keep_mask
 from keras_attention.ops.visible_pairs import VisiblePairs
 
 B, H, G, T, S, D, E = 2, 2, 1, 13, 17, 7, 5
@@ -86,7 +85,7 @@ def test_blocks_are_the_whole(name, biases):
 @pytest.mark.parametrize("name", VISIBLE)
 def test_blocks_that_share_slices(name, most_written_out, monkeypatch):
     """7 blocks of queries and 9 of keys in groups of three, written out or in loops."""
-    monkeypatch.setitem(tiles.WRITTEN_OUT, BACKEND, most_written_out)
+    monkeypatch.setitem(tiles.UNROLLED, BACKEND, most_written_out)
     monkeypatch.setattr(tiles, "GROUPS", 3)
     monkeypatch.setattr(tiles, "LOOPS", 3)
     assert_same(VISIBLE[name], inputs(), True, True, block_size=2)
@@ -200,7 +199,7 @@ def test_what_is_kept_looks_drawn(rate):
     """The share, that of each query and key, and no correlation of neighbours, of heads or of four corners."""
     places = np.arange(512, dtype="int32")
     seed = keras.ops.convert_to_tensor(np.array([2, 3], "int32"))
-    found = [numpy(kept(seed, row, places[:, None], places[None, :], rate)) for row in (0, 1)]
+    found = [numpy(keep_mask(seed, row, places[:, None], places[None, :], rate)) for row in (0, 1)]
     centred = [(x - (1 - rate)) / np.sqrt(rate * (1 - rate)) for x in found]
     size = 512
     one, other = centred
@@ -230,7 +229,7 @@ def short_is_long(monkeypatch):
         calls.append(args)
         return blockwise_attention(*args, **kwargs, block_size=5)
 
-    monkeypatch.setattr(blockwise, "LONG", 100)
+    monkeypatch.setattr(attention, "LONG", 100)
     monkeypatch.setattr(heads, "blockwise_attention", counted)
     return calls
 

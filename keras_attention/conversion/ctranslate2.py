@@ -15,7 +15,7 @@ from keras_attention.conversion.model import check_tokenizer, needs, readable
 from keras_attention.conversion.parity import RandomPairs, assert_close, assert_near, full_logits, padded
 from keras_attention.layers.feed_forward import GATED
 from keras_attention.models import Transformer
-from keras_attention.ops.sinusoids import sinusoids
+from keras_attention.ops.positions import sinusoids
 from keras_attention.text import BOS_ID, EOS_ID, UNK_ID
 
 QUANTIZATIONS = (None, "int8")

@@ -9,8 +9,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import positive_integer, positive_number
-from keras_attention.ops.distances import alibi_slopes, distance_buckets
-from keras_attention.ops.rotation import rotate
+from keras_attention.ops.positions import alibi_slopes, distance_buckets, rotate
 
 
 class AttentionPosition(keras.layers.Layer):

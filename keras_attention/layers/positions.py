@@ -11,7 +11,7 @@ from keras import ops
 from keras_attention.layers.arguments import concrete_integer, positive_integer, positive_number
 from keras_attention.layers.input_checks import check_sequence, check_shape, check_start_index
 from keras_attention.ops.masks import check_segments_fit, segment_positions
-from keras_attention.ops.sinusoids import sinusoids
+from keras_attention.ops.positions import sinusoids
 
 
 class AddedPositions(keras.layers.Layer):

@@ -2,7 +2,6 @@
 
 from keras_attention.ops.attention import dot_product_attention, fused_attention, masked_softmax
 from keras_attention.ops.blockwise import blockwise_attention
-from keras_attention.ops.distances import alibi_slopes, distance_buckets
 from keras_attention.ops.masks import (
     as_mask,
     causal_mask,
@@ -16,8 +15,7 @@ from keras_attention.ops.masks import (
     segment_positions,
     window_mask,
 )
-from keras_attention.ops.rotation import rotate
-from keras_attention.ops.sinusoids import sinusoids
+from keras_attention.ops.positions import alibi_slopes, distance_buckets, rotate, sinusoids
 from keras_attention.ops.visible_pairs import VisiblePairs
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Attention whose memory grows with the length, where the scores of all pairs grow with its square.
+"""Attention whose memory grows with the length, not with its square as the scores of all pairs do.
 
 Shapes: B batch, T query length, S key length, H heads, G heads of keys and values, D and E widths of a head, N = B·H
 rows, R positions of a block, C columns of a tile.
@@ -9,11 +9,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.block_passes import HIDDEN, BlockPasses, Facts
-from keras_attention.ops.tiles import known_integer
+from keras_attention.ops.blockwise.passes import MASKED_SCORE, BlockPasses, StaticArguments
+from keras_attention.ops.blockwise.tiles import known_integer
 from keras_attention.ops.visible_pairs import VisiblePairs
 
-# From so many pairs of a sentence and head on, the whole takes too much: 64 MiB of float32, several times over.
+# Pairs of a sentence and head from which blocks are used: 64 MiB of float32, of which several copies would be needed.
 LONG = 2**24
 _MASKS = ("pairs", "query_segments", "key_segments", "offset")
 
@@ -29,23 +29,23 @@ def blockwise_attention(
     seed: Any = None,
     block_size: int | None = None,
 ) -> Any:
-    """The output of `dot_product_attention`, from blocks of scores that are computed, used and forgotten.
+    """The output of `dot_product_attention`, computed block by block without the scores of all pairs.
 
-    A block of queries meets all the keys it may see; what causality or a window hides is not computed. Of each query
-    the forward pass leaves its output and the logarithm of Σ exp(score), from which the backward pass makes the
-    weights again, a block of keys at a time. Numbers inside are float32 or wider.
+    A block of queries attends to the keys that it may see; what causality or a window hides is not computed. The
+    forward pass keeps the output and log Σ exp(score) of each query, from which the backward pass computes the
+    weights again, a block of keys at a time. Computed in float32 or wider.
 
     Args:
         query: Q, (B, H, T, D).
         key: K, (B, G, S, D); G divides H, and H/G query heads in a row share a head of keys and values.
         value: V, (B, G, S, E).
-        visible: Which query may see which key; all by default.
+        visible: The pairs that may attend; all by default.
         key_bias: Added to the scaled scores with a key, broadcastable to (B, H, 1, S).
         distance_bias: Added to the scaled scores by distance j - i from query to key, (H, T + S - 1): first
             j - i = 1 - T, last S - 1.
-        dropout: The share of weights to drop.
-        seed: Two integers, for the dropout.
-        block_size: R; by default as many as make a tile of 2^20 numbers, within bounds.
+        dropout: Dropout rate of the weights.
+        seed: Two integers that seed the dropout.
+        block_size: R; chosen by the size of a tile by default.
 
     Returns:
         The output (B, H, T, E).
@@ -71,12 +71,12 @@ def blockwise_attention(
         **{name: x for name, x in visible._asdict().items() if name in _MASKS and ops.is_tensor(x)},
     }
     given = {name: x for name, x in tensors.items() if x is not None}
-    facts = Facts(visible, heads, heads // key.shape[1], key_bias is not None, dropout, block_size)
+    static = StaticArguments(visible, heads, heads // key.shape[1], key_bias is not None, dropout, block_size)
 
     # All tensors are arguments: JAX could not differentiate a compiled function that closes over them.
     @ops.custom_gradient
     def attend(*arguments: Any) -> Any:
-        call = BlockPasses(facts, dict(zip(given, arguments, strict=True)))
+        call = BlockPasses(static, dict(zip(given, arguments, strict=True)))
         output, log_sums = call.forward()  # (N, T, E), (N, T)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
@@ -92,19 +92,7 @@ def blockwise_attention(
 
 
 def is_long(query_length: Any, key_length: Any) -> bool:
-    """Whether to take blocks, as far as the lengths are known.
-
-    Args:
-        query_length: T, an integer or a scalar tensor.
-        key_length: S, an integer or a scalar tensor.
-
-    Returns:
-        False for a single query too.
-
-    Example:
-        >>> is_long(64, 64), is_long(8192, 8192)
-        (False, True)
-    """
+    """Whether the lengths are known and large enough for blocks; a single query never is."""
     known = isinstance(query_length, int) and isinstance(key_length, int)
     return known and query_length > 1 and query_length * key_length >= LONG
 
@@ -115,7 +103,7 @@ def _rows(x: Any, dtype: str) -> Any:
 
 
 def _column(visible: Any, bias: Any, batch: Any, heads: int, keys: Any, dtype: str) -> Any:
-    """What each key adds to its scores, (B, S), or (N, S) where it may differ between heads."""
+    """The term that each key adds to its scores, (B, S), or (N, S) where heads differ."""
     if bias is None:
         column = ops.zeros((batch, keys), dtype)
     else:
@@ -124,5 +112,5 @@ def _column(visible: Any, bias: Any, batch: Any, heads: int, keys: Any, dtype: s
         column = ops.broadcast_to(bias[:, :, 0], (batch, heads, keys))
         visible = visible if visible is None or len(visible.shape) == 1 else visible[:, None]
     if visible is not None:
-        column = ops.where(visible, column, ops.cast(HIDDEN, dtype))
+        column = ops.where(visible, column, ops.cast(MASKED_SCORE, dtype))
     return ops.reshape(column, (-1, keys))
