@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import keras_attention as ka
-from keras_attention.decoding.logits import keep_top_p
+from keras_attention.decoding.logits_processors import keep_top_p
 from keras_attention.decoding.sampling import sample
 from keras_attention.decoding.streaming import stream_tokens
 

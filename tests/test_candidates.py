@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attention.decoding.candidates import Live, expand
+from keras_attention.decoding.candidates import Alive, grow
 
 B, K, EOS = 5, 3, 3
 
 
-def live_of(log_probs):
-    return Live(tf.zeros([B, K, 2], tf.int32), tf.constant(log_probs, tf.float32))
+def alive_of(log_probs):
+    return Alive(tf.zeros([B, K, 2], tf.int32), tf.constant(log_probs, tf.float32))
 
 
 def sorted_candidates(log_probs, logits):
@@ -31,7 +31,7 @@ def test_the_best_continuations_are_found_in_order(vocabulary_size, step):
     logits = random.normal(0, 2, (B, K, vocabulary_size)).astype("float32")
     logits = np.round(logits) if step else logits
     log_probs = -np.arange(K, dtype="float32") * 0.37 - random.random((B, K)).astype("float32")
-    candidates, broken = expand(live_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
+    candidates, broken = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
     assert not broken.numpy().any()
     for sentence in range(B):
         expected = sorted_candidates(log_probs[sentence], logits[sentence])
@@ -46,9 +46,9 @@ def test_a_row_without_a_distribution_breaks_its_sentence_alone(vocabulary_size,
     random = np.random.default_rng(3)
     logits = random.normal(size=(B, K, vocabulary_size)).astype("float32")
     log_probs = -random.random((B, K)).astype("float32")
-    whole, _ = expand(live_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
+    whole, _ = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
     logits[2, 1, vocabulary_size // 2] = value
-    candidates, broken = expand(live_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
+    candidates, broken = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
     assert broken.numpy().tolist() == [False, False, True, False, False]
     others = np.arange(B) != 2
     for before, after in zip(whole, candidates, strict=True):
@@ -62,9 +62,9 @@ def test_a_graph_that_does_not_know_the_size_of_the_vocabulary():
 
     @tf.function(input_signature=[tf.TensorSpec([None, None])])
     def in_graph(logits):
-        return expand(live_of(log_probs), logits, tf.zeros([B], tf.bool), EOS)[0]
+        return grow(alive_of(log_probs), logits, tf.zeros([B], tf.bool), EOS)[0]
 
-    known, _ = expand(live_of(log_probs), tf.constant(logits), tf.zeros([B], tf.bool), EOS)
+    known, _ = grow(alive_of(log_probs), tf.constant(logits), tf.zeros([B], tf.bool), EOS)
     for mine, wanted in zip(in_graph(logits), known, strict=True):
         np.testing.assert_allclose(mine.numpy(), wanted.numpy(), rtol=1e-6)
 
@@ -72,7 +72,7 @@ def test_a_graph_that_does_not_know_the_size_of_the_vocabulary():
 def test_one_row_stands_for_equal_beams():
     logits = np.random.default_rng(5).normal(size=(B, 40)).astype("float32")
     log_probs = np.tile(np.float32([-0.5, -np.inf, -np.inf]), (B, 1))  # as at the beginning: one beam is alive
-    one, _ = expand(live_of(log_probs), tf.constant(logits), tf.zeros([B], tf.bool), EOS)
-    each, _ = expand(live_of(log_probs), tf.repeat(logits, K, axis=0), tf.zeros([B], tf.bool), EOS)
+    one, _ = grow(alive_of(log_probs), tf.constant(logits), tf.zeros([B], tf.bool), EOS)
+    each, _ = grow(alive_of(log_probs), tf.repeat(logits, K, axis=0), tf.zeros([B], tf.bool), EOS)
     for mine, wanted in zip(one, each, strict=True):
         np.testing.assert_array_equal(mine.numpy(), wanted.numpy())

@@ -274,8 +274,8 @@ def test_scores_of_drawn_outputs_are_the_models(translator):
         ({"top_k": -1, "sample": True}, r"`top_k`.*=-1"),
         ({"min_p": 1.5, "sample": True}, r"`min_p`.*=1.5"),
         ({"temperature": 0.0, "sample": True}, r"`temperature`.*=0.0"),
-        ({"temperature": 0.5}, r"`temperature` is for drawing, with `sample=True`.*=0.5"),
-        ({"seed": 3}, r"`seed` is for drawing"),
+        ({"temperature": 0.5}, r"`temperature` is for sampling, with `sample=True`.*=0.5"),
+        ({"seed": 3}, r"`seed` is for sampling"),
         ({"sample": True, "beam_size": 4}, r"give no `beam_size` with `sample`.*beam_size=4"),
     ],
 )

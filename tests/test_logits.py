@@ -1,4 +1,4 @@
-"""What forbids tokens, against the same rules written with lists, one row and one token at a time."""
+"""What forbids tokens, against the same processors written with lists, one row and one token at a time."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_attention.decoding import logits as rules
+from keras_attention.decoding import logits_processors as processors
 
 pytestmark = pytest.mark.tensorflow
 
@@ -57,7 +57,7 @@ def assert_rows(found, expected, shape):
 @given(SEEDS, ROWS, VOCABULARIES, st.integers(0, 5), st.integers(0, 7))
 def test_no_end_before_the_fewest_tokens(seed, rows, vocabulary, length, min_length):
     logits = draw(seed, rows, vocabulary)
-    found = in_graph(rules.forbid_end, FLOATS, NUMBER, NUMBER, eos_id=EOS)(logits, length, min_length)
+    found = in_graph(processors.forbid_end, FLOATS, NUMBER, NUMBER, eos_id=EOS)(logits, length, min_length)
     # The sentence would have these tokens and eos.
     too_short = length + 1 < min_length
     assert_rows(found, [forbid(row, [EOS] if too_short else []) for row in logits], logits.shape)
@@ -68,7 +68,7 @@ def test_no_end_before_the_fewest_tokens(seed, rows, vocabulary, length, min_len
 def test_each_row_may_have_its_own_length_and_its_own_limit(seed, rows, vocabulary):
     logits = draw(seed, rows, vocabulary)
     lengths, limits = draw_ids(seed, 2, rows, 7)
-    found = in_graph(rules.forbid_end, FLOATS, NUMBERS, NUMBERS, eos_id=EOS)(logits, lengths, limits)
+    found = in_graph(processors.forbid_end, FLOATS, NUMBERS, NUMBERS, eos_id=EOS)(logits, lengths, limits)
     expected = [
         forbid(row, [EOS] if length + 1 < limit else [])
         for row, length, limit in zip(logits, lengths, limits, strict=True)
@@ -91,13 +91,13 @@ def repeating(ids, n, vocabulary):
 def test_no_ngram_comes_twice(n, seed, rows, length):
     vocabulary = 4 if n > 2 else 7  # few words, so that many n-grams are the same
     logits, ids = draw(seed, rows, vocabulary), draw_ids(seed, rows, length, vocabulary)
-    found = in_graph(rules.forbid_repeats, FLOATS, INTEGERS, length_of_ngram=n, eos_id=EOS)(logits, ids)
+    found = in_graph(processors.forbid_repeats, FLOATS, INTEGERS, length_of_ngram=n, eos_id=EOS)(logits, ids)
     expected = [forbid(row, repeating(list(some), n, vocabulary)) for row, some in zip(logits, ids, strict=True)]
     assert_rows(found, expected, logits.shape)
 
 
 def force_prefix(logits, position, prefix, model):
-    return rules.force_prefix(logits, position, prefix, PAD, model)
+    return processors.force_prefix(logits, position, prefix, PAD, model)
 
 
 @cases(60)
@@ -117,8 +117,8 @@ def test_a_prefix_leaves_its_next_token_alone(seed, rows, vocabulary, width, pos
 
 def test_no_other_rule_forbids_what_a_prefix_says():
     model = tf.constant([[1.0, 2.0, 4.0, 8.0]])
-    ruled = rules.forbid_repeats(model, tf.constant([[1, 2]]), length_of_ngram=1, eos_id=EOS)
-    forced = rules.force_prefix(ruled, 2, tf.constant([[1, 2, 2]]), PAD, model)
+    ruled = processors.forbid_repeats(model, tf.constant([[1, 2]]), length_of_ngram=1, eos_id=EOS)
+    forced = processors.force_prefix(ruled, 2, tf.constant([[1, 2, 2]]), PAD, model)
     np.testing.assert_array_equal(forced, [[NEVER, NEVER, 4.0, NEVER]])
 
 
@@ -126,7 +126,7 @@ def test_no_other_rule_forbids_what_a_prefix_says():
 @given(SEEDS, ROWS, VOCABULARIES, st.integers(1, 12), st.booleans())
 def test_top_k_keeps_the_k_best(seed, rows, vocabulary, k, equal):
     logits = draw(seed, rows, vocabulary, equal)
-    found = in_graph(rules.keep_top_k, FLOATS, k=k)(logits)
+    found = in_graph(processors.keep_top_k, FLOATS, k=k)(logits)
     assert_rows(found, [forbid(row, best_first(row)[k:]) for row in logits], logits.shape)
 
 
@@ -152,24 +152,28 @@ def test_top_p_keeps_the_fewest_that_reach_p(head, seed, rows, vocabulary, p, eq
             return
         expected.append(forbid(row, order[int((sums < p).sum()) + 1 :]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules, "HEAD", head)
-        run = in_graph(rules.keep_top_p, FLOATS, p=p) if head == 256 else functools.partial(rules.keep_top_p, p=p)
+        patch.setattr(processors, "HEAD", head)
+        run = (
+            in_graph(processors.keep_top_p, FLOATS, p=p)
+            if head == 256
+            else functools.partial(processors.keep_top_p, p=p)
+        )
         assert_rows(run(logits), expected, logits.shape)
 
 
 def test_a_row_that_needs_all_tokens_gets_them_in_the_graph():
     logits = draw(5, 2, 701) * 0.01  # nearly the same probability for all: half of them are more than the head
-    kept = np.isfinite(in_graph(rules.keep_top_p, FLOATS, p=0.5)(logits).numpy()).sum(1)
+    kept = np.isfinite(in_graph(processors.keep_top_p, FLOATS, p=0.5)(logits).numpy()).sum(1)
     expected = [(np.cumsum(np.sort(probabilities(row))[::-1]) < 0.5).sum() + 1 for row in logits]
     assert kept.tolist() == expected
-    assert min(kept) > rules.HEAD
+    assert min(kept) > processors.HEAD
 
 
 @cases(40)
 @given(SEEDS, ROWS, VOCABULARIES, st.sampled_from([0.0, 0.01, 0.2, 1.0]), st.booleans())
 def test_min_p_keeps_what_is_near_the_best(seed, rows, vocabulary, p, equal):
     logits = draw(seed, rows, vocabulary, equal)
-    found = in_graph(rules.keep_min_p, FLOATS, p=p)(logits)
+    found = in_graph(processors.keep_min_p, FLOATS, p=p)(logits)
     expected = [
         forbid(row, [token for token, share in enumerate(probabilities(row)) if share < p * max(probabilities(row))])
         for row in logits
@@ -180,20 +184,20 @@ def test_min_p_keeps_what_is_near_the_best(seed, rows, vocabulary, p, equal):
 @pytest.mark.parametrize("temperature", [0.3, 1, 1.0, 7])
 def test_temperature_divides(temperature):
     logits = draw(3, 2, 5)
-    found = in_graph(rules.cool, FLOATS, temperature=temperature)(logits)
+    found = in_graph(processors.scale_by_temperature, FLOATS, temperature=temperature)(logits)
     np.testing.assert_allclose(found, logits / temperature, rtol=1e-6)
 
 
 IDS = tf.constant([[1, 2, 1]] * 5)
 PREFIX = tf.constant([[4]] * 5)
 EACH = {
-    "forbid_end": lambda x: rules.forbid_end(x, 3, 7, EOS),
-    "forbid_repeats": lambda x: rules.forbid_repeats(x, IDS[: tf.shape(x)[0]], 1, EOS),
-    "force_prefix": lambda x: rules.force_prefix(x, 0, PREFIX[: tf.shape(x)[0]], PAD, x),
-    "cool": lambda x: rules.cool(x, 0.5),
-    "keep_top_k": lambda x: rules.keep_top_k(x, 2),
-    "keep_top_p": lambda x: rules.keep_top_p(x, 0.6),
-    "keep_min_p": lambda x: rules.keep_min_p(x, 0.6),
+    "forbid_end": lambda x: processors.forbid_end(x, 3, 7, EOS),
+    "forbid_repeats": lambda x: processors.forbid_repeats(x, IDS[: tf.shape(x)[0]], 1, EOS),
+    "force_prefix": lambda x: processors.force_prefix(x, 0, PREFIX[: tf.shape(x)[0]], PAD, x),
+    "scale_by_temperature": lambda x: processors.scale_by_temperature(x, 0.5),
+    "keep_top_k": lambda x: processors.keep_top_k(x, 2),
+    "keep_top_p": lambda x: processors.keep_top_p(x, 0.6),
+    "keep_min_p": lambda x: processors.keep_min_p(x, 0.6),
 }
 
 
@@ -216,7 +220,7 @@ def test_what_the_model_broke_stays_broken_and_breaks_no_other_row(name):
 
 def test_the_last_token_left_can_be_forbidden():
     logits = tf.constant([[1.0, NEVER, NEVER, NEVER]])
-    found = rules.forbid_repeats(logits, tf.constant([[0]]), length_of_ngram=1, eos_id=EOS)
+    found = processors.forbid_repeats(logits, tf.constant([[0]]), length_of_ngram=1, eos_id=EOS)
     np.testing.assert_array_equal(found, [[NEVER] * 4])
 
 
@@ -230,10 +234,12 @@ def test_all_of_them_in_a_loop_of_a_graph():
     def write():
         def step(t, ids):
             model = tf.constant(table)[:, t]
-            logits = rules.forbid_end(model, t, 5, EOS)
-            logits = rules.forbid_repeats(logits, ids, 2, EOS)
-            logits = rules.force_prefix(logits, t, tf.constant(prefix), PAD, model)
-            logits = rules.keep_min_p(rules.keep_top_p(rules.keep_top_k(rules.cool(logits, 0.7), 4), 0.9), 0.1)
+            logits = processors.forbid_end(model, t, 5, EOS)
+            logits = processors.forbid_repeats(logits, ids, 2, EOS)
+            logits = processors.force_prefix(logits, t, tf.constant(prefix), PAD, model)
+            logits = processors.keep_min_p(
+                processors.keep_top_p(processors.keep_top_k(processors.scale_by_temperature(logits, 0.7), 4), 0.9), 0.1
+            )
             return t + 1, tf.concat([ids, tf.argmax(logits, 1, output_type=tf.int32)[:, None]], axis=1)
 
         shapes = tf.TensorShape([]), tf.TensorShape([2, None])
@@ -252,16 +258,22 @@ def test_all_of_them_in_a_loop_of_a_graph():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: rules.forbid_repeats(x, IDS, 0, EOS), r"length_of_ngram must be 1 .*Received: length_of_ngram=0"),
-        (lambda x: rules.cool(x, 0), r"temperature must be a number above 0.*Received: temperature=0"),
-        (lambda x: rules.cool(x, math.nan), r"Received: temperature=nan"),
-        (lambda x: rules.cool(x, math.inf), r"Received: temperature=inf"),
-        (lambda x: rules.keep_top_k(x, 0), r"k must be 1 .*Received: k=0"),
-        (lambda x: rules.keep_top_p(x, 0), r"p must be above 0 and at most 1.*Received: p=0"),
-        (lambda x: rules.keep_top_p(x, 1.01), r"Received: p=1.01"),
-        (lambda x: rules.keep_top_p(x, math.nan), r"Received: p=nan"),
-        (lambda x: rules.keep_min_p(x, -0.1), r"p must be between 0.*Received: p=-0.1"),
-        (lambda x: rules.keep_min_p(x, 1.5), r"Received: p=1.5"),
+        (
+            lambda x: processors.forbid_repeats(x, IDS, 0, EOS),
+            r"length_of_ngram must be 1 .*Received: length_of_ngram=0",
+        ),
+        (
+            lambda x: processors.scale_by_temperature(x, 0),
+            r"temperature must be a number above 0.*Received: temperature=0",
+        ),
+        (lambda x: processors.scale_by_temperature(x, math.nan), r"Received: temperature=nan"),
+        (lambda x: processors.scale_by_temperature(x, math.inf), r"Received: temperature=inf"),
+        (lambda x: processors.keep_top_k(x, 0), r"k must be 1 .*Received: k=0"),
+        (lambda x: processors.keep_top_p(x, 0), r"p must be above 0 and at most 1.*Received: p=0"),
+        (lambda x: processors.keep_top_p(x, 1.01), r"Received: p=1.01"),
+        (lambda x: processors.keep_top_p(x, math.nan), r"Received: p=nan"),
+        (lambda x: processors.keep_min_p(x, -0.1), r"p must be between 0.*Received: p=-0.1"),
+        (lambda x: processors.keep_min_p(x, 1.5), r"Received: p=1.5"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(call, message):
@@ -271,4 +283,9 @@ def test_numbers_that_cannot_be_are_refused(call, message):
 
 def test_what_forbids_nothing_costs_nothing():
     logits = tf.constant(draw(4, 2, 5))
-    assert rules.cool(logits, 1) is rules.keep_top_p(logits, 1) is rules.keep_min_p(logits, 0) is logits
+    assert (
+        processors.scale_by_temperature(logits, 1)
+        is processors.keep_top_p(logits, 1)
+        is processors.keep_min_p(logits, 0)
+        is logits
+    )

@@ -7,7 +7,7 @@ import tensorflow as tf
 from oracle import log_softmax
 
 import keras_attention as ka
-from keras_attention.decoding.logits import forbid_repeats, force_prefix
+from keras_attention.decoding.logits_processors import forbid_repeats, force_prefix
 from keras_attention.decoding.sampling import greedy, sample
 from keras_attention.decoding.streaming import compiled_step, stream_tokens
 

@@ -1,6 +1,6 @@
 """Beam search with a set of finished hypotheses and the length penalty, in one `tf.while_loop`.
 
-Shapes: B sentences, K beams, V vocabulary, t tokens so far. A hypothesis is *live* until it takes
+Shapes: B sentences, K beams, V vocabulary, t tokens so far. A hypothesis is *alive* until it takes
 the end of sentence (eos); then it is *finished*, and its score no longer changes.
 """
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.candidates import NEVER, Candidates, Live, expand, extended, survivors
-from keras_attention.decoding.checks import check_logits, check_options, check_state, limits
+from keras_attention.decoding.candidates import Alive, Candidates, append_token, grow, keep_alive
 from keras_attention.decoding.length_penalty import length_penalty as penalty
-from keras_attention.decoding.state import knows_better, reordered, rows_at_first, selected
+from keras_attention.decoding.logits_processors import NEG_INF
+from keras_attention.decoding.state import initial_rows, manages_beams, reorder, select
 
 
 class Hypotheses(NamedTuple):
-    """Finished hypotheses, best first; a place that holds none has length 0 and score -inf."""
+    """Finished hypotheses, best first; an empty slot has length 0 and score -inf."""
 
     ids: tf.Tensor  # (B, n, L) int32, eos included, then pads
     scores: tf.Tensor  # (B, n) float32
@@ -24,10 +24,10 @@ class Hypotheses(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What changes from step to step; B counts the sentences that are still in the batch."""
+    """The variables of the loop; B counts the sentences that are still in the batch."""
 
-    live: Live
-    finished: Hypotheses  # K places
+    alive: Alive
+    finished: Hypotheses  # K slots
     done: tf.Tensor  # (B,) bool
     last_ids: tf.Tensor  # (B·K,) int32, (B,) before the first step of a state that takes one for all beams
     state: Any
@@ -45,50 +45,50 @@ def beam_search(
     bos_id: int = 2,
     eos_id: int = 3,
     pad_id: int = 0,
-    begun: tf.Tensor | None = None,
+    prompt: tf.Tensor | None = None,
     prefix: tf.Tensor | None = None,
     penalize: Callable[[Any, float], tf.Tensor] = penalty,
-    rules: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
-    draw: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    logits_processor: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    sampler: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> Hypotheses:
     """Finds likely sentences under a model that scores the next token.
 
-    A hypothesis of n tokens is worth `log p / ((5 + n) / 6) ** length_penalty`. At each step, of
-    the 2K best continuations, those that end (eos) and rank within the best K are finished, and
-    the K best others live on. A sentence is done when no live hypothesis can still overtake the
-    `num_return`-th finished one, or when K are finished and all are ahead of every live one at its
-    present length; at its own `max_length` all that is live takes eos. With `beam_size=1` this is
-    greedy decoding. A sentence's result does not depend on the others in the batch.
+    The score of a hypothesis of n tokens is `log p / ((5 + n) / 6) ** length_penalty`. Of the 2K best
+    continuations of a step, those that end (eos) and rank within the best K are finished, and the K best
+    others stay alive. A sentence is done when no hypothesis alive can still overtake the `num_return`-th
+    finished one, or when K are finished and all score higher than every one alive at its current length;
+    at its own `max_length` all that is alive takes eos. With `beam_size=1` this is greedy decoding. The
+    result of a sentence does not depend on the others in the batch.
 
-    Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or nothing but
-    -inf ends at once with scores of NaN and no tokens; the other sentences go on. Sentences that are
-    done leave the batch: what `step` is given shrinks.
+    Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or only -inf ends at
+    once with scores of NaN and no tokens; the other sentences continue. Sentences that are done leave the
+    batch: the inputs of `step` shrink.
 
     Args:
         step: Takes the last token of each beam (B·K,) int32 and the state; returns the logits of
             the next token (B·K, V) and the new state.
-        state: Nest of tensors of B·K rows (beams of a sentence side by side), reordered with the
+        state: Nest of tensors of B·K rows (beams of a sentence next to each other), reordered with the
             beams. Middle axes, and the second of a matrix, may grow from step to step as caches do.
-            Or a nest with the methods `reordered` and `selected`, which does this itself; where it says
-            `equal_at_first`, one row of each sentence is all that the first step is given.
+            Or a nest with the methods `reordered` and `selected`, which does this itself; where its
+            `starts_with_one_row` is true, the first step gets one row for each sentence.
         batch_size: Number of sentences B; 0 is allowed.
-        beam_size: Number of live hypotheses K of a sentence, and the most that it can finish.
+        beam_size: Number K of hypotheses alive for a sentence, and the most that it can finish.
         max_length: The most tokens, eos counted: one number, or one for each sentence (B,).
-        length_penalty: The penalty's alpha, 0 or more; 0.6 in the paper.
-        num_return: How many hypotheses n to return for each sentence.
-        bos_id: Token that stands before the first.
+        length_penalty: Exponent α of the penalty, 0 or more; 0.6 in the paper.
+        num_return: Number n of hypotheses returned for each sentence.
+        bos_id: Token before the first.
         eos_id: Token that ends a sentence.
-        pad_id: Token that fills up shorter rows.
-        begun: Tokens that are written already, int32 (B, t), without pads; all but the last of them,
-            and bos, are in the state.
-        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), those of `begun`
-            first, pads at the end; they cost nothing.
-        penalize: Takes lengths and the exponent; returns what log probabilities are divided by.
-        rules: Takes the logits (B·K, V), the tokens before them (B·K, t) and the numbers (B,) of the
-            sentences that are left; returns the logits, with -inf for what is not to come. Where one row of a
-            sentence is given to the first step, it is so here.
-        draw: Takes logits, t and the numbers of the sentences, and returns a token of each; with one
-            beam, in place of the best token.
+        pad_id: Token that pads shorter rows.
+        prompt: Tokens already written, int32 (B, t), without padding; all but the last of them, and bos,
+            are in the state.
+        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), those of `prompt`
+            first, padded at the end; they cost nothing.
+        penalize: Takes lengths and the exponent; returns the divisor of log probabilities.
+        logits_processor: Takes the logits (B·K, V), the tokens before them (B·K, t) and the indices (B,) of
+            the sentences that are left; returns the logits, with -inf for forbidden tokens. A first step with
+            one row for each sentence has one here, too.
+        sampler: Takes logits, t and the indices of the sentences, and returns a token of each; with one
+            beam, instead of the best token.
 
     Returns:
         `Hypotheses` with ids (B, n, L), scores (B, n) and lengths (B, n), best first; L is the
@@ -108,51 +108,51 @@ def beam_search(
 
     Source: Wu et al. 2016, section 7; Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6).
     """
-    check_options(beam_size, num_return, length_penalty)
+    _check_options(beam_size, num_return, length_penalty)
     state = tf.nest.map_structure(tf.convert_to_tensor, state)
-    if not knows_better(state):
-        check_state(state, batch_size, beam_size)
-    max_length = limits(max_length, batch_size)  # (B,)
+    if not manages_beams(state):
+        _check_state(state, batch_size, beam_size)
+    max_length = _limits(max_length, batch_size)  # (B,)
 
     def advance(t: tf.Tensor, sentences: tf.Tensor, now: Search) -> Search:
         logits, state = step(now.last_ids, now.state)
         check_logits(logits, eos_id)
         # Without the check TensorFlow moves the cast behind each reshaping, and so casts all of it several times.
         logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
-        if rules is not None:
+        if logits_processor is not None:
             rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)
-            logits = rules(logits, tf.reshape(now.live.ids[:, :rows], [-1, t]), sentences)
+            logits = logits_processor(logits, tf.reshape(now.alive.ids[:, :rows], [-1, t]), sentences)
         limit = tf.gather(max_length, sentences)  # (B,)
         final = t + 1 >= limit  # (B,)
-        only = None if prefix is None else _forced(prefix, sentences, t, pad_id)  # (B,)
-        drawn = None if draw is None else draw(logits, t, sentences)
-        candidates, broken = expand(now.live, logits, final, eos_id, only, drawn)
+        forced = None if prefix is None else _forced(prefix, sentences, t, pad_id)  # (B,)
+        sampled = None if sampler is None else sampler(logits, t, sentences)
+        candidates, broken = grow(now.alive, logits, final, eos_id, forced, sampled)
         penalty_now = penalize(t + 1, length_penalty)
-        ended = _ended(now.live, candidates, eos_id, t + 1, penalty_now)
+        ended = _ended(now.alive, candidates, eos_id, t + 1, penalty_now)
         finished = _keep_best(now.finished, ended, broken, now.done, pad_id)
-        live, parents = survivors(now.live, candidates, eos_id)
-        settled = _is_settled(live, finished, penalty_now, penalize(limit, length_penalty), num_return)
+        alive, parents = keep_alive(now.alive, candidates, eos_id)
+        settled = _is_settled(alive, finished, penalty_now, penalize(limit, length_penalty), num_return)
         done = now.done | broken | final | settled
-        last_ids = tf.where(done[:, None], pad_id, live.ids[:, :, -1])  # (B, K)
-        if beam_size > 1:  # a single beam stays where it is
-            state = reordered(state, parents)
-        return Search(live, finished, done, tf.reshape(last_ids, [-1]), state)
+        last_ids = tf.where(done[:, None], pad_id, alive.ids[:, :, -1])  # (B, K)
+        if beam_size > 1:  # a single beam has no order
+            state = reorder(state, parents)
+        return Search(alive, finished, done, tf.reshape(last_ids, [-1]), state)
 
     def run_round(t: tf.Tensor, sentences: tf.Tensor, now: Search, found: Hypotheses) -> tuple:
-        going = tf.cast(tf.where(~now.done)[:, 0], tf.int32)
-        sentences = tf.gather(sentences, going)  # (B,), places in the batch that was given
-        now = _of_sentences(now, going)
+        unfinished = tf.cast(tf.where(~now.done)[:, 0], tf.int32)
+        sentences = tf.gather(sentences, unfinished)  # (B,), indices in the full batch
+        now = _select_sentences(now, unfinished)
         t, now = tf.while_loop(
-            lambda t, now: _is_worth_going_on(now.done),
+            lambda t, now: _is_mostly_unfinished(now.done),
             lambda t, now: (t + 1, advance(t, sentences, now)),
             (t, now),
             (tf.TensorShape([]), _shapes(now)),
         )
-        return t, sentences, now, _stored(found, now.finished, sentences, t, pad_id)
+        return t, sentences, now, _store(found, now.finished, sentences, t, pad_id)
 
-    begun = tf.zeros([batch_size, 0], tf.int32) if begun is None else begun  # (B, t)
-    found = _nothing(begun, beam_size, pad_id)
-    start = (tf.shape(begun)[1], tf.range(batch_size), _start(begun, beam_size, bos_id, found, state))
+    prompt = tf.zeros([batch_size, 0], tf.int32) if prompt is None else prompt  # (B, t)
+    found = _no_hypotheses(prompt, beam_size, pad_id)
+    start = (tf.shape(prompt)[1], tf.range(batch_size), _start(prompt, beam_size, bos_id, found, state))
     shapes = tf.TensorShape([]), tf.TensorShape([None]), _shapes(start[2]), _shapes(found)
     found = tf.while_loop(
         lambda t, sentences, now, found: ~tf.reduce_all(now.done), run_round, (*start, found), shapes
@@ -160,114 +160,112 @@ def beam_search(
     return Hypotheses(*(x[:, :num_return] for x in found))
 
 
-def _start(begun: tf.Tensor, beam_size: int, bos_id: int, finished: Hypotheses, state: Any) -> Search:
-    batch_size = tf.shape(begun)[0]
-    # The beams start equal: all but one stand empty, or each hypothesis would come K times.
-    log_probs = tf.tile([[0.0] + [NEVER] * (beam_size - 1)], [batch_size, 1])
+def _start(prompt: tf.Tensor, beam_size: int, bos_id: int, finished: Hypotheses, state: Any) -> Search:
+    batch_size = tf.shape(prompt)[0]
+    # The beams start equal: all but one are empty, or each hypothesis would be found K times.
+    log_probs = tf.tile([[0.0] + [NEG_INF] * (beam_size - 1)], [batch_size, 1])
     return Search(
-        Live(_for_each_beam(begun, beam_size), log_probs),
+        Alive(_tile_beams(prompt, beam_size), log_probs),
         finished,
         tf.zeros([batch_size], tf.bool),
-        tf.repeat(tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1], rows_at_first(state, beam_size)),
+        tf.repeat(tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1], initial_rows(state, beam_size)),
         state,
     )
 
 
-def _for_each_beam(ids: tf.Tensor, beam_size: int) -> tf.Tensor:
-    """Returns ids (B, t) as those of equal beams, (B, K, t)."""
+def _tile_beams(ids: tf.Tensor, beam_size: int) -> tf.Tensor:
+    """Ids (B, t) repeated for each beam, (B, K, t)."""
     return tf.tile(ids[:, None], [1, beam_size, 1])
 
 
-def _nothing(begun: tf.Tensor, beam_size: int, pad_id: int) -> Hypotheses:
-    """Returns K empty places for each sentence."""
-    places = [tf.shape(begun)[0], beam_size]
-    ids = tf.fill(tf.shape(begun), pad_id)
-    return Hypotheses(_for_each_beam(ids, beam_size), tf.fill(places, NEVER), tf.zeros(places, tf.int32))
+def _no_hypotheses(prompt: tf.Tensor, beam_size: int, pad_id: int) -> Hypotheses:
+    """K empty slots for each sentence."""
+    slots = [tf.shape(prompt)[0], beam_size]
+    ids = tf.fill(tf.shape(prompt), pad_id)
+    return Hypotheses(_tile_beams(ids, beam_size), tf.fill(slots, NEG_INF), tf.zeros(slots, tf.int32))
 
 
-def _of_sentences(now: Search, going: tf.Tensor) -> Search:
-    """Returns what belongs to the sentences at these places."""
-    beams = now.live.log_probs.shape[1]
+def _select_sentences(now: Search, indices: tf.Tensor) -> Search:
+    """The search of only the sentences at these indices."""
+    beams = now.alive.log_probs.shape[1]
     rows = tf.size(now.last_ids) // tf.size(now.done)
 
-    def chosen(x: tf.Tensor) -> tf.Tensor:
-        return tf.gather(x, going)
+    def take(x: tf.Tensor) -> tf.Tensor:
+        return tf.gather(x, indices)
 
     return Search(
-        Live(*map(chosen, now.live)),
-        Hypotheses(*map(chosen, now.finished)),
-        chosen(now.done),
-        tf.reshape(chosen(tf.reshape(now.last_ids, [-1, rows])), [-1]),
-        selected(now.state, going, beams),
+        Alive(*map(take, now.alive)),
+        Hypotheses(*map(take, now.finished)),
+        take(now.done),
+        tf.reshape(take(tf.reshape(now.last_ids, [-1, rows])), [-1]),
+        select(now.state, indices, beams),
     )
 
 
-def _is_worth_going_on(done: tf.Tensor) -> tf.Tensor:
-    """Whether no more than a quarter of the batch is done: the work for these is less than that of leaving them out."""
+def _is_mostly_unfinished(done: tf.Tensor) -> tf.Tensor:
+    """Whether at most a quarter of the batch is done, so that computing these costs less than removing them."""
     return 4 * tf.math.count_nonzero(done, dtype=tf.int32) < tf.maximum(tf.size(done), 1)
 
 
 def _forced(prefix: tf.Tensor, sentences: tf.Tensor, t: tf.Tensor, pad_id: int) -> tf.Tensor:
-    """Returns the token (B,) that each sentence has to take now, -1 where it has a choice."""
+    """The token (B,) that the prefix forces each sentence to take now, -1 where it forces none."""
     tokens = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)[:, tf.minimum(t, tf.shape(prefix)[1])]
     tokens = tf.gather(tokens, sentences)
     return tf.where(tokens == pad_id, -1, tokens)
 
 
-def _stored(
-    found: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int
-) -> Hypotheses:
-    """Returns the hypotheses of all sentences, with those of some (B,) put in their places."""
+def _store(found: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int) -> Hypotheses:
+    """The hypotheses of all sentences, with those of some (B,) updated."""
     more = length - tf.shape(found.ids)[2]
     found = found._replace(ids=tf.pad(found.ids, [[0, 0], [0, 0], [0, more]], constant_values=pad_id))
-    places = sentences[:, None]
+    indices = sentences[:, None]
     return Hypotheses(
-        *(tf.tensor_scatter_nd_update(old, places, new) for old, new in zip(found, finished, strict=True))
+        *(tf.tensor_scatter_nd_update(old, indices, new) for old, new in zip(found, finished, strict=True))
     )
 
 
-def _ended(live: Live, candidates: Candidates, eos_id: int, length: tf.Tensor, penalty_now: tf.Tensor) -> Hypotheses:
-    """Returns the candidates within the best K that end, scored; the others leave empty places."""
-    beams = live.log_probs.shape[1]
+def _ended(alive: Alive, candidates: Candidates, eos_id: int, length: tf.Tensor, penalty_now: tf.Tensor) -> Hypotheses:
+    """The candidates within the best K that end, scored; the others leave empty slots."""
+    beams = alive.log_probs.shape[1]
     log_probs, parents, ids = (x[:, :beams] for x in candidates)
-    ends = (ids == eos_id) & (log_probs > NEVER)  # (B, K)
+    ends = (ids == eos_id) & (log_probs > NEG_INF)  # (B, K)
     return Hypotheses(
-        extended(live.ids, parents, ids),
-        tf.where(ends, log_probs / penalty_now, NEVER),
+        append_token(alive.ids, parents, ids),
+        tf.where(ends, log_probs / penalty_now, NEG_INF),
         tf.where(ends, length, 0),
     )
 
 
 def _keep_best(finished: Hypotheses, ended: Hypotheses, broken: tf.Tensor, done: tf.Tensor, pad_id: int) -> Hypotheses:
-    """Returns the best K of the finished hypotheses and those that just ended."""
+    """The best K of the finished hypotheses and those that just ended."""
     beams = finished.scores.shape[1]
     before = finished._replace(ids=tf.pad(finished.ids, [[0, 0], [0, 0], [0, 1]], constant_values=pad_id))
     ids, scores, lengths = (tf.concat([old, new], axis=1) for old, new in zip(before, ended, strict=True))
-    scores, places = tf.math.top_k(tf.where(done[:, None], NEVER, scores), beams)  # (B, K)
-    lengths = tf.gather(lengths, places, batch_dims=1)
-    ids = tf.where(lengths[:, :, None] > 0, tf.gather(ids, places, batch_dims=1), pad_id)
+    scores, indices = tf.math.top_k(tf.where(done[:, None], NEG_INF, scores), beams)  # (B, K)
+    lengths = tf.gather(lengths, indices, batch_dims=1)
+    ids = tf.where(lengths[:, :, None] > 0, tf.gather(ids, indices, batch_dims=1), pad_id)
     after = _where(broken, Hypotheses(pad_id, float("nan"), 0), Hypotheses(ids, scores, lengths))
     return _where(done, before, after)
 
 
 def _is_settled(
-    live: Live, finished: Hypotheses, penalty_now: tf.Tensor, limit_penalty: tf.Tensor, num_return: int
+    alive: Alive, finished: Hypotheses, penalty_now: tf.Tensor, limit_penalty: tf.Tensor, num_return: int
 ) -> tf.Tensor:
-    """Returns for which sentences (B,) no live hypothesis matters any more.
+    """The sentences (B,) in which no hypothesis alive can change the result.
 
-    Log probabilities only fall, and no penalty is larger than that at the sentence's `max_length`:
-    so a live hypothesis will not score above its log probability over that penalty. And where K are
-    finished, one that is behind all of them now is not waited for. K alone would not be enough: beside
-    a hypothesis that the model is sure of, the next best are ends that come too early.
+    Log probabilities only fall, and no penalty is larger than that at the sentence's `max_length`, so no
+    hypothesis alive can score above its log probability over that penalty. Where K are finished, one that
+    scores below all of them now is not waited for. K finished ones are not enough: next to a
+    hypothesis that the model is sure of, the next best are ends that come too early.
     """
-    best_live = tf.reduce_max(live.log_probs, axis=1)  # (B,)
-    out_of_reach = finished.scores[:, num_return - 1] >= best_live / limit_penalty
-    behind_all = finished.scores[:, -1] >= best_live / penalty_now
-    return out_of_reach | behind_all
+    best_alive = tf.reduce_max(alive.log_probs, axis=1)  # (B,)
+    out_of_reach = finished.scores[:, num_return - 1] >= best_alive / limit_penalty
+    below_all = finished.scores[:, -1] >= best_alive / penalty_now
+    return out_of_reach | below_all
 
 
 def _where(sentences: tf.Tensor, chosen: Hypotheses, others: Hypotheses) -> Hypotheses:
-    """Returns `chosen` for the sentences (B,) that are true, and `others` for the rest."""
+    """`chosen` for the sentences (B,) that are true, `others` for the rest."""
 
     def where(x, y):
         return tf.where(tf.reshape(sentences, [-1] + [1] * (y.shape.rank - 1)), x, y)
@@ -276,20 +274,79 @@ def _where(sentences: tf.Tensor, chosen: Hypotheses, others: Hypotheses) -> Hypo
 
 
 def _shapes(nest: Any) -> Any:
-    """Returns the shapes that a nest keeps in a loop: of a state the last axis from rank 3 on, else the second of K."""
+    """The shape invariants of a nest: of a state the last axis from rank 3 on, otherwise the second of K."""
     if isinstance(nest, Search):
-        return Search(*(_shapes(x) for x in nest[:-1]), tf.nest.map_structure(_growing, nest.state))
+        return Search(*(_shapes(x) for x in nest[:-1]), tf.nest.map_structure(_state_invariant, nest.state))
     return tf.nest.map_structure(_invariant, nest)
 
 
 def _invariant(x: tf.Tensor) -> tf.TensorShape:
-    """Returns the shape that `x` keeps in the loop: B and t, the last of three, may change."""
+    """The shape invariant of `x`: B and t, the last axis of three, may change."""
     return tf.TensorShape([None, *x.shape[1:2], None][: x.shape.rank])
 
 
-def _growing(x: tf.Tensor) -> tf.TensorShape:
-    """Returns the shape that a tensor of the state keeps: the last axis, from rank 3 on."""
+def _state_invariant(x: tf.Tensor) -> tf.TensorShape:
+    """The shape invariant of a tensor of the state: only the last axis is kept, from rank 3 on."""
     if x.shape.rank == 0:
         return x.shape
-    kept = x.shape[-1:] if x.shape.rank > 2 else [None]
-    return tf.TensorShape([None] * (x.shape.rank - 1)).concatenate(kept)
+    last = x.shape[-1:] if x.shape.rank > 2 else [None]
+    return tf.TensorShape([None] * (x.shape.rank - 1)).concatenate(last)
+
+
+def _limits(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) -> tf.Tensor:
+    """`max_length` as one number for each sentence (B,), checked as early as possible."""
+    max_length = tf.cast(max_length, tf.int32)
+    if max_length.shape.rank not in (0, 1):
+        raise ValueError(
+            "max_length must be one number or one for each sentence (B,). "
+            f"Received: a tensor of shape {max_length.shape}"
+        )
+    known = tf.get_static_value(max_length)
+    message = "max_length must be 1 or more (the end of sentence counts). "
+    if known is None:
+        tf.debugging.assert_positive(max_length, message)
+    elif (known < 1).any():
+        raise ValueError(f"{message}Received: max_length={known.tolist()}")
+    return tf.broadcast_to(max_length, [batch_size])
+
+
+def _check_options(beam_size: int, num_return: int, alpha: float) -> None:
+    """Checks the options that are Python numbers."""
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be 1 (greedy decoding) or more. Received: beam_size={beam_size}")
+    if not 1 <= num_return <= beam_size:
+        raise ValueError(
+            "num_return must be between 1 and beam_size: ask for fewer hypotheses or search with "
+            f"more beams. Received: num_return={num_return}, beam_size={beam_size}"
+        )
+    if not alpha >= 0:
+        raise ValueError(
+            f"length_penalty must be 0 (none) or more; the paper uses 0.6. Received: length_penalty={alpha}"
+        )
+
+
+def _check_state(state: Any, batch_size: int | tf.Tensor, beam_size: int) -> None:
+    """Checks that each tensor has a row for each beam, as far as the shapes are known.
+
+    Gathering missing rows gives zeros on a GPU: a wrong result without an error.
+    """
+    sentences = tf.get_static_value(batch_size)
+    for x in tf.nest.flatten(state):
+        rows = x.shape[0] if x.shape.rank != 0 else 0
+        if x.shape.rank == 0 or (None not in (sentences, rows) and rows != sentences * beam_size):
+            raise ValueError(
+                "Each tensor of the state needs one row for each beam, the beams of a sentence "
+                "next to each other: repeat rows with tf.repeat(x, beam_size, axis=0). Received: a "
+                f"tensor of shape {x.shape}, batch_size={sentences}, beam_size={beam_size}"
+            )
+
+
+def check_logits(logits: tf.Tensor, eos_id: int) -> None:
+    """Checks the shape of the logits that the caller's `step` returned."""
+    if logits.shape.rank != 2:
+        raise ValueError(
+            "step must return the logits of the next token, (batch_size * beam_size, vocabulary). "
+            f"Received: shape {logits.shape}"
+        )
+    if logits.shape[1] is not None and not 0 <= eos_id < logits.shape[1]:
+        raise ValueError(f"eos_id must be a token of the vocabulary of {logits.shape[1]}. Received: eos_id={eos_id}")

@@ -1,6 +1,6 @@
-"""Attention for so few queries that waking a second thread would take longer than computing it.
+"""Attention for so few queries that waking a second thread takes longer than the computation.
 
-Shapes: B sentences, K beams, H heads, D head width, n places of a part, N places of all parts.
+Shapes: B sentences, K beams, H heads, D head width, n positions of a part, N positions of all parts.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,20 +11,13 @@ import tensorflow as tf
 from keras_attention.ops.cached_attention import cached_attention
 
 Attention = Callable[[Any, Sequence[Any], Any], Any]
-# Pairs of a query and a key, of one head. With more of them, the kernels for many have the better of it.
+# Pairs of a query and a key of one head up to which these kernels are faster.
 MOST_PAIRS = 512
 
 
 def attention_for(beams: int) -> Attention:
-    """The attention of a step of a search: for few queries or for many, whichever it finds.
-
-    Args:
-        beams: K.
-
-    Returns:
-        What computes `cached_attention`.
-    """
-    if beams == 1:  # a vector for each head, at which the kernels for few are the better ones however many there are
+    """The implementation of `cached_attention` for a search with K beams, which chooses by the number of queries."""
+    if beams == 1:  # one vector for each head: always faster with the kernels for few queries
         return attention_of_few
 
     def attention(query: tf.Tensor, memory: Sequence[tf.Tensor], bias: tf.Tensor) -> tf.Tensor:
@@ -38,31 +31,27 @@ def attention_for(beams: int) -> Attention:
 
 
 def memory_dtype(beams: int) -> str | None:
-    """The dtype of the keys and values that `attention_for` is given.
+    """The dtype of the keys and values for `attention_for`: None for that of the model.
 
-    Args:
-        beams: K.
-
-    Returns:
-        float32 for one beam, whose attention would turn all of them into that at each step; None for that of the model.
+    float32 for one beam, whose attention would cast all of them at each step.
     """
     return "float32" if beams == 1 else None
 
 
 def attention_of_few(query: tf.Tensor, memory: Sequence[tf.Tensor], bias: tf.Tensor) -> tf.Tensor:
-    """`cached_attention` by kernels that run in the calling thread when there is little to do.
+    """`cached_attention` by kernels that run small work in the calling thread.
 
-    On a CPU TensorFlow gives `tf.matmul` and `tf.nn.softmax` to oneDNN, which wakes the other threads for 10 numbers as
-    for 10 million: 30 to 60 µs each time. `BatchMatMulV3` and `tf.nn.log_softmax` weigh the work first. Each query is a
-    matrix of one row, the form for which the former is quick.
+    On a CPU TensorFlow runs `tf.matmul` and `tf.nn.softmax` with oneDNN, which wakes the other threads for work of any
+    size. `BatchMatMulV3` and `tf.nn.log_softmax` estimate the cost first; the former is fastest on matrices of
+    one row, so each query is one.
 
     Args:
         query: Q, (B, H, K, D), scaled.
-        memory: Keys and values (2, B, H, n, D), in one part or in two of N places together.
+        memory: Keys and values (2, B, H, n, D), in one part or in two of N positions together.
         bias: (B, K or 1, N).
 
     Returns:
-        (B, H, K, D), in the dtype of the query; everything inside is float32.
+        (B, H, K, D), in the dtype of the query; computed in float32.
 
     Example:
         >>> print(attention_of_few(tf.ones((2, 3, 1, 7)), (tf.ones((2, 2, 3, 5, 7)),), tf.zeros((2, 1, 5))).shape)
@@ -77,6 +66,6 @@ def attention_of_few(query: tf.Tensor, memory: Sequence[tf.Tensor], bias: tf.Ten
 
 
 def _product(rows: tf.Tensor, memory: tf.Tensor, adj_y: bool = False) -> tf.Tensor:
-    """Rows (B, H, K, 1, ·) times what all queries of a sentence share, (B, H, n, D) or its transpose."""
+    """Rows (B, H, K, 1, ·) times the memory (B, H, n, D) of their sentence, or its transpose."""
     shared = tf.cast(memory, tf.float32)[:, :, None]  # (B, H, 1, n, D)
     return tf.raw_ops.BatchMatMulV3(x=rows, y=shared, Tout=tf.float32, adj_y=adj_y)

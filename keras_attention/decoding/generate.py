@@ -1,23 +1,31 @@
-"""From a model and its inputs to hypotheses, or to tokens one by one, as the options say.
+"""Generation: from a model and its inputs to hypotheses, or to a stream of tokens, as the options say.
 
-Shapes: B inputs, S source length, P prompt length, V vocabulary.
+Shapes: B inputs, S source length, P prompt length, K beams, V vocabulary, t tokens so far.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_attention.decoding.beam_search import Hypotheses, beam_search
-from keras_attention.decoding.choices import draw_for, rules_for
 from keras_attention.decoding.length_penalty import average_length, length_penalty
-from keras_attention.decoding.logits import force_prefix
+from keras_attention.decoding.logits_processors import (
+    forbid_end,
+    forbid_repeats,
+    force_prefix,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    scale_by_temperature,
+)
 from keras_attention.decoding.model_steps import Step, language_model, with_source
 from keras_attention.decoding.options import DecodingOptions
-from keras_attention.decoding.sampling import greedy
+from keras_attention.decoding.sampling import greedy, sample
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
 
-# The paper's limit on the output: the length of the input and this many tokens.
+# The paper's limit: the output is at most this many tokens longer than the input.
 EXTRA_LENGTH = 50
 
 
@@ -31,28 +39,28 @@ def generate(
     eos_id: int = 3,
     pad_id: int = 0,
 ) -> Hypotheses:
-    """Writes what a model makes of its inputs; in a `tf.function`, all of it is one graph.
+    """Generates the outputs of a model for its inputs; in a `tf.function`, all of it is one graph.
 
-    Tokens of a prefix are given: they cost a hypothesis nothing. All others cost their log probability under the model,
-    also where they were drawn from a distribution that was cooled or cut.
+    Tokens of a prefix cost a hypothesis nothing. All others cost their log probability under the model, also where
+    they were sampled with a temperature or from a truncated distribution.
 
     Args:
-        model: A `Transformer` (or what has its `encode`, `init_cache` and `decode_step`), or a `CausalTransformer`.
+        model: A `Transformer` (or a model with its `encode`, `init_cache` and `decode_step`), or a `CausalTransformer`.
         inputs: Token ids, int32, 0 for padding at the end: the source (B, S), eos included, or for a language model the
             prompts (B, P), without bos.
-        options: What is asked for; a beam search as in the paper by default.
+        options: Decoding options; a beam search as in the paper by default.
         prefix: Tokens that the outputs start with (B, P), for a model with a source.
-        bos_id: Token that stands before the first.
+        bos_id: Token before the first.
         eos_id: Token that ends a sentence.
-        pad_id: Token that fills up shorter rows.
+        pad_id: Token that pads shorter rows.
 
     Returns:
-        `Hypotheses`, best first, drawn ones as they were drawn. The ids of a language model start with the prompt. An
-        output has at most `options.max_length` tokens, or 50 more than the input, or `options.min_length`.
+        `Hypotheses`, best first, sampled ones in the order of sampling. The ids of a language model start with the
+        prompt. An output has at most `options.max_length` tokens, or 50 more than the input, or `options.min_length`.
 
     Raises:
         ValueError: Inputs or a prefix of another rank, or a prefix for a language model.
-        TypeError: Inputs that are no integers.
+        TypeError: Inputs that are not integers.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=20)
@@ -66,7 +74,7 @@ def generate(
     inputs = _checked(inputs, "inputs")
     prefix = None if prefix is None else _checked(prefix, "prefix")
     copies = options.num_return if options.sample else 1
-    if copies > 1:  # each draw is a sentence of its own
+    if copies > 1:  # each sample is a sentence of its own
         inputs = tf.repeat(inputs, copies, axis=0)
         prefix = None if prefix is None else tf.repeat(prefix, copies, axis=0)
     task = _Task.of(model, inputs, options, bos_id, pad_id, prefix)
@@ -81,10 +89,10 @@ def generate(
         bos_id=bos_id,
         eos_id=eos_id,
         pad_id=pad_id,
-        begun=task.begun,
+        prompt=task.prompt,
         prefix=task.prefix,
-        rules=rules_for(options, task.given, eos_id),
-        draw=draw_for(options) if options.sample else None,
+        logits_processor=_logits_processor(options, task.prompt_lengths, eos_id),
+        sampler=_sampler(options) if options.sample else None,
     )
     return Hypotheses(*(_grouped(x, copies) for x in found)) if copies > 1 else found
 
@@ -101,20 +109,20 @@ def stream(
     """Yields the tokens of `generate` one after the other, as soon as each is chosen.
 
     Args:
-        model: As of `generate`.
-        inputs: As of `generate`.
-        options: Greedy decoding by default, or drawing; a search of several beams knows no token before its end.
-        bos_id: Token that stands before the first.
+        model: See `generate`.
+        inputs: See `generate`.
+        options: Greedy decoding by default, or sampling; a search of several beams has no token before its end.
+        bos_id: Token before the first.
         eos_id: Token that ends a sentence.
-        pad_id: Token that fills up shorter rows.
+        pad_id: Token that pads shorter rows.
 
     Returns:
-        An iterator over `Streamed`: ids, log probabilities and what is done, (B,) each. Of prompts that are longer than
-        the shortest, it yields the rest, too.
+        An iterator over `Streamed`: ids, log probabilities and which inputs are done, (B,) each. It also yields the
+        rest of prompts that are longer than the shortest.
 
     Raises:
         ValueError: Options for several hypotheses of an input, or inputs of another rank.
-        TypeError: Inputs that are no integers.
+        TypeError: Inputs that are not integers.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=20)
@@ -129,26 +137,26 @@ def stream(
             f"Received: beam_size={options.beams}, num_return={options.num_return}"
         )
     task = _Task.of(model, _checked(inputs, "inputs"), options, bos_id, pad_id)
-    rules, draw = rules_for(options, task.given, eos_id), draw_for(options)
-    everyone = tf.range(tf.size(task.given))
+    process, sampler = _logits_processor(options, task.prompt_lengths, eos_id), _sampler(options)
+    sentences = tf.range(tf.size(task.prompt_lengths))
 
     def choose(logits: tf.Tensor, written: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        written = tf.concat([task.begun, written], axis=1)
+        written = tf.concat([task.prompt, written], axis=1)
         position = tf.shape(written)[1]
-        allowed = logits if rules is None else rules(logits, written, everyone)
+        allowed = logits if process is None else process(logits, written, sentences)
         if task.prefix is not None:
             allowed = force_prefix(allowed, position, task.prefix, pad_id, logits)
         ids, certainty = greedy(allowed)
-        ids = draw(allowed, position, everyone) if options.sample else ids
+        ids = sampler(allowed, position, sentences) if options.sample else ids
         return tf.where(position + 1 >= task.limit, eos_id, ids), certainty
 
     step, state = task.steps
-    begun = tf.shape(task.begun)[1]
+    written = tf.shape(task.prompt)[1]
     return stream_tokens(
         compiled_step(step, state),
         state,
-        tf.pad(task.begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1],
-        max_length=int(tf.reduce_max(tf.concat([task.limit - begun, [1]], 0))),
+        tf.pad(task.prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1],
+        max_length=int(tf.reduce_max(tf.concat([task.limit - written, [1]], 0))),
         eos_id=eos_id,
         choose=choose,
         pad_id=pad_id,
@@ -156,13 +164,13 @@ def stream(
 
 
 class _Task(NamedTuple):
-    """What is to be written for each input."""
+    """The step function and the limits of the outputs of a call."""
 
     steps: tuple[Step, Any]
-    begun: tf.Tensor  # (B, t), what is written already
-    prefix: tf.Tensor | None  # (B, P), what the outputs start with
-    given: tf.Tensor  # (B,), how many tokens of an output are a prompt
-    limit: tf.Tensor  # (B,), the most tokens of an output
+    prompt: tf.Tensor  # (B, t), tokens read before the first step
+    prefix: tf.Tensor | None  # (B, P), tokens that the outputs start with
+    prompt_lengths: tf.Tensor  # (B,), 0 for a model with a source
+    limit: tf.Tensor  # (B,), maximum number of tokens of an output
 
     @classmethod
     def of(
@@ -170,19 +178,19 @@ class _Task(NamedTuple):
     ) -> "_Task":
         lengths = tf.math.count_nonzero(inputs != pad_id, axis=1, dtype=tf.int32)  # (B,)
         if hasattr(model, "encode"):
-            given, room = tf.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
-            begun = inputs[:, :0]
+            prompt_lengths, room = tf.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
+            prompt = inputs[:, :0]
             steps = with_source(model, inputs, options.beams)
         else:
             if prefix is not None:
                 raise ValueError("The prompts of a language model are its `inputs`: give no `prefix`. Received: both")
-            prefix, given, room = inputs, lengths, EXTRA_LENGTH
-            # All that the prompts have in length is read at once; the longer ones go on a token a step.
-            begun = inputs[:, : tf.reduce_min(tf.concat([lengths, tf.shape(inputs)[1:]], axis=0))]
-            before = tf.pad(begun, [[0, 0], [1, 0]], constant_values=bos_id)[:, :-1]
+            prefix, prompt_lengths, room = inputs, lengths, EXTRA_LENGTH
+            # The length that all prompts have is read at once; the rest of longer ones is forced, a token a step.
+            prompt = inputs[:, : tf.reduce_min(tf.concat([lengths, tf.shape(inputs)[1:]], axis=0))]
+            before = tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, :-1]
             steps = language_model(model, before, options.beams)
         most = tf.maximum(room, options.min_length) if options.max_length is None else options.max_length
-        return cls(steps, begun, prefix, given, given + most)
+        return cls(steps, prompt, prefix, prompt_lengths, prompt_lengths + most)
 
 
 def _checked(ids: Any, name: str) -> tf.Tensor:
@@ -195,5 +203,48 @@ def _checked(ids: Any, name: str) -> tf.Tensor:
 
 
 def _grouped(x: tf.Tensor, copies: int) -> tf.Tensor:
-    """Returns (B·n, 1, …) as (B, n, …)."""
+    """(B·n, 1, …) as (B, n, …)."""
     return tf.reshape(x, tf.concat([[tf.shape(x)[0] // copies, copies], tf.shape(x)[2:]], axis=0))
+
+
+def _logits_processor(options: DecodingOptions, prompt_lengths: tf.Tensor, eos_id: int) -> Callable | None:
+    """The `logits_processor` of `beam_search`, or None where all tokens are allowed."""
+    processors = []
+    if options.min_length > 1:
+
+        def minimum_length(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+            rows = tf.shape(ids)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
+            least = tf.repeat(tf.gather(prompt_lengths, sentences) + options.min_length, rows)  # (B·K,)
+            return forbid_end(logits, tf.shape(ids)[1], least, eos_id)
+
+        processors.append(minimum_length)
+    if options.no_repeat_ngram:
+
+        def no_repeats(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+            return forbid_repeats(logits, ids, options.no_repeat_ngram, eos_id)
+
+        processors.append(no_repeats)
+    if not processors:
+        return None
+
+    def process(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+        for processor in processors:
+            logits = processor(logits, ids, sentences)
+        return logits
+
+    return process
+
+
+def _sampler(options: DecodingOptions) -> Callable:
+    """The `sampler` of `beam_search`."""
+    warpers = [partial(scale_by_temperature, temperature=options.temperature)]
+    warpers += [partial(keep_top_k, k=options.top_k)] if options.top_k else []
+    warpers += [partial(keep_top_p, p=options.top_p)]
+    warpers += [partial(keep_min_p, p=options.min_p)]
+
+    def sampler(logits: tf.Tensor, t: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+        for warper in warpers:
+            logits = warper(logits)
+        return sample(logits, [options.seed, 0], t, sentences)[0]
+
+    return sampler

@@ -1,4 +1,4 @@
-"""A model as a step function and a state, as `beam_search` takes them.
+"""The step function and the initial state of a model, for `beam_search`.
 
 Shapes: B inputs, S source length, K beams, V vocabulary.
 """
@@ -14,12 +14,10 @@ Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
 
 
 class CachedState(NamedTuple):
-    """The caches of a model that has no state for beams of its own.
+    """The caches of a model without a fused decoder.
 
-    Attributes:
-        layers: Of self-attention, B·K rows, reordered with the beams.
-        cross: Of cross-attention, B rows, which the beams of a sentence share.
-        mask: Padding mask of the source, B rows.
+    `layers` are the caches of self-attention, B·K rows, reordered with the beams; `cross` those of cross-attention, B
+    rows, which the beams of a sentence share; `mask` is the padding mask of the source, B rows.
     """
 
     layers: Any
@@ -27,44 +25,21 @@ class CachedState(NamedTuple):
     mask: Any
 
     def reordered(self, parents: tf.Tensor) -> "CachedState":
-        """The state where each beam continues another.
-
-        Args:
-            parents: Which (B, K).
-
-        Returns:
-            A new state.
-        """
+        """The state in which each beam continues another of its sentence, `parents` (B, K)."""
         batch, beams = tf.unstack(tf.shape(parents))
         rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])
         return self._replace(layers=_rows(self.layers, rows))
 
     def selected(self, sentences: tf.Tensor) -> "CachedState":
-        """The state of some of the sentences.
-
-        Args:
-            sentences: Their places (B',).
-
-        Returns:
-            A new state.
-        """
-        held = tf.nest.flatten(self.layers)[0]
-        beams = tf.shape(held)[0] // tf.maximum(tf.shape(self.mask)[0], 1)
+        """The state of only the sentences at the indices `sentences` (B',)."""
+        first = tf.nest.flatten(self.layers)[0]
+        beams = tf.shape(first)[0] // tf.maximum(tf.shape(self.mask)[0], 1)
         rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])
         return CachedState(_rows(self.layers, rows), _rows(self.cross, sentences), _rows(self.mask, sentences))
 
 
 def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
-    """The step of a model that reads a source.
-
-    Args:
-        model: With `fused_decoder`, or with `encode`, `init_cache` and `decode_step`.
-        source: Token ids (B, S).
-        beams: K.
-
-    Returns:
-        The step, and the state for the first one.
-    """
+    """The step of a model with a source (B, S) and the state for the first one."""
     if getattr(model, "can_fuse", False):
         decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
         return decoder.step, decoder.read(source, beams)
@@ -72,28 +47,18 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
     cache = model.init_cache(memory, tf.shape(source)[0] * beams)
 
     def step(ids: tf.Tensor, state: CachedState) -> tuple[tf.Tensor, CachedState]:
-        # The loop forgets how many heads there are.
+        # The loop loses the static number of heads.
         cross = tf.nest.map_structure(
-            lambda x, as_made: tf.ensure_shape(x, [None, *as_made.shape[1:]]), state.cross, cache.cross
+            lambda x, initial: tf.ensure_shape(x, [None, *initial.shape[1:]]), state.cross, cache.cross
         )
-        held = cache._replace(layers=state.layers, cross=cross)
-        logits, grown = model.decode_step(ids[:, None], held, state.mask)
+        logits, grown = model.decode_step(ids[:, None], cache._replace(layers=state.layers, cross=cross), state.mask)
         return logits[:, 0], state._replace(layers=grown.layers)
 
     return step, CachedState(cache.layers, cache.cross, mask)
 
 
 def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, Any]:
-    """The step of a model that only goes on.
-
-    Args:
-        model: With `fused_decoder`, or with `init_cache` and `decode_step`.
-        prompts: What it reads before the first step, at once: (B, t), without padding, (B, 0) for nothing.
-        beams: K.
-
-    Returns:
-        The step, and the state for the first one.
-    """
+    """The step of a decoder-only model and the state after it has read the prompts (B, t), which have no padding."""
     if getattr(model, "can_fuse", False):
         decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
         return decoder.step, decoder.start(prompts, beams)

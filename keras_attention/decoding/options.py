@@ -1,30 +1,30 @@
-"""What a caller can ask of generation."""
+"""The options of generation."""
 
 from dataclasses import dataclass, fields
 from typing import Any
 
-NORMALIZATIONS = ("gnmt", "average")
+LENGTH_NORMALIZATIONS = ("gnmt", "average")
 DEFAULT_BEAMS = 4  # the paper's
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How hypotheses are found, which are allowed, how many are returned.
+    """Options of search and sampling: how hypotheses are found, which are allowed, how many are returned.
 
     Attributes:
-        beam_size: Hypotheses followed at a time, 1 for greedy decoding; 4 by default, none with `sample`.
-        num_return: Hypotheses for each input; of a beam search at most as many as beams.
-        length_penalty: The exponent α of the length that a log probability is divided by.
-        length_normalization: That length: "gnmt" for (5 + n) / 6, as in the paper, or "average" for n.
-        min_length: The fewest tokens of an output, the end of sentence counted.
-        max_length: The most; by default what the caller of `generate` says, such as the input's length and 50.
-        no_repeat_ngram: No sequence of so many tokens comes twice; 0 allows all.
-        sample: Draws tokens with the probabilities of the model, in place of a search.
-        temperature: The logits are divided by it before a token is drawn.
-        top_k: Only the k best tokens are drawn; 0 for all.
-        top_p: Only the best tokens that reach this probability together are drawn.
-        min_p: Only tokens at least this likely, compared with the best, are drawn.
-        seed: The same seed draws the same tokens; 0 by default.
+        beam_size: Number of beams, 1 for greedy decoding; 4 by default, unused with `sample`.
+        num_return: Number of hypotheses for each input; at most `beam_size` in a beam search.
+        length_penalty: Exponent α of the length by which a log probability is divided.
+        length_normalization: The length: "gnmt" for (5 + n) / 6, as in the paper, or "average" for n.
+        min_length: Minimum number of tokens of an output, the end of sentence counted.
+        max_length: Maximum number of tokens; by default 50 more than the input.
+        no_repeat_ngram: Size of the n-grams that must not occur twice; 0 allows all.
+        sample: Whether to sample tokens with the probabilities of the model instead of searching.
+        temperature: Divisor of the logits before sampling.
+        top_k: Samples only from the k best tokens; 0 for all.
+        top_p: Samples only from the best tokens that together reach this probability.
+        min_p: Samples only from tokens with at least this share of the best token's probability.
+        seed: Seed of the sampling; the same seed gives the same tokens.
 
     Raises:
         ValueError: An option out of its range, or one that another makes meaningless.
@@ -55,8 +55,8 @@ class DecodingOptions:
         self._check("beam_size", self.beam_size is None or _is_count(self.beam_size, 1), "1 (greedy decoding) or more")
         self._check("num_return", _is_count(self.num_return, 1), "1 or more")
         self._check("length_penalty", self.length_penalty >= 0, "0 (none) or more; the paper uses 0.6")
-        known = self.length_normalization in NORMALIZATIONS
-        self._check("length_normalization", known, f"one of {', '.join(NORMALIZATIONS)}")
+        known = self.length_normalization in LENGTH_NORMALIZATIONS
+        self._check("length_normalization", known, f"one of {', '.join(LENGTH_NORMALIZATIONS)}")
         self._check("min_length", _is_count(self.min_length, 0), "0 or more, the end of sentence counted")
         self._check("max_length", self.max_length is None or _is_count(self.max_length, 1), "1 or more")
         self._check("no_repeat_ngram", _is_count(self.no_repeat_ngram, 0), "0 (repeats are allowed) or more")
@@ -78,7 +78,7 @@ class DecodingOptions:
             )
         if self.sample and self.beam_size not in (None, 1):
             raise ValueError(
-                "Drawn tokens are not searched for: give no `beam_size` with `sample`, and `num_return` for several "
+                "Sampling does not search: give no `beam_size` with `sample`, and `num_return` for several "
                 f"outputs. Received: sample=True, beam_size={self.beam_size}"
             )
         if not self.sample and self.num_return > self.beams:
@@ -90,11 +90,11 @@ class DecodingOptions:
             for each in fields(self):
                 if each.name in ("temperature", "top_k", "top_p", "min_p", "seed"):
                     given = getattr(self, each.name)
-                    self._check(each.name, given == each.default, "for drawing, with `sample=True`")
+                    self._check(each.name, given == each.default, "for sampling, with `sample=True`")
 
     @property
     def beams(self) -> int:
-        """K of the search; 1 where tokens are drawn."""
+        """K of the search; 1 with `sample`."""
         if self.sample:
             return 1
         return DEFAULT_BEAMS if self.beam_size is None else self.beam_size

@@ -1,4 +1,4 @@
-"""Choosing a token of each row: the likeliest, or one that is drawn with no state but a seed.
+"""Choosing a token of each row: the likeliest, or a random one that depends only on a seed.
 
 Shapes: R rows (sentences, or beams of all sentences), V vocabulary.
 """
@@ -9,7 +9,7 @@ import tensorflow as tf
 def greedy(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes the likeliest token of each row.
 
-    A row that holds NaN or +inf, or nothing but -inf, gives some token with a log probability of NaN.
+    A row that holds NaN or +inf, or only -inf, gives some token with a log probability of NaN.
 
     Args:
         logits: (R, V).
@@ -30,17 +30,17 @@ def greedy(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def sample(
     logits: tf.Tensor, seed: tf.Tensor, step: int | tf.Tensor, rows: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws a token of each row with the probabilities softmax(logits).
+    """Samples a token of each row with the probabilities softmax(logits).
 
-    The same seed, step and row number give the same draw, whichever rows stand beside it. A row that holds NaN or +inf,
-    or nothing but -inf, gives token 0 with a log probability of NaN.
+    The same seed, step and row number give the same token, whatever the other rows. A row that holds NaN or +inf,
+    or only -inf, gives token 0 with a log probability of NaN.
 
     Args:
-        logits: (R, V); -inf for what must not be drawn.
+        logits: (R, V); -inf for forbidden tokens.
         seed: Two integers (2,).
-        step: Number of the step: each has draws of its own.
-        rows: The number (R,) by which a row draws, 0 or more, for rows that do not stand where they stood in the
-            step before; 0 … R−1 by default.
+        step: Index of the step; each step has its own random numbers.
+        rows: Index (R,) of the random number of each row, 0 or more, for rows whose order changes between steps;
+            0 … R−1 by default.
 
     Returns:
         Ids (R,) int32 and their log probabilities under these logits (R,).
@@ -55,20 +55,20 @@ def sample(
     if rows is None:
         rows = tf.range(tf.shape(logits)[0])
     largest = tf.reduce_max(logits, axis=-1, keepdims=True)  # (R, 1)
-    weights = tf.exp(logits - largest)  # (R, V), probabilities times a number
+    weights = tf.exp(logits - largest)  # (R, V), unnormalized probabilities
     upto = tf.cumsum(weights, axis=-1)  # (R, V)
     total = upto[:, -1:]  # (R, 1), NaN if the row is broken
-    # One uniform number a row, in [0, 1), in place of one for each token: the least sum above it is the token's.
-    # The sums of forbidden tokens are left out, in case a device adds in an order of its own.
-    draws = _uniforms(seed, step, rows)[:, None] * total  # (R, 1)
-    above = tf.where((upto > draws) & (weights > 0), upto, float("inf"))  # (R, V)
+    # Inverse transform sampling: the first cumulative sum above one uniform number in [0, 1) is the token's.
+    # The sums of forbidden tokens are excluded, in case a device adds in another order.
+    threshold = _uniforms(seed, step, rows)[:, None] * total  # (R, 1)
+    above = tf.where((upto > threshold) & (weights > 0), upto, float("inf"))  # (R, V)
     ids = tf.argmin(above, axis=-1, output_type=tf.int32)  # (R,)
     chosen = tf.gather(logits, ids, batch_dims=1)
     return ids, chosen - tf.squeeze(largest + tf.math.log(total), -1)
 
 
 def _uniforms(seed: tf.Tensor, step: int | tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Returns a number in [0, 1) for each row number (R,)."""
-    number = tf.maximum(tf.reduce_max(rows), -1) + 1  # of no rows, the maximum is the least integer
+    """A number in [0, 1) for each row index (R,)."""
+    number = tf.maximum(tf.reduce_max(rows), -1) + 1  # the maximum of no rows is the least integer
     key = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), tf.cast(step, tf.int64))
     return tf.gather(tf.random.stateless_uniform([number], key), rows)

@@ -1,4 +1,4 @@
-"""The probabilities that a model gives to sentences which are already written.
+"""The log probabilities that a model gives to existing translations.
 
 Shapes: B batch, T target length, S source length, H heads, V vocabulary.
 """
@@ -10,11 +10,11 @@ import tensorflow as tf
 
 
 class Scored(NamedTuple):
-    """What `score` returns; everything is zero at the padding of the targets.
+    """Log probabilities and alignment of given translations; zero at the padding of the targets.
 
     Attributes:
         token_log_probs: Log probability of each target token after those before it, (B, T) float32.
-        alignment: Where the decoder looks while it writes each target token, (B, T, S) float32: the cross-attention
+        alignment: Attention of each target token to the source, (B, T, S) float32: the cross-attention
             weights of the last layer, averaged over its heads. Each row sums to 1.
         lengths: Tokens of each target, the end of sentence counted, (B,) int32.
 
@@ -35,19 +35,19 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
     search without a length penalty gives to it.
 
     Args:
-        model: A `Transformer`, or another model with its `encode`, `init_cache` and `decode_step`.
+        model: A `Transformer`, or a model with its `encode`, `init_cache` and `decode_step`.
         source_ids: Token ids (B, S) that end in the end of sentence, then padding.
         target_ids: Token ids (B, T), likewise: one translation for each source.
-        bos_id: Token that stands before the first.
-        pad_id: Token that fills up shorter rows.
+        bos_id: Token before the first.
+        pad_id: Token that pads shorter rows.
 
     Returns:
         `Scored`.
 
     Raises:
-        TypeError: Ids that are no integers.
+        TypeError: Ids that are not integers.
         ValueError: Ids of another rank, or not one target for each source.
-        tf.errors.InvalidArgumentError: The same, where it shows only in a running graph; an id outside the vocabulary.
+        tf.errors.InvalidArgumentError: The same, where only a running graph shows it; an id outside the vocabulary.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=11)
@@ -59,24 +59,24 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
     target_ids = _paired(source_ids, target_ids)
     batch_size = tf.shape(target_ids)[0]
     memory, source_mask = model.encode(source_ids)
-    # The tokens before each: the last target token is never read. Cut afterwards, so that T may be 0.
-    read = tf.concat([tf.fill([batch_size, 1], bos_id), target_ids], axis=1)[:, :-1]  # (B, T)
+    # The decoder input is shifted right; cut after joining, so that T may be 0.
+    shifted = tf.concat([tf.fill([batch_size, 1], bos_id), target_ids], axis=1)[:, :-1]  # (B, T)
     logits, _, weights = model.decode_step(
-        read, model.init_cache(memory, batch_size), source_mask, return_attention_scores=True
+        shifted, model.init_cache(memory, batch_size), source_mask, return_attention_scores=True
     )
     real = target_ids != pad_id  # (B, T)
-    # One fused operation: no second (B, T, V) beside the logits.
-    surprise = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target_ids, logits=tf.cast(logits, tf.float32))
+    # One fused operation: no second tensor (B, T, V) next to the logits.
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target_ids, logits=tf.cast(logits, tf.float32))
     alignment = tf.reduce_mean(tf.cast(weights[-1], tf.float32), axis=1)  # (B, H, T, S) -> (B, T, S)
     return Scored(
-        tf.where(real, -surprise, 0.0),
+        tf.where(real, -losses, 0.0),
         tf.where(real[:, :, None], alignment, 0.0),
         tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
     )
 
 
 def _ids(name: str, ids: Any) -> tf.Tensor:
-    """Returns ids (B, T) as int32."""
+    """Ids (B, T) as int32."""
     ids = ids if tf.is_tensor(ids) else np.asarray(ids)
     if not (ids.dtype.is_integer if tf.is_tensor(ids) else np.issubdtype(ids.dtype, np.integer)):
         raise TypeError(f"{name} must be integers, as a tokenizer gives them. Received: dtype {ids.dtype}")
@@ -89,10 +89,7 @@ def _ids(name: str, ids: Any) -> tf.Tensor:
 
 
 def _paired(source_ids: tf.Tensor, target_ids: tf.Tensor) -> tf.Tensor:
-    """Returns the targets, once it is sure that there are as many sources.
-
-    The model would take more targets than sources for the beams of each source.
-    """
+    """The targets, after a check that there are as many sources: the model takes more targets for beams."""
     message = "There must be one target for each source. "
     rows = source_ids.shape[0], target_ids.shape[0]
     if None not in rows:
@@ -100,5 +97,5 @@ def _paired(source_ids: tf.Tensor, target_ids: tf.Tensor) -> tf.Tensor:
             raise ValueError(f"{message}Received: {rows[0]} sources, {rows[1]} targets")
         return target_ids
     check = tf.debugging.assert_equal(tf.shape(source_ids)[0], tf.shape(target_ids)[0], message)
-    with tf.control_dependencies([check]):  # before any operation that would fail without saying why
+    with tf.control_dependencies([check]):  # before any operation with a less clear error
         return tf.identity(target_ids)

@@ -1,8 +1,8 @@
-"""What a model carries from step to step, and what a search does with it.
+"""The state that a model carries from step to step, and how a search reorders and selects it.
 
-A state is either a nest of tensors with a row for each beam, or an object that knows better: a nest with the
-methods `reordered(parents)` and `selected(sentences)`. Where the latter says `equal_at_first`, one row stands for all
-beams of a sentence in the first step.
+A state is either a nest of tensors with a row for each beam, or a nest that manages its beams with the methods
+`reordered(parents)` and `selected(sentences)`. If such a nest sets `starts_with_one_row`, the first step gets one
+row for all beams of a sentence.
 """
 
 from typing import Any
@@ -10,60 +10,28 @@ from typing import Any
 import tensorflow as tf
 
 
-def knows_better(state: Any) -> bool:
-    """Whether a state looks after its beams itself.
-
-    Args:
-        state: From the caller of a search.
-
-    Returns:
-        False for a plain nest of tensors.
-    """
+def manages_beams(state: Any) -> bool:
+    """Whether a state has methods of its own for beams; False for a plain nest of tensors."""
     return all(hasattr(state, name) for name in ("reordered", "selected"))
 
 
-def rows_at_first(state: Any, beams: int) -> int:
-    """How many rows of each sentence the first step is given.
-
-    Args:
-        state: From the caller of a search.
-        beams: K.
-
-    Returns:
-        1 or K.
-    """
-    return 1 if getattr(state, "equal_at_first", False) else beams
+def initial_rows(state: Any, beams: int) -> int:
+    """Rows of each sentence in the first step: 1 or K."""
+    return 1 if getattr(state, "starts_with_one_row", False) else beams
 
 
-def reordered(state: Any, parents: tf.Tensor) -> Any:
-    """The state where each beam continues another one.
-
-    Args:
-        state: Of B·K beams.
-        parents: Which of its sentence's (B, K).
-
-    Returns:
-        A new state.
-    """
-    if knows_better(state):
+def reorder(state: Any, parents: tf.Tensor) -> Any:
+    """The state of B·K beams in which each beam continues another of its sentence, `parents` (B, K)."""
+    if manages_beams(state):
         return state.reordered(parents)
     batch, beams = tf.unstack(tf.shape(parents))
     rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])  # (B·K,)
     return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
 
 
-def selected(state: Any, sentences: tf.Tensor, beams: int) -> Any:
-    """The state of some of the sentences.
-
-    Args:
-        state: Of B·K beams.
-        sentences: Their places (B',).
-        beams: K.
-
-    Returns:
-        A new state, of B'·K beams.
-    """
-    if knows_better(state):
+def select(state: Any, sentences: tf.Tensor, beams: int) -> Any:
+    """The state of B'·K beams of only the sentences at the indices `sentences` (B',)."""
+    if manages_beams(state):
         return state.selected(sentences)
     rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])  # (B'·K,)
     return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)

@@ -1,4 +1,4 @@
-"""Tokens one at a time, as they are decoded: a loop in Python around a step in a graph.
+"""Streaming: tokens one at a time, from a loop in Python around a step in a graph.
 
 Shapes: B sequences, V vocabulary, t tokens written so far.
 """
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.decoding.checks import check_logits
+from keras_attention.decoding.beam_search import check_logits
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
 Choose = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -20,7 +20,7 @@ class Streamed(NamedTuple):
 
     Attributes:
         ids: (B,) int32; pads for sequences that were done before.
-        log_probs: What the model gives each token (B,) float32; 0 for sequences that were done before.
+        log_probs: Log probability of each token (B,) float32; 0 for sequences that were done before.
         done: Which sequences have ended (B,), this token counted.
     """
 
@@ -41,21 +41,21 @@ def stream_tokens(
 ) -> Iterator[Streamed]:
     """Yields a token of each sequence at a time, as soon as it is chosen.
 
-    It ends when every sequence has; at `max_length`, what has not ended takes eos, as in `beam_search`. A sequence for
-    which the model gives NaN, +inf or nothing but -inf, or for which nothing is left to choose, ends at once with a
-    pad whose log probability is NaN; the others go on.
+    It ends when every sequence has; at `max_length`, unfinished sequences take eos, as in `beam_search`. A sequence for
+    which the model gives NaN, +inf or only -inf, or whose tokens are all forbidden, ends at once with a pad
+    whose log probability is NaN; the others continue.
 
     Args:
         step: Takes the last token of each sequence (B,) int32 and the state; returns the logits of the next token
             (B, V) and the new state. `compiled_step` makes it fast.
         state: Nest of tensors, for the first step.
-        last_ids: What stands before the first token (B,): the begin of sentence, or the last token of a prompt
-            that the state holds up to there.
-        max_length: The most tokens, eos counted.
+        last_ids: The token before the first (B,): the begin of sentence, or the last token of a prompt whose other
+            tokens are in the state.
+        max_length: Maximum number of tokens, eos counted.
         eos_id: Token that ends a sequence.
         choose: Takes logits (B, V) and the tokens written so far (B, t); returns ids (B,) int32 and their log
-            probabilities (B,), NaN where there is nothing to choose, as `greedy` and `sample` do.
-        pad_id: Token that stands after the end.
+            probabilities (B,), NaN where no token is allowed, as `greedy` and `sample` do.
+        pad_id: Token after the end.
 
     Returns:
         An iterator over `Streamed`.
@@ -119,7 +119,7 @@ def compiled_step(step: Step, state: Any) -> Step:
 def _tokens(
     step: Step, state: Any, last_ids: tf.Tensor, max_length: int, eos_id: int, choose: Choose, pad_id: int
 ) -> Iterator[Streamed]:
-    # Apart from `stream_tokens`, because a generator would check nothing before its first token.
+    # Separate from `stream_tokens`, because a generator checks nothing before its first token.
     written = tf.zeros([tf.size(last_ids), 0], tf.int32)  # (B, t)
     done = np.zeros(len(last_ids), bool)
     while not done.all():
@@ -128,9 +128,9 @@ def _tokens(
         logits = tf.cast(logits, tf.float32)
         ids, certainty = choose(logits, written)  # (B,), (B,)
         ids = tf.cast(ids, tf.int32) if written.shape[1] + 1 < max_length else tf.fill(tf.shape(ids), eos_id)
-        normaliser = tf.reduce_logsumexp(logits, axis=-1)  # (B,)
-        broken = ~tf.math.is_finite(normaliser) | tf.math.is_nan(certainty)
-        log_probs = tf.where(broken, float("nan"), tf.gather(logits, ids, batch_dims=1) - normaliser)
+        log_total = tf.reduce_logsumexp(logits, axis=-1)  # (B,)
+        broken = ~tf.math.is_finite(log_total) | tf.math.is_nan(certainty)
+        log_probs = tf.where(broken, float("nan"), tf.gather(logits, ids, batch_dims=1) - log_total)
         last_ids = tf.where(done | broken, pad_id, ids)
         written = tf.concat([written, last_ids[:, None]], axis=1)
         log_probs = np.where(done, np.float32(0), log_probs.numpy())

@@ -28,10 +28,10 @@ class DecodingState(NamedTuple):
             model.
         memory_bias: Added to the scores of cross-attention, (B, 1, S).
         lengths: Tokens read so far, (B,); as many for each sentence.
-        equal_at_first: Says that the first step may be given one row for all beams of a sentence.
+        starts_with_one_row: Whether the first step may get one row for all beams of a sentence.
     """
 
-    equal_at_first = True
+    starts_with_one_row = True
 
     older: tuple[Any, ...]
     newer: tuple[Any, ...]

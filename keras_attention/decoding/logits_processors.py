@@ -1,11 +1,11 @@
-"""What changes the logits between the model and the choice of a token: rules and truncations.
+"""Logits processors: functions between the logits of the model and the choice of a token.
 
-A token is forbidden by adding -inf to its logit. So a row that the model broke stays broken for the search to find:
-NaN stays NaN, +inf becomes NaN where it is forbidden, and a row of nothing but -inf stays one. A rule that
-forbids the last token that was left makes such a row, too.
+A token is forbidden by adding -inf to its logit. So a broken row stays broken for the search to find: NaN stays NaN,
++inf becomes NaN where it is forbidden, and a row of only -inf stays one. A processor that forbids the last
+remaining token also makes such a row.
 
-All of them are graph operations of a few passes over the logits, whatever the length of what is written, because they
-run at every step of a search inside an exported graph.
+Each is a few passes over the logits, whatever the number of tokens written, because it runs at every step of a
+search inside an exported graph.
 
 Shapes: R rows (sentences, or beams of all sentences), V vocabulary, t tokens written so far, P tokens of a prefix.
 """
@@ -14,20 +14,20 @@ import math
 
 import tensorflow as tf
 
-NEVER = float("-inf")  # added to the logit of what must not be chosen
-HEAD = 256  # tokens of a row that top-p sorts before it sorts all
+NEG_INF = float("-inf")  # added to the logit of a forbidden token
+HEAD = 256  # best tokens that top-p sorts before it sorts the whole row
 
 
 def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.Tensor, eos_id: int) -> tf.Tensor:
     """Forbids eos where it would end a sentence of fewer than `min_length` tokens.
 
     The end of sentence counts: taken now, eos would be token number `length + 1`, so it is forbidden while
-    `length + 1 < min_length`. A `min_length` of 1 or less allows the empty sentence, which is eos alone.
+    `length + 1 < min_length`. A `min_length` of 1 or less allows the empty sentence, which is only eos.
 
     Args:
         logits: (R, V).
         length: Tokens written so far, one number or one for each row (R,).
-        min_length: The fewest tokens of a sentence, one number or one for each row.
+        min_length: Minimum number of tokens of a sentence, one number or one for each row.
         eos_id: Token that ends a sentence.
 
     Returns:
@@ -39,13 +39,13 @@ def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.
     """
     too_short = tf.convert_to_tensor(length) + 1 < min_length  # () or (R,)
     end = tf.fill([tf.shape(logits)[0], 1], eos_id)  # (R, 1)
-    return _add_at(logits, end, tf.broadcast_to(tf.where(too_short, NEVER, 0.0)[..., None], tf.shape(end)))
+    return _add_at(logits, end, tf.broadcast_to(tf.where(too_short, NEG_INF, 0.0)[..., None], tf.shape(end)))
 
 
 def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_id: int) -> tf.Tensor:
-    """Forbids the tokens that would write an n-gram for the second time.
+    """Forbids the tokens that would complete an n-gram for the second time.
 
-    With n = 1, that is each token that is there already. The end of sentence is never forbidden.
+    With n = 1, that is each token already written. The end of sentence is never forbidden.
 
     Args:
         logits: (R, V).
@@ -72,28 +72,28 @@ def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_
             f"Received: length_of_ngram={length_of_ngram}"
         )
     t = tf.shape(ids)[1]
-    # Numbers that are no token stand before the first: then each of the t tokens ends an n-gram.
-    filled = tf.pad(ids, [[0, 0], [n - 1, 0]], constant_values=-1)  # (R, n - 1 + t)
+    # Padded with -1, which is no token, each of the t tokens ends an n-gram.
+    padded = tf.pad(ids, [[0, 0], [n - 1, 0]], constant_values=-1)  # (R, n - 1 + t)
     repeated = ids != eos_id  # (R, t)
-    for place in range(n - 1):  # of the n - 1 tokens before it, against the n - 1 last ones
-        repeated &= filled[:, place : place + t] == filled[:, t + place, None]
-    return _add_at(logits, ids, tf.where(repeated, NEVER, 0.0))
+    for i in range(n - 1):  # the n - 1 tokens before it against the last n - 1
+        repeated &= padded[:, i : i + t] == padded[:, t + i, None]
+    return _add_at(logits, ids, tf.where(repeated, NEG_INF, 0.0))
 
 
 def force_prefix(
     logits: tf.Tensor, position: int | tf.Tensor, prefix: tf.Tensor, pad_id: int, model_logits: tf.Tensor
 ) -> tf.Tensor:
-    """Allows a row whose prefix is not yet written nothing but its next token, with the logit that the model gives it.
+    """Forces the next token of a prefix that is not fully written, with the logit that the model gives it.
 
-    No other rule can forbid that token, so this one comes last. It leaves one token, whose probability under
-    these logits is 1: the log probability that a hypothesis pays for it must come from `model_logits`.
+    It comes last, so that no other processor forbids that token. The one token left has probability 1 under these
+    logits: the log probability of a hypothesis must come from `model_logits`.
 
     Args:
-        logits: (R, V), after the other rules; those of rows that are past their prefix stay as they are.
+        logits: (R, V), after the other processors; rows past their prefix are unchanged.
         position: Tokens written so far, one number.
-        prefix: Tokens that each row starts with, int32 (R, P), filled up with pads at the end.
-        pad_id: Token that fills up shorter rows.
-        model_logits: (R, V), before all rules.
+        prefix: Tokens that each row starts with, int32 (R, P), padded at the end.
+        pad_id: Token that pads shorter rows.
+        model_logits: (R, V), before all processors.
 
     Returns:
         Logits (R, V).
@@ -114,8 +114,8 @@ def force_prefix(
     return tf.cond(position < tf.shape(prefix)[1], force, lambda: tf.identity(logits))
 
 
-def cool(logits: tf.Tensor, temperature: float) -> tf.Tensor:
-    """Divides by the temperature: below 1 the likely tokens become likelier, above 1 all become more alike.
+def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Divides the logits by the temperature: below 1 sharpens the distribution, above 1 flattens it.
 
     Args:
         logits: (R, V).
@@ -128,7 +128,7 @@ def cool(logits: tf.Tensor, temperature: float) -> tf.Tensor:
         ValueError: The temperature is not a number above 0.
 
     Example:
-        >>> cool(tf.constant([[1.0, 3.0]]), temperature=0.5).numpy().tolist()
+        >>> scale_by_temperature(tf.constant([[1.0, 3.0]]), temperature=0.5).numpy().tolist()
         [[2.0, 6.0]]
     """
     if not 0 < temperature < math.inf:
@@ -144,7 +144,7 @@ def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
 
     Args:
         logits: (R, V).
-        k: How many; from V on, none is forbidden.
+        k: Number of tokens to keep; from V on, none is forbidden.
 
     Returns:
         Logits (R, V).
@@ -159,8 +159,8 @@ def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
     Source: Fan et al. 2018 (arXiv 1805.04833).
     """
     if k < 1:
-        raise ValueError(f"k must be 1 (the best token alone) or more. Received: k={k}")
-    values, ids = _best(logits, k)
+        raise ValueError(f"k must be 1 (only the best token) or more. Received: k={k}")
+    values, ids = _top_k(logits, k)
     return _keep_at(logits, ids, tf.ones_like(values, tf.bool))
 
 
@@ -192,7 +192,7 @@ def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
     log_total = tf.reduce_logsumexp(logits, axis=-1, keepdims=True)  # (R, 1)
 
     def best(number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        values, ids = _best(logits, number)
+        values, ids = _top_k(logits, number)
         return ids, *_probability_up_to(values, log_total)
 
     def keep(number: int | tf.Tensor) -> tf.Tensor:
@@ -213,7 +213,7 @@ def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
 
     Args:
         logits: (R, V).
-        p: 0 forbids nothing; 1 keeps the best token and those that equal it.
+        p: 0 forbids nothing; 1 keeps the best token and its equals.
 
     Returns:
         Logits (R, V).
@@ -235,35 +235,35 @@ def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
 
 
 def _forbid(logits: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
-    """Returns the logits with -inf added where `tokens`, which broadcasts to (R, V), is true."""
-    return logits + tf.where(tokens, NEVER, 0.0)
+    """The logits with -inf added where `tokens`, which broadcasts to (R, V), is true."""
+    return logits + tf.where(tokens, NEG_INF, 0.0)
 
 
 def _add_at(logits: tf.Tensor, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Returns the logits (R, V) with values (R, n) added at the tokens (R, n), which may come more than once."""
-    return tf.tensor_scatter_nd_add(logits, _places(ids), values)
+    """The logits (R, V) with values (R, n) added at the tokens (R, n), which may repeat."""
+    return tf.tensor_scatter_nd_add(logits, _indices(ids), values)
 
 
 def _keep_at(logits: tf.Tensor, ids: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-    """Returns the logits (R, V) with all forbidden but those of the tokens (R, n) that are kept."""
-    nothing = tf.fill(tf.shape(logits), NEVER)
-    return logits + tf.tensor_scatter_nd_update(nothing, _places(ids), tf.where(kept, 0.0, NEVER))
+    """The logits (R, V) with all tokens forbidden but those of (R, n) that are kept."""
+    forbidden = tf.fill(tf.shape(logits), NEG_INF)
+    return logits + tf.tensor_scatter_nd_update(forbidden, _indices(ids), tf.where(kept, 0.0, NEG_INF))
 
 
-def _places(ids: tf.Tensor) -> tf.Tensor:
-    """Returns row and token (R, n, 2) of the tokens (R, n)."""
+def _indices(ids: tf.Tensor) -> tf.Tensor:
+    """Row and token (R, n, 2) of the tokens (R, n)."""
     rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
     return tf.stack([rows, ids], axis=-1)
 
 
-def _best(logits: tf.Tensor, number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the best tokens of each row and their logits, both (R, min(number, V)); sorting NaN is undefined."""
-    sortable = tf.where(tf.math.is_nan(logits), NEVER, logits)
+def _top_k(logits: tf.Tensor, number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The best logits of each row and their tokens, both (R, min(number, V)); NaN counts as -inf."""
+    sortable = tf.where(tf.math.is_nan(logits), NEG_INF, logits)
     return tf.math.top_k(sortable, tf.minimum(number, tf.shape(logits)[1]))
 
 
 def _probability_up_to(values: tf.Tensor, log_total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the probability of the tokens before each one of a row (R, n), and of those up to each one."""
+    """The probability of the tokens before each one of a row (R, n), and of those up to each one."""
     probabilities = tf.exp(values - log_total)
     upto = tf.cumsum(probabilities, axis=-1)
     return tf.concat([tf.zeros_like(upto[:, :1]), upto[:, :-1]], axis=-1), upto
