@@ -1,6 +1,6 @@
-"""The decoder one token at a time, with its weights laid out for that.
+"""The decoder one token at a time, with fused weights.
 
-Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, N places of
+Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, N positions of
 the cache, V vocabulary.
 """
 
@@ -9,21 +9,22 @@ from typing import Any
 
 from keras import ops
 
-from keras_attention.models.decoding_state import HIDDEN, DecodingState, extended
-from keras_attention.models.joined_matrices import FusedLayer, Matrix, joined_norm
+from keras_attention.models.fused_state import DecodingState, append_positions
+from keras_attention.models.fused_weights import FusedLayer, Matrix, norm_function
+from keras_attention.ops.attention import MASKED_SCORE
 from keras_attention.ops.cached_attention import cached_attention
 
 
 class FusedDecoder:
-    """The same numbers as `decode_step`, for one token at a time of several beams.
+    """Computes the same as `decode_step`, faster, for one token at a time of several beams.
 
-    The matrices that meet the same input are joined, and what depends on the source alone is computed once. Made inside
-    a compiled function before its loop, this happens once for each call of the function.
+    Matrices with the same input are fused, and what depends only on the source is computed once. Created inside a
+    compiled function before its loop, this happens once for each call of the function.
 
     Args:
         model: A `Transformer` or a `CausalTransformer`, not quantized.
-        attention: What computes `cached_attention`.
-        memory_dtype: Of the keys and values that attention is given; that of the products by default.
+        attention: Implementation of `cached_attention`.
+        memory_dtype: Dtype of the keys and values; that of the products by default.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -44,56 +45,40 @@ class FusedDecoder:
         self.memory_dtype = memory_dtype or dtype
         self.first_norm = decoder.normalize_first
         self.layers = [FusedLayer(layer, dtype) for layer in decoder.layers]
-        self.final_norm = None if decoder.final_norm is None else joined_norm(decoder.final_norm)
+        self.final_norm = None if decoder.final_norm is None else norm_function(decoder.final_norm)
         self.logits = Matrix.of(ops.transpose(model.get_layer("embedding").embeddings), None, dtype)  # M to V
 
     def start(self, prompts: Any, beams: int) -> DecodingState:
-        """The state of a model without a source.
-
-        Args:
-            prompts: Token ids (B, t) that stand before the first step's, at once; without padding, (B, 0) for none.
-            beams: K.
-
-        Returns:
-            A state.
-        """
+        """The state of a language model after the prompts (B, t), which have no padding; t may be 0."""
         sentences, length = ops.shape(prompts)
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
-        return self._unread(sentences, beams)._replace(
+        return self._empty_state(sentences, beams)._replace(
             older=tuple(ops.cast(ops.stack([layer.key, layer.value]), self.memory_dtype) for layer in cache.layers),
             visible=ops.ones((sentences, length, beams), "bool"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )
 
     def read(self, source: Any, beams: int) -> DecodingState:
-        """The state before the first token of a translation.
-
-        Args:
-            source: Token ids (B, S), 0 for padding.
-            beams: K.
-
-        Returns:
-            A state.
-        """
+        """The state before the first token of a translation of the source (B, S), 0 for padding."""
         memory, mask = self.model.encode(source)  # (B, S, M), (B, S)
         sentences, length, width = ops.shape(memory)
         rows = ops.reshape(memory, (sentences * length, width))
         pairs = []
         for layer in self.layers:
             matrices = layer.cross_attention
-            both = matrices.memory(rows, self.memory_dtype)  # (B·S, 2·H·D)
-            both = ops.where(ops.reshape(mask, (-1, 1)), both, ops.zeros_like(both))
-            pairs.append(matrices.heads_of(both, sentences, length))
-        return self._unread(sentences, beams)._replace(
-            memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, HIDDEN)[:, None]
+            pair = matrices.memory(rows, self.memory_dtype)  # (B·S, 2·H·D)
+            pair = ops.where(ops.reshape(mask, (-1, 1)), pair, ops.zeros_like(pair))
+            pairs.append(matrices.heads_of(pair, sentences, length))
+        return self._empty_state(sentences, beams)._replace(
+            memory=tuple(pairs), memory_bias=ops.where(mask, 0.0, MASKED_SCORE)[:, None]
         )
 
     def step(self, ids: Any, state: DecodingState) -> tuple[Any, DecodingState]:
-        """Writes one token of each beam.
+        """Decodes one token of each beam.
 
         Args:
-            ids: The last token of each beam (B·K,); or of each sentence (B,), for beams that are equal so far.
-            state: From `read` or `start`, or from the step before.
+            ids: The last token of each beam (B·K,), or of each sentence (B,) while its beams are equal.
+            state: The state from `read`, `start` or the step before.
 
         Returns:
             The logits of the next token (B·K, V) or (B, V), and the new state.
@@ -107,30 +92,30 @@ class FusedDecoder:
         itself = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])  # (1 or K, K)
         itself = ops.broadcast_to(itself, (sentences, rows, beams))
         visible = ops.concatenate([state.visible, itself], axis=1)  # (B, N, K)
-        bias = ops.where(ops.transpose(visible[:, :, :rows], (0, 2, 1)), 0.0, HIDDEN)  # (B, K, N)
+        bias = ops.where(ops.transpose(visible[:, :, :rows], (0, 2, 1)), 0.0, MASKED_SCORE)  # (B, K, N)
 
         newer = []
         for number, layer in enumerate(self.layers):
             matrices, norm = layer.self_attention, layer.self_attention_norm
-            joined = matrices.inputs(self._enter(norm, x), self.memory_dtype)  # (B·K, 3·H·D)
-            heads = matrices.heads_of(joined, sentences, rows)  # (3, B, H, K, D)
-            newer.append(extended(state.newer[number], heads[1:]))
+            fused = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, 3·H·D)
+            heads = matrices.heads_of(fused, sentences, rows)  # (3, B, H, K, D)
+            newer.append(append_positions(state.newer[number], heads[1:]))
             memory = state.older[number], newer[-1]
-            x = self._leave(norm, x, matrices.attend(self.attention, heads[0], memory, bias))
+            x = self._add_and_norm(norm, x, matrices.attend(self.attention, heads[0], memory, bias))
 
             if layer.cross_attention is not None:
                 matrices, norm = layer.cross_attention, layer.cross_attention_norm
-                queries = matrices.inputs(self._enter(norm, x), self.memory_dtype)  # (B·K, H·D)
+                queries = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, H·D)
                 queries, memory = matrices.heads_of(queries, sentences, rows)[0], (state.memory[number],)
-                x = self._leave(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
+                x = self._add_and_norm(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
 
             norm = layer.feed_forward_norm
-            x = self._leave(norm, x, layer.feed_forward(self._enter(norm, x)))
+            x = self._add_and_norm(norm, x, layer.feed_forward(self._pre_norm(norm, x)))
         x = x if self.final_norm is None else self.final_norm(x)
         state = state._replace(newer=tuple(newer), visible=visible, lengths=state.lengths + 1)
-        return self.logits(x), state.settled(rows)
+        return self.logits(x), state.merged(rows)
 
-    def _unread(self, sentences: Any, beams: int) -> DecodingState:
+    def _empty_state(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
         empty = ops.zeros((2, sentences, attention.heads, 0, attention.head_dim), self.memory_dtype)
         return DecodingState(
@@ -142,8 +127,8 @@ class FusedDecoder:
             lengths=ops.zeros((sentences,), "int32"),
         )
 
-    def _enter(self, norm: Callable[[Any], Any], x: Any) -> Any:
+    def _pre_norm(self, norm: Callable[[Any], Any], x: Any) -> Any:
         return norm(x) if self.first_norm else x
 
-    def _leave(self, norm: Callable[[Any], Any], x: Any, y: Any) -> Any:
+    def _add_and_norm(self, norm: Callable[[Any], Any], x: Any, y: Any) -> Any:
         return x + y if self.first_norm else norm(x + y)

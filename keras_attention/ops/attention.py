@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+MASKED_SCORE = -1e30  # finite instead of -inf, so that a fully masked row does not become 0/0
+
 
 def dot_product_attention(
     query: Any,
@@ -106,8 +108,7 @@ def masked_softmax(logits: Any, mask: Any = None) -> Any:
                [0., 0.]], dtype=float32)
     """
     if mask is not None:
-        # A finite stand-in for -inf: a fully masked row must not become 0/0.
-        logits = ops.where(mask, logits, ops.cast(-1e30, logits.dtype))
+        logits = ops.where(mask, logits, ops.cast(MASKED_SCORE, logits.dtype))
     # Over one key the softmax is 1 whatever the logit, and Keras warns of it.
     weights = ops.ones_like(logits) if logits.shape[-1] == 1 else ops.softmax(logits, axis=-1)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))

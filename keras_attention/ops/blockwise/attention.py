@@ -9,7 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.blockwise.passes import MASKED_SCORE, BlockPasses, StaticArguments
+from keras_attention.ops.attention import MASKED_SCORE
+from keras_attention.ops.blockwise.passes import BlockPasses, StaticArguments
 from keras_attention.ops.blockwise.tiles import known_integer
 from keras_attention.ops.visible_pairs import VisiblePairs
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_attention.ops.attention import MASKED_SCORE
 from keras_attention.ops.blockwise.dropout_mask import keep_mask
 from keras_attention.ops.blockwise.tiles import (
     add_at,
@@ -27,7 +28,6 @@ from keras_attention.ops.blockwise.tiles import (
 )
 from keras_attention.ops.visible_pairs import VisiblePairs
 
-MASKED_SCORE = -1e30  # finite, so that a query that sees no key does not become 0/0
 TILE_SIZE = 3 * 2**19  # elements: a larger tile leaves the cache, a smaller one keeps the cores waiting
 ROWS = 96  # rows of a tile, or a multiple: oneDNN is slower per row with 64 or 128
 

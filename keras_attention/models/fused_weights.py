@@ -1,4 +1,4 @@
-"""The weights of a decoder layer, laid out for one token at a time: matrices that meet the same input are one.
+"""The weights of a decoder layer, fused for one token at a time: matrices with the same input are one.
 
 Shapes: B sentences, K beams, M model width, H heads, D head width, N keys.
 """
@@ -18,7 +18,7 @@ class Matrix(NamedTuple):
     """y = x W + b.
 
     Attributes:
-        kernel: W; in bfloat16 Wᵀ, which is the faster way round there.
+        kernel: W; Wᵀ in bfloat16, whose products are faster so.
         bias: b, or None.
     """
 
@@ -27,22 +27,13 @@ class Matrix(NamedTuple):
 
     @classmethod
     def of(cls, kernel: Any, bias: Any, dtype: str) -> "Matrix":
-        """The matrix in a dtype.
-
-        Args:
-            kernel: W.
-            bias: b, or None.
-            dtype: Of the product.
-
-        Returns:
-            The matrix.
-        """
+        """The matrix of a kernel W and a bias or None, for products in a dtype."""
         kernel = ops.cast(kernel, dtype)
         return cls(ops.transpose(kernel) if dtype == "bfloat16" else kernel, bias)
 
     @property
     def dtype(self) -> str:
-        """Of the product."""
+        """The dtype of the product."""
         return keras.backend.standardize_dtype(self.kernel.dtype)
 
     def __call__(self, x: Any, dtype: str = "float32") -> Any:
@@ -52,12 +43,12 @@ class Matrix(NamedTuple):
 
 
 class FusedAttention(NamedTuple):
-    """The matrices of an attention layer: those that meet the same input are one.
+    """The matrices of an attention layer, those with the same input fused.
 
     Attributes:
-        inputs: Of queries, keys and values together, or of queries alone.
-        memory: Of keys and values together, where they come from elsewhere.
-        output: Back to the model's width.
+        inputs: Projection to queries, keys and values, or only to queries in cross-attention.
+        memory: Projection to keys and values in cross-attention.
+        output: Projection back to the width of the model.
         heads: H.
         head_dim: D.
     """
@@ -70,122 +61,85 @@ class FusedAttention(NamedTuple):
 
     @classmethod
     def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
-        """The matrices of a layer.
+        """The matrices of a built `MultiHeadAttention`, with the scale 1/√D in that of the queries.
 
-        Args:
-            layer: A built `MultiHeadAttention`.
-            dtype: Of the matrices.
-            memory: Whether its keys and values come from elsewhere.
-
-        Returns:
-            The same function, with the scale 1/√D inside the queries' matrix.
+        `memory` says whether keys and values come from the encoder.
         """
         head_dim = layer.query_dense.kernel.shape[-1]
         query, key, value = (
-            _flat(projection, scale)
+            _flatten(projection, scale)
             for projection, scale in (
                 (layer.query_dense, head_dim**-0.5),
                 (layer.key_dense, 1.0),
                 (layer.value_dense, 1.0),
             )
         )
-        together = [query] if memory else [query, key, value]
+        fused = [query] if memory else [query, key, value]
         return cls(
-            _joined(together, dtype),
-            _joined([key, value], dtype) if memory else None,
-            _joined([_flat(layer.output_dense)], dtype),
+            _fuse(fused, dtype),
+            _fuse([key, value], dtype) if memory else None,
+            _fuse([_flatten(layer.output_dense)], dtype),
             layer.num_heads,
             head_dim,
         )
 
     def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
-        """Vectors with axes for what was joined and for their heads.
-
-        Args:
-            rows: Queries, keys and values side by side, or some of them, (B·n, c·H·D).
-            sentences: B.
-            length: n.
-
-        Returns:
-            (c, B, H, n, D).
-        """
-        joined = rows.shape[-1] // (self.heads * self.head_dim)
+        """Splits fused rows (B·n, c·H·D), such as queries, keys and values, into (c, B, H, n, D)."""
+        fused = rows.shape[-1] // (self.heads * self.head_dim)
         vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·H, D)
-        vectors = _turned(vectors, (sentences, length, joined, self.heads), (2, 0, 3, 1))
-        return ops.reshape(vectors, (joined, sentences, self.heads, length, self.head_dim))
+        vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
+        return ops.reshape(vectors, (fused, sentences, self.heads, length, self.head_dim))
 
     def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any) -> Any:
-        """softmax(Q Kᵀ + bias) V, and back to the model's width.
-
-        Args:
-            attention: What computes `cached_attention`.
-            queries: (B, H, K, D), scaled.
-            memory: Keys and values (2, B, H, n, D), in one part or in two of N places together.
-            bias: (B, K or 1, N).
-
-        Returns:
-            (B·K, M).
-        """
+        """softmax(Q Kᵀ + bias) V, projected to (B·K, M); the arguments are those of `cached_attention`."""
         context = attention(queries, memory, bias)  # (B, H, K, D)
         vectors = ops.reshape(context, (-1, self.head_dim))  # (B·H·K, D)
-        vectors = _turned(vectors, ops.shape(queries)[:3], (0, 2, 1))  # (B·K·H, D)
+        vectors = _permute(vectors, ops.shape(queries)[:3], (0, 2, 1))  # (B·K·H, D)
         return self.output(ops.reshape(vectors, (-1, self.heads * self.head_dim)))
 
 
 class FusedLayer:
-    """One decoder layer: its attention matrices, its norms, its feed-forward network.
-
-    Args:
-        layer: A built `DecoderLayer`.
-        dtype: Of the matrices.
-    """
+    """The attention matrices, norms and feed-forward network of a built `DecoderLayer`, in a dtype."""
 
     def __init__(self, layer: Any, dtype: str):
         self.self_attention = FusedAttention.of(layer.self_attention, dtype, memory=False)
-        self.self_attention_norm = joined_norm(layer.self_attention_norm)
+        self.self_attention_norm = norm_function(layer.self_attention_norm)
         self.cross_attention = None
         if layer.cross_attention is not None:
             self.cross_attention = FusedAttention.of(layer.cross_attention, dtype, memory=True)
-            self.cross_attention_norm = joined_norm(layer.cross_attention_norm)
+            self.cross_attention_norm = norm_function(layer.cross_attention_norm)
         self.feed_forward = _feed_forward(layer.feed_forward, dtype)
-        self.feed_forward_norm = joined_norm(layer.feed_forward_norm)
+        self.feed_forward_norm = norm_function(layer.feed_forward_norm)
 
 
-def _turned(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> Any:
-    """Vectors (…, D) with their leading axes, of this shape, in another order; as many rows as before.
+def _permute(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> Any:
+    """Rows of vectors (N, D) whose leading axes, of this shape, are transposed.
 
-    Each is copied as a whole, for which TensorFlow takes less time on a CPU than to transpose as few as these.
+    A gather of whole vectors is faster on a CPU than TensorFlow's transpose of so few.
     """
     longer = [axis for axis in order if not (isinstance(shape[axis], int) and shape[axis] == 1)]
-    if longer == sorted(longer):  # nothing moves
+    if longer == sorted(longer):  # no axis moves
         return vectors
-    places = ops.arange(math.prod(shape), dtype="int32")
-    return ops.take(vectors, ops.reshape(ops.transpose(ops.reshape(places, shape), order), (-1,)), axis=0)
+    rows = ops.arange(math.prod(shape), dtype="int32")
+    return ops.take(vectors, ops.reshape(ops.transpose(ops.reshape(rows, shape), order), (-1,)), axis=0)
 
 
-def _flat(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
-    """The kernel of a projection with one axis for what comes in and one for what goes out, and its bias."""
+def _flatten(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
+    """The kernel of a projection as a matrix, and its bias as a vector."""
     inputs = math.prod(projection.kernel.shape[: projection.input_axes])
     kernel = ops.reshape(projection.kernel, (inputs, -1)) * scale
     return kernel, None if projection.bias is None else ops.reshape(projection.bias, (-1,)) * scale
 
 
-def _joined(flat: list[tuple[Any, Any]], dtype: str) -> Matrix:
-    """One matrix for several that meet the same input."""
-    kernels, biases = zip(*flat, strict=True)
+def _fuse(matrices: list[tuple[Any, Any]], dtype: str) -> Matrix:
+    """One matrix for several kernels and biases with the same input."""
+    kernels, biases = zip(*matrices, strict=True)
     bias = None if biases[0] is None else ops.concatenate(biases)
     return Matrix.of(ops.concatenate(kernels, axis=1), bias, dtype)
 
 
-def joined_norm(layer: Any) -> Callable[[Any], Any]:
-    """A layer normalisation as a function.
-
-    Args:
-        layer: A built `LayerNorm`.
-
-    Returns:
-        A function of vectors (…, M), in float32.
-    """
+def norm_function(layer: Any) -> Callable[[Any], Any]:
+    """A built `LayerNorm` as a function of vectors (…, M), in float32."""
     gamma, beta = (ops.cast(value, "float32") for value in (layer.gamma, layer.beta))
     return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
 
