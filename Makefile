@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-backends coverage mutants check format bench docs tensorboard clean
+.PHONY: help demo test test-slow test-backends coverage mutants check format bench figures docs tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /|/' | \
@@ -81,6 +81,10 @@ bench: .venv/.backends ## measure against peers; results in benchmarks/results, 
 	@echo "bench: measures against peers, in turn, into benchmarks/results"
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.tools.chart
+
+figures: .venv/.installed ## draw the figures of the documentation into docs/images
+	@echo "figures: draws the figures of the documentation"
+	@for script in docs/figures/*.py; do $(BIN)/python "$$script"; done
 
 docs: .venv/.docs ## build the documentation into site/
 	@echo "docs: builds the documentation into site/"

@@ -179,3 +179,11 @@ def test_no_file_mentions_a_path_of_one_machine():
             if MACHINE_PATH.search(line)
         ]
     assert not found
+
+
+def test_files_named_for_contributors_exist():
+    named = set(re.findall(r"`(keras_attention/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    figure = (ROOT / "docs" / "figures" / "architecture.py").read_text(encoding="utf-8").replace("\\n", " ")
+    named |= {f"keras_attention/{path}" for path in re.findall(r"[a-z]+/[a-z_]+\.py", figure) if "figures" not in path}
+    assert len(named) > 40
+    assert not [path for path in named if not (ROOT / path).exists()]
