@@ -61,7 +61,7 @@ def distribution(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metadata")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return metadata.Distribution.at(folder / "keras_attention.egg-info")
+    return metadata.Distribution.at(folder / "keras_attention_transformer.egg-info")
 
 
 def requirements(distribution, extra: str) -> set[str]:
@@ -70,12 +70,12 @@ def requirements(distribution, extra: str) -> set[str]:
 
 
 def test_metadata_names_every_extra_and_the_command(distribution):
-    assert distribution.metadata["Name"] == "keras-attention"
+    assert distribution.metadata["Name"] == keras_attention.extras.DISTRIBUTION
     assert distribution.version == keras_attention.__version__
     assert distribution.metadata["Requires-Python"] == ">=3.11"
     assert set(distribution.metadata.get_all("Provides-Extra")) == EXTRAS
     commands = [(entry.name, entry.value) for entry in distribution.entry_points]
-    assert commands == [("keras-attention", "keras_attention.cli:main")]
+    assert commands == [("keras-attention", "keras_attention_command:main")]
 
 
 def test_core_needs_neither_text_nor_tensorboard(distribution):

@@ -22,7 +22,8 @@ NOTICE = re.compile(
             _LOG % (b"IW", b"IW"),  # what TF_CPP_MIN_LOG_LEVEL=2 leaves out once TensorFlow has read it
             rb"To enable the following instructions: .* rebuild TensorFlow",
             # Errors of TensorFlow that say only that the machine has no GPU or an older processor.
-            _LOG % (b"E", b"E") + rb"failed call to cuInit: .*(?:UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE|no CUDA-cap)",
+            _LOG % (b"E", b"E")
+            + rb"failed call to cuInit: .*(?:UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE|no CUDA-cap)",
             _LOG % (b"E", b"E") + rb"Unable to register cu\w+ factory",
             _LOG % (b"E", b"E") + rb"oneDNN supports \w+ only on platforms with AVX-512\. Falling back",
             rb"\w+\.cc\(\d+\) LOG\((?:INFO|WARNING)\) ",  # SentencePiece
@@ -48,14 +49,17 @@ def left_out() -> Iterator[None]:
     try:
         # In a session of its own, since Ctrl-C is for the command.
         reader = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+            [sys.executable, "-I", "-S", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except OSError:
         os.close(direct)
         yield
         return
     before = sys.stderr
-    sys.stderr = open(direct, "w", buffering=1, encoding=before.encoding, errors=before.errors, closefd=False)
+    sys.stderr = os.fdopen(direct, "w", buffering=1, encoding=before.encoding, errors=before.errors, closefd=False)
     os.dup2(reader.stdin.fileno(), 2)
     reader.stdin.close()
     try:
