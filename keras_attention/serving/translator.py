@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from keras_attention.decoding import DecodingOptions, Hypotheses, generate, score
 from keras_attention.decoding.generate import EXTRA_LENGTH
-from keras_attention.extras import needed_by
 from keras_attention.serving import signatures
 from keras_attention.serving.reading import Tokens, read
 from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
@@ -300,8 +299,7 @@ def _parts(batch: np.ndarray) -> list[np.ndarray]:
 
 def _with_progress(batches: list[np.ndarray], number: int) -> Iterator[np.ndarray]:
     """Yields the batches under a progress bar of the texts done."""
-    with needed_by("progress=True"):
-        from rich.progress import Progress
+    from rich.progress import Progress  # only the command line needs it
 
     with Progress() as bar:
         task = bar.add_task("translating", total=number)
