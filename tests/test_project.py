@@ -152,6 +152,18 @@ def test_documented_commands_exist():
     assert not wrong
 
 
+def test_the_other_project_on_the_package_index_is_not_installed():
+    # It has this package's name, and theirs is what pip would install.
+    theirs = re.compile(r"pip install[^\n]*\bkeras-attention(?![\w-])|\bkeras-attention\[")
+    texts = [
+        path
+        for path in tracked_files()
+        if path.suffix in (".md", ".py", ".toml", ".sh", "") and path.name != "CHANGELOG.md"
+    ]
+    found = [path.name for path in texts if theirs.search(path.read_text(encoding="utf-8")) and path != Path(__file__)]
+    assert not found
+
+
 def test_links_between_pages_resolve():
     broken = []
     for page in (path for path in tracked_files() if path.suffix == ".md"):
