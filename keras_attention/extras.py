@@ -23,7 +23,7 @@ class MissingExtraError(ModuleNotFoundError):
 
 @contextmanager
 def needed_by(user: str, *extras: str) -> Iterator[None]:
-    """Names the extras to install if an import in the block fails for want of a package.
+    """Names the extras to install if an import in the block fails because a package is missing.
 
     Args:
         user: What needs the packages, as people write it.

@@ -19,7 +19,7 @@ _VERBOSE = f"{__name__}.verbose"
 
 
 def _verbose_option() -> click.Option:
-    """The option `--verbose`, which stands before or after a command's name."""
+    """The option `--verbose`, accepted before and after the name of a command."""
 
     def remember(context: click.Context, _: click.Parameter, given: bool) -> None:
         context.meta[_VERBOSE] = given or context.meta.get(_VERBOSE, False)
