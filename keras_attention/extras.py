@@ -47,12 +47,11 @@ def needed_by(user: str, *extras: str) -> Iterator[None]:
     except MissingExtraError:
         raise  # says already who needs it
     except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        owner = [extra for extra, modules in MODULES.items() if module in modules]
-        if not owner or is_installed(module):
+        owner = [extra for extra, modules in MODULES.items() if error.name in modules]
+        if not owner:
             raise
-        message = f"{user} needs {module}, which is not installed: {install_command(*(extras or owner))}"
-        raise MissingExtraError(message, name=module) from error
+        message = f"{user} needs {error.name}, which is not installed: {install_command(*(extras or owner))}"
+        raise MissingExtraError(message, name=error.name) from error
 
 
 def is_installed(module: str) -> bool:
