@@ -38,7 +38,7 @@ TOOLS = {
 }
 
 setup(
-    name="keras-attention",
+    name="keras-attention-transformer",
     version="0.1.0",
     description="The Transformer of 'Attention Is All You Need' as Keras layers, "
     "from two text files to a served model.",
@@ -59,6 +59,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
+    py_modules=["keras_attention_command"],
     packages=find_packages(include=["keras_attention", "keras_attention.*"]),
     package_data={"keras_attention": ["py.typed", "serving/server/page.html"]},
     install_requires=["keras>=3.15,<4", "tensorflow>=2.21,<2.22", "numpy"],
@@ -68,5 +69,5 @@ setup(
         # Every feature; the tools of the people who change the library stay apart.
         "all": sorted({package for packages in FEATURES.values() for package in packages}),
     },
-    entry_points={"console_scripts": ["keras-attention = keras_attention.cli:main"]},
+    entry_points={"console_scripts": ["keras-attention = keras_attention_command:main"]},
 )

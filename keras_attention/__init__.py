@@ -1,36 +1,57 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
-Layers and models stand here; `text`, `training`, `decoding`, `serving`, `pipeline` and `testing` are rooms that are
-loaded when they are first used, so that importing the package stays light.
+Layers and models are at the top of the package; `text`, `training`, `decoding`, `serving`, `pipeline` and `testing` are
+subpackages that are loaded when they are first used, so that importing the package stays light.
 """
 
 import importlib
-from typing import Any
-
-from keras_attention import layers, models, ops
-from keras_attention.layers import (
-    AdditiveAttention,
-    AlibiBias,
-    Decoder,
-    DecoderLayer,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    FixedKeyValueCache,
-    KeyValueCache,
-    LearnedPositionalEncoding,
-    MultiHeadAttention,
-    MultiHeadSelfAttention,
-    PositionalEncoding,
-    RelativePositionBias,
-    RotaryPosition,
-    TokenEmbedding,
-)
-from keras_attention.models import CausalTransformer, Transformer, TransformerConfig
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("conversion", "decoding", "pipeline", "serving", "testing", "text", "training")
+# True in the process of the command, which answers `--help` without Keras. `keras_attention_command` says so, and so
+# does Python while it locates the module of `python -m keras_attention`: sys.argv[0] is "-m" until then.
+_LOADS_ON_USE = getattr(sys.modules.get("keras_attention_command"), "running", False) or (
+    sys.argv[:1] == ["-m"] and ("-m", "keras_attention") in itertools.pairwise(sys.orig_argv)
+)
+
+if TYPE_CHECKING or not _LOADS_ON_USE:
+    # Loading them registers their classes, so that `keras.models.load_model` knows them.
+    from keras_attention import layers, models, ops
+    from keras_attention.layers import (
+        AdditiveAttention,
+        AlibiBias,
+        Decoder,
+        DecoderLayer,
+        Encoder,
+        EncoderLayer,
+        FeedForward,
+        FixedKeyValueCache,
+        KeyValueCache,
+        LearnedPositionalEncoding,
+        MultiHeadAttention,
+        MultiHeadSelfAttention,
+        PositionalEncoding,
+        RelativePositionBias,
+        RotaryPosition,
+        TokenEmbedding,
+    )
+    from keras_attention.models import CausalTransformer, Transformer, TransformerConfig
+
+_ROOMS = (
+    "conversion",
+    "decoding",
+    "layers",
+    "models",
+    "ops",
+    "pipeline",
+    "serving",
+    "testing",
+    "text",
+    "training",
+)
 
 __all__ = [
     "AdditiveAttention",
@@ -68,11 +89,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return importlib.import_module(f"keras_attention.{name}")
-    if name == "explain_masks":
-        return importlib.import_module("keras_attention.testing").explain_masks
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in __all__:
+        for room in map(__getattr__, ("layers", "models", "testing")):
+            if name in room.__all__:
+                return getattr(room, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS, "explain_masks"])
+    return sorted({*globals(), *__all__})

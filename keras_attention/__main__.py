@@ -1,6 +1,6 @@
 """`python -m keras_attention`, the same as the command `keras-attention`."""
 
-from keras_attention.cli import main
+from keras_attention_command import main
 
 if __name__ == "__main__":
-    main(prog_name="keras-attention")
+    main()

@@ -402,5 +402,7 @@ def test_the_command_says_what_does_not_fit(run, tmp_path):
 def test_a_package_that_is_missing_is_named():
     from keras_attention.conversion.model import needs
 
-    with pytest.raises(ValueError, match=r"needs no_such_package: pip install 'keras-attention\[convert\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs no_such_package: pip install 'keras-attention-transformer\[convert\]'"
+    ):
         needs("numpy", "no_such_package")

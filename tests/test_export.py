@@ -98,7 +98,7 @@ def test_the_model_card_says_what_is_in_the_export(exported):
     assert card["decoding"]["beam_size"] == 3
     assert card["decoding"]["max_source_length"] == 61
     assert card["packages"]["tensorflow"] == tf.__version__
-    assert card["packages"]["keras-attention"] == ka.__version__
+    assert card["packages"]["keras-attention-transformer"] == ka.__version__
     assert abs(datetime.now(UTC) - datetime.fromisoformat(card["date"])).total_seconds() < 3600
 
 
@@ -206,7 +206,7 @@ def test_settings_are_written_again_and_a_readme_of_somebody_elses_is_not(monkey
 def test_without_the_messages_there_are_no_warm_up_requests(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)  # as if it were not installed
     write_warm_up(tmp_path / "requests", None)
-    assert "no warm-up requests: install keras-attention[serving]" in capsys.readouterr().out
+    assert "no warm-up requests: pip install 'keras-attention-transformer[serving]'" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -61,7 +61,7 @@ def distribution(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metadata")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return metadata.Distribution.at(folder / "keras_attention.egg-info")
+    return metadata.Distribution.at(folder / "keras_attention_transformer.egg-info")
 
 
 def requirements(distribution, extra: str) -> set[str]:
@@ -70,12 +70,12 @@ def requirements(distribution, extra: str) -> set[str]:
 
 
 def test_metadata_names_every_extra_and_the_command(distribution):
-    assert distribution.metadata["Name"] == "keras-attention"
+    assert distribution.metadata["Name"] == keras_attention.extras.DISTRIBUTION
     assert distribution.version == keras_attention.__version__
     assert distribution.metadata["Requires-Python"] == ">=3.11"
     assert set(distribution.metadata.get_all("Provides-Extra")) == EXTRAS
     commands = [(entry.name, entry.value) for entry in distribution.entry_points]
-    assert commands == [("keras-attention", "keras_attention.cli:main")]
+    assert commands == [("keras-attention", "keras_attention_command:main")]
 
 
 def test_core_needs_neither_text_nor_tensorboard(distribution):
@@ -150,6 +150,18 @@ def test_documented_commands_exist():
             if command is None or given - known - {"--help"} or not all(given & names for names in needed):
                 wrong.append(f"{page.relative_to(ROOT)}: keras-attention {line}")
     assert not wrong
+
+
+def test_the_other_project_on_the_package_index_is_not_installed():
+    # It has this package's name, and theirs is what pip would install.
+    theirs = re.compile(r"pip install[^\n]*\bkeras-attention(?![\w-])|\bkeras-attention\[")
+    texts = [
+        path
+        for path in tracked_files()
+        if path.suffix in (".md", ".py", ".toml", ".sh", "") and path.name != "CHANGELOG.md"
+    ]
+    found = [path.name for path in texts if theirs.search(path.read_text(encoding="utf-8")) and path != Path(__file__)]
+    assert not found
 
 
 def test_links_between_pages_resolve():

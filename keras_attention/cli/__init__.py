@@ -1,6 +1,9 @@
 """The command `keras-attention`: parses, calls, prints."""
 
-from keras_attention.cli import serving, training, using
-from keras_attention.cli.group import main
+from keras_attention.extras import needed_by
 
-__all__ = ["main", "serving", "training", "using"]
+with needed_by("The command keras-attention", "cli", "text"):
+    from keras_attention.cli import serving, training, using
+    from keras_attention.cli.group import main, run
+
+__all__ = ["main", "run", "serving", "training", "using"]

@@ -25,9 +25,6 @@ def serve(folder: str, **options: Any) -> None:
         from keras_attention.serving import server
 
         server.serve(folder, ready=lambda running: _say_where(running, options["page"]), **options)
-    except ImportError as error:
-        message = f"serve needs more than the library: pip install 'keras-attention[serving,text]' ({error})"
-        raise click.ClickException(message) from error
     except OSError as error:
         raise click.ClickException(str(error)) from error
 

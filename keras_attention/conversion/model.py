@@ -1,10 +1,10 @@
 """The model as a conversion reads it: float32 weights of a plain `Transformer`."""
 
-import importlib.util
 from typing import Any
 
 import keras
 
+from keras_attention.extras import install_command, is_installed
 from keras_attention.models import Transformer
 
 
@@ -68,8 +68,8 @@ def needs(*packages: str) -> None:
     Example:
         >>> needs("numpy", "no_such_package")
         Traceback (most recent call last):
-        ValueError: This conversion needs no_such_package: pip install 'keras-attention[convert]'
+        ValueError: This conversion needs no_such_package: pip install 'keras-attention-transformer[convert]'
     """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    missing = [package for package in packages if not is_installed(package)]
     if missing:
-        raise ValueError(f"This conversion needs {', '.join(missing)}: pip install 'keras-attention[convert]'")
+        raise ValueError(f"This conversion needs {', '.join(missing)}: {install_command('convert')}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 
 
@@ -19,8 +20,6 @@ def draw_attention(translator: Any, text: str, path: str | Path) -> Path:
     Returns:
         The path of the picture.
     """
-    import matplotlib
-
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

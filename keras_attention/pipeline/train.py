@@ -1,7 +1,6 @@
 """Training from two text files to checkpoints, and going on where a run stopped."""
 
 import dataclasses
-import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_attention.extras import install_command, is_installed
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.evaluate import quick_bleu
@@ -253,8 +253,8 @@ def _fit(
 
 def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
     # Keras' callback imports it only when training begins.
-    if importlib.util.find_spec("tensorboard") is None:
-        print("no TensorBoard logs: install keras-attention[tensorboard] to have them")
+    if not is_installed("tensorboard"):
+        print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
         return []
     return [keras.callbacks.TensorBoard(str(run.logs))]
 

@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from keras_attention import __version__
+from keras_attention.extras import DISTRIBUTION
+
 if TYPE_CHECKING:
     from keras_attention.serving.translator import Translator
 
-PACKAGES = ("keras-attention", "keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
+PACKAGES = ("keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
 
 
 def model_card(translator: "Translator", name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def model_card(translator: "Translator", name: str, more: Mapping[str, Any] | No
             "max_source_length": translator.max_source_length,
             "max_target_length": translator.max_target_length,
         },
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {DISTRIBUTION: __version__, **{package: _version(package) for package in PACKAGES}},
     }
     more = dict(more or {})
     taken = sorted(key for key in more if card.get(key) is not None or key == "version")

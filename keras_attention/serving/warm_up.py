@@ -1,6 +1,5 @@
 """Requests that a server runs before it takes a caller's: the first run of a graph takes seconds."""
 
-import importlib.util
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from keras_attention.extras import install_command, is_installed
 from keras_attention.serving.server_files import MAX_BATCH_SIZE
 from keras_attention.serving.signatures import SIGNATURES
 
@@ -29,8 +29,8 @@ def write_warm_up(path: Path, translator: "Translator") -> None:
 
     Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """
-    if importlib.util.find_spec("tensorflow_serving") is None:
-        print("no warm-up requests: install keras-attention[serving] to have them")
+    if not is_installed("tensorflow_serving"):
+        print(f"no warm-up requests: {install_command('serving')} to have them")
         return
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from keras_attention.extras import needed_by
+
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
@@ -32,7 +34,8 @@ def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, spl
     Raises:
         ValueError: If the text cannot give `vocabulary_size` pieces.
     """
-    import sentencepiece
+    with needed_by("SubwordTokenizer"):
+        import sentencepiece
 
     buffer = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
@@ -70,7 +73,8 @@ def load_processor(model: bytes) -> "SentencePieceProcessor":
     Raises:
         ValueError: If the bytes are no model, or its special ids are others.
     """
-    import sentencepiece
+    with needed_by("SubwordTokenizer"):
+        import sentencepiece
 
     sentencepiece.set_min_log_level(_ERRORS_ONLY)
     processor = sentencepiece.SentencePieceProcessor()

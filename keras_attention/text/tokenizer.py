@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from keras_attention.extras import needed_by
 from keras_attention.text.corpus import read_lines
 from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, MODEL_TYPES, PAD_ID, load_processor, train_model
 
@@ -242,7 +243,8 @@ class SubwordTokenizer(tf.Module):
         return _valid_utf8(self._graph_tokenizer().detokenize(rows))
 
     def _graph_tokenizer(self) -> "tensorflow_text.SentencepieceTokenizer":
-        import tensorflow_text
+        with needed_by("SubwordTokenizer"):
+            import tensorflow_text
 
         # Made in each graph that uses it: an eager one would die with its kernel when a seed is set.
         return tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from keras_attention.extras import needed_by
 from keras_attention.serving.client.base import Client
 from keras_attention.serving.client.retries import ServingError
 
@@ -114,9 +115,5 @@ def _decode(values: Any) -> Any:
 
 
 def _import(name: str) -> Any:
-    try:
+    with needed_by("GrpcClient"):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"GrpcClient needs more than the library: pip install 'keras-attention[serving]' ({error})"
-        ) from error

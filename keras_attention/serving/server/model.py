@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_attention.extras import needed_by
 from keras_attention.serving.server.errors import HTTP_STATUS, RequestError
 from keras_attention.serving.server.signature import Arrays, Signature, read_signatures
 
@@ -72,7 +73,8 @@ class LoadedModel:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        importlib.import_module("tensorflow_text")  # registers the tokenizer's operations
+        with needed_by("keras_attention.serving.server", "serving", "text"):
+            importlib.import_module("tensorflow_text")  # registers the tokenizer's operations
         self.path = newest_version(folder)
         self.name = Path(folder).resolve().name
         self.version = int(self.path.name)

@@ -1,0 +1,22 @@
+"""The command `keras-attention`, installed as a console script.
+
+It lies next to the package because `import keras_attention` loads Keras and TensorFlow, which takes seconds: in the
+process of the command, the package loads each part when it is first used.
+"""
+
+import sys
+
+running = False
+
+
+def main() -> None:
+    """Runs the command on the arguments of this process."""
+    global running
+    running = True
+    from keras_attention.extras import MissingExtraError
+
+    try:
+        from keras_attention.cli import run
+    except MissingExtraError as error:
+        sys.exit(f"Error: {error}")
+    run()
