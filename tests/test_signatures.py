@@ -33,6 +33,7 @@ WRONG = {
     "numbers for texts": ("serving_default", {"source": np.array([3, 5])}),
     "one text, not a list": ("serving_default", {"source": np.array(b"a", object)}),
     "texts for ids": ("decode_ids", {"ids": np.array([[b"a"]], object)}),
+    "more ids than a text has": ("decode_ids", {"ids": np.full((2, 1000), 5, np.int32)}),
     "more targets than sources": ("score", {"source": TEXTS[:2], "target": TEXTS[:4]}),
     "one source for many targets": ("score", {"source": TEXTS[:1], "target": TEXTS[:3]}),
     "another signature": ("translate_worst", {"source": TEXTS[:1]}),
