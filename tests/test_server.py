@@ -929,6 +929,14 @@ def test_folders_without_a_model(folder, path, error, message, no_model):
         Server(folder.parent / path, **FREE)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xffnothing"])
+def test_a_version_that_is_not_complete(tmp_path, content):
+    (tmp_path / "stub" / "3").mkdir(parents=True)
+    (tmp_path / "stub" / "3" / "saved_model.pb").write_bytes(content)
+    with pytest.raises(ValueError, match=r"must be a complete SavedModel for serving; .*Received: .*stub.3$"):
+        Server(tmp_path / "stub", **FREE)
+
+
 @pytest.fixture
 def no_model(monkeypatch):
     """A server that fails where it would load the model."""
@@ -938,7 +946,7 @@ def no_model(monkeypatch):
 @pytest.mark.parametrize("name", ["rest_port", "grpc_port"])
 def test_a_port_that_is_taken(server, folder, name, no_model):
     port = getattr(server, name)
-    with pytest.raises(OSError, match=f"{name} must be free; .*Received: {name}={port} on 127.0.0.1"):
+    with pytest.raises(OSError, match=f"{name} must be free; .*Received: {name}={port}, host='127.0.0.1'"):
         Server(folder, **{**FREE, name: port})
 
 
@@ -959,8 +967,8 @@ def test_one_port_for_both(folder, no_model):
 @pytest.mark.parametrize(
     ("host", "message"),
     [
-        ("192.0.2.1", "rest_port must be on an address of this machine; .*Received: rest_port=0 on 192.0.2.1"),
-        ("no-such-host.invalid", "host must be a name or an address of this machine.*on no-such-host.invalid"),
+        ("192.0.2.1", "host must be a name or an address of this machine, .*Received: rest_port=0, host='192.0.2.1'"),
+        ("no-such-host.invalid", "host must be a name or an address of this machine, .*host='no-such-host.invalid'"),
     ],
 )
 def test_a_host_that_is_not_this_machine(folder, host, message, no_model):
@@ -971,9 +979,9 @@ def test_a_host_that_is_not_this_machine(folder, host, message, no_model):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (errno.EACCES, "this user may open; give one above 1023"),
-        (errno.EAFNOSUPPORT, "kind of address"),
-        (5, "listen on"),
+        (errno.EACCES, "rest_port must be one that this user may open; give one above 1023"),
+        (errno.EAFNOSUPPORT, "host must be"),
+        (5, "rest_port must be one to listen on"),
     ],
 )
 def test_a_port_that_the_system_refuses(folder, monkeypatch, code, message, no_model):
@@ -982,7 +990,7 @@ def test_a_port_that_the_system_refuses(folder, monkeypatch, code, message, no_m
             raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(socket, "socket", Refused)
-    with pytest.raises(OSError, match=f"rest_port must be .*{message}.*. Received: rest_port=80 on 127.0.0.1"):
+    with pytest.raises(OSError, match=f"{message}.*. Received: rest_port=80, host='127.0.0.1'"):
         Server(folder, rest_port=80, grpc_port=0)
 
 

@@ -61,7 +61,7 @@ def grpc_server(service: Service, host: str, port: int, connections: int) -> tup
     try:
         return server, server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"grpc_port must be free. Received: grpc_port={port} on {host}: {error}") from error
+        raise OSError(f"grpc_port must be free ({error}). Received: grpc_port={port}, host={host!r}") from error
 
 
 class _Prompt(grpc.ServerInterceptor):

@@ -73,6 +73,7 @@ class LoadedModel:
 
     Raises:
         FileNotFoundError: If there is no SavedModel in the folder.
+        ValueError: If the folder is that of one version, or the SavedModel is not complete.
 
     Example:
         >>> import tensorflow as tf
@@ -96,8 +97,16 @@ class LoadedModel:
         self.version = int(self.path.name)
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         # tf.saved_model.load, which TensorFlow advises, would find models that TF Serving cannot load.
-        with _QuietTensorFlow():
-            graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(self.path))
+        try:
+            with _QuietTensorFlow():
+                graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(self.path))
+        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+            self._session.close()
+            said = str(error).partition("\n")[0][:300].rstrip(".")
+            message = (
+                f"The newest version must be a complete SavedModel for serving; export again, or remove it. {said}"
+            )
+            raise ValueError(f"{message}. Received: {self.path}") from error
         self.signature_defs = graph.signature_def
         self.signatures = read_signatures(graph.signature_def)
         self._decoding = _decoding(self.path / MODEL_CARD)

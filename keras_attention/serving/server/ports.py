@@ -3,11 +3,12 @@
 import errno
 import socket
 
-REASONS = {
-    errno.EADDRINUSE: "must be free; end what listens there, or give another, 0 for any free one",
-    errno.EACCES: "must be one that this user may open; give one above 1023",
-    errno.EADDRNOTAVAIL: "must be on an address of this machine; give another host, such as 127.0.0.1",
-    errno.EAFNOSUPPORT: "must be on a kind of address that this machine has; give another host, such as 127.0.0.1",
+OF_THIS_MACHINE = "host must be a name or an address of this machine, such as 127.0.0.1"
+RULES = {
+    errno.EADDRINUSE: "{} must be free; end what listens there, or give another, 0 for any free one",
+    errno.EACCES: "{} must be one that this user may open; give one above 1023",
+    errno.EADDRNOTAVAIL: OF_THIS_MACHINE,
+    errno.EAFNOSUPPORT: OF_THIS_MACHINE,
 }
 
 
@@ -80,8 +81,6 @@ def _bound(host: str, name: str, port: int) -> socket.socket:
 
 
 def _refused(host: str, name: str, port: int, error: OSError) -> OSError:
-    if isinstance(error, socket.gaierror):
-        rule = f"host must be a name or an address of this machine, such as 127.0.0.1 ({error.strerror})"
-    else:
-        rule = f"{name} {REASONS.get(error.errno, f'must be one to listen on ({error.strerror})')}"
-    return OSError(error.errno, f"{rule}. Received: {name}={port} on {host}")
+    other = OF_THIS_MACHINE if isinstance(error, socket.gaierror) else "{} must be one to listen on"
+    rule = RULES.get(error.errno or 0, other).format(name)
+    return OSError(f"{rule} ({error.strerror}). Received: {name}={port}, host={host!r}")
