@@ -848,8 +848,9 @@ def test_long_plain_lists_are_read_at_once(server, monkeypatch):
 def test_errors_about_large_requests_are_short(server):
     status, found = predict(server, inputs={f"name {number}": [] for number in range(10_000)})
     assert (status, len(found["error"]) < 400) == (400, True)
-    status, found = predict(server, instances=["a"] * 257)
-    assert (status, found["error"]) == (400, "A request may have 256 rows; send several. Received: 257 rows")
+    for document in ({"instances": ["a"] * 257}, {"inputs": ["a"] * 257}, {"inputs": {"source": [[]] * 257}}):
+        status, found = predict(server, **document)
+        assert (status, found["error"]) == (400, "A request may have 256 rows; send several. Received: 257 rows")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,11 @@ def test_the_error_of_unequal_numbers_says_so(answers):
         assert "one target for each source" in answers["session"][request]
 
 
+def test_the_error_of_too_many_ids_says_so(answers):
+    rule = f"A row of ids must have at most {LIMIT + 49}, as many as the model reads or writes; split it"
+    assert f"{rule}. Received: a row of] [1000]" in answers["session"]["more ids than a text has"]
+
+
 def test_long_texts_are_cut_and_say_so():
     truncated = expected("encode_ids", "huge")["truncated"]
     assert truncated.tolist() == [True] * (len(HUGE) - 1) + [False]

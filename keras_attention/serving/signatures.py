@@ -164,8 +164,8 @@ def decode_ids(translator: "Translator", ids: tf.Tensor) -> dict[str, tf.Tensor]
         [b'abba']
     """
     most = max(translator.max_source_length, translator.max_target_length)
-    rule = f"A row of ids must have at most {most}, as many as the model reads or writes; split it. "
-    with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(ids)[1], most, rule)]):
+    rule = f"A row of ids must have at most {most}, as many as the model reads or writes; split it. Received: a row of"
+    with tf.control_dependencies([tf.debugging.Assert(tf.shape(ids)[1] <= most, [rule, tf.shape(ids)[1]])]):
         ids = tf.identity(ids)
     known = (ids >= 0) & (ids < translator.tokenizer.vocabulary_size)
     return {"text": translator.tokenizer.detokenize(tf.where(known, ids, UNK_ID))}

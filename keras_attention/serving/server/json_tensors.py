@@ -29,7 +29,7 @@ def read_request(body: bytes, find_signature: Callable[[str], Signature], most_r
     Args:
         body: JSON with `instances` (row by row) or `inputs` (by input), and perhaps `signature_name`.
         find_signature: Gives the signature of a name.
-        most_rows: The most `instances` that are read.
+        most_rows: The most rows that are read.
 
     Returns:
         The request; its arrays are of the signature's dtypes, their shapes not yet checked.
@@ -57,9 +57,12 @@ def read_request(body: bytes, find_signature: Callable[[str], Signature], most_r
         raise _wrong("Missing 'inputs' or 'instances' key")
     if len(keys) == 2:
         raise _wrong("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
-    columns = _columns(document["instances"], signature, most_rows) if keys == ["instances"] else document["inputs"]
+    _check_rows(document[keys[0]], most_rows)
+    columns = _columns(document["instances"], signature) if keys == ["instances"] else document["inputs"]
     if not isinstance(columns, dict) or _is_base64(columns):
         columns = {_only_input(signature, keys[0]): columns}
+    for column in columns.values():
+        _check_rows(column, most_rows)
     inputs = {name: _array(columns[name], signature, name) for name in columns if name in signature.inputs}
     # A name that the signature does not know stays, so that its check says so.
     unknown = {name: np.zeros(0) for name in columns if name not in signature.inputs}
@@ -109,14 +112,17 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _columns(instances: Any, signature: Signature, most_rows: int) -> dict[str, list]:
+def _check_rows(rows: Any, most: int) -> None:
+    if isinstance(rows, list) and len(rows) > most:
+        raise _wrong(f"A request may have {most} rows; send several. Received: {len(rows)} rows")
+
+
+def _columns(instances: Any, signature: Signature) -> dict[str, list]:
     """Turns rows into a list for each input."""
     if not isinstance(instances, list):
         raise _wrong(f"Excepting 'instances' to be an list/array. Received: {_short(instances)}")
     if not instances:
         raise _wrong("No values in 'instances' array")
-    if len(instances) > most_rows:
-        raise _wrong(f"A request may have {most_rows} rows; send several. Received: {len(instances)} rows")
     named = [isinstance(row, dict) and not _is_base64(row) for row in instances]
     if not any(named):
         return {_only_input(signature, "instances"): instances}
@@ -150,7 +156,7 @@ def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
     try:
         if len(shape) > MOST_LEVELS:
             raise ValueError(f"more than {MOST_LEVELS} levels of lists")
-        _flatten(value, shape, 0, dtype, flat)
+        _flatten(value, shape, 0, dtype, _plain_types(dtype), flat)
         array = np.empty(len(flat), object if dtype == tf.string else dtype.as_numpy_dtype)
         with np.errstate(over="raise"):  # a number beyond float32 is no infinity
             array[:] = flat
@@ -159,7 +165,7 @@ def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
         raise _wrong(f"Signature '{signature.name}', input '{name}': {error}") from error
 
 
-def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, flat: list) -> None:
+def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, plain: set[type], flat: list) -> None:
     if not isinstance(value, list):
         if level != len(shape):
             raise ValueError(f"JSON Value: {_short(value)} found at incorrect level: {level + 1}")
@@ -169,11 +175,11 @@ def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, flat: li
         raise ValueError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
     if len(value) != shape[level]:
         raise ValueError(f"Encountered list at unexpected size: {len(value)} expected size: {shape[level]}")
-    if level == len(shape) - 1 and set(map(type, value)) <= _plain_types(dtype):  # a long list in no time
+    if level == len(shape) - 1 and plain.issuperset(map(type, value)):  # a long list in no time
         flat.extend(text.encode("utf-8") for text in value) if dtype == tf.string else flat.extend(value)
         return
     for each in value:
-        _flatten(each, shape, level + 1, dtype, flat)
+        _flatten(each, shape, level + 1, dtype, plain, flat)
 
 
 def _element(value: Any, dtype: tf.DType) -> Any:

@@ -65,8 +65,9 @@ def listen(bound: socket.socket, host: str, name: str, backlog: int) -> None:
 def _bound(host: str, name: str, port: int) -> socket.socket:
     found = None
     try:
+        wanted = socket.AF_INET6 if ":" in host else socket.AF_INET
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host or None, port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that ended just now is in the way
