@@ -70,7 +70,7 @@ class Connections:
         return _Connection(self, **arguments)
 
     def watched(self, app: Any) -> Any:
-        """Makes an application whose requests count as no waiting.
+        """Wraps an application so that a connection does not count as waiting while its request is answered.
 
         Args:
             app: The ASGI application.
@@ -123,10 +123,10 @@ class Connections:
         connection.limit(self._limits.deadline + self._limits.idle)
 
     def closed(self, connection: "_Connection") -> None:
-        """Makes room.
+        """Forgets a connection, which makes room for another.
 
         Args:
-            connection: The one that is no more.
+            connection: The closed one.
         """
         self._waiting.pop(connection, None)
         self._open.discard(connection)

@@ -47,9 +47,9 @@ def grpc_server(service: Service, host: str, port: int, connections: int) -> tup
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a second server on the port is an error
         ("grpc.max_allowed_incoming_connections", connections),
-        ("grpc.server_handshake_timeout_ms", idle),  # for who connects and says nothing
-        ("grpc.max_connection_idle_ms", idle),  # for who has no call; a client connects again by itself
-        ("grpc.keepalive_time_ms", idle),  # for who is gone without a word
+        ("grpc.server_handshake_timeout_ms", idle),  # connections that send nothing
+        ("grpc.max_connection_idle_ms", idle),  # connections without a call; a client connects again by itself
+        ("grpc.keepalive_time_ms", idle),  # connections whose client has vanished
         ("grpc.keepalive_timeout_ms", idle),
     ]
     server = grpc.server(

@@ -1,7 +1,7 @@
-"""Which names and web pages a server answers: a page elsewhere is not to read the answers of a server in reach.
+"""The names and web pages that a server answers: no page of another site may read its answers.
 
-A browser keeps a page from reading another server's answers, unless the name of the page's own server is made to mean
-the other's address. The request then still names the page's server, in `Host`.
+A browser keeps a page from reading another server's answers. A site gets around this by DNS rebinding: it makes its own
+name mean the other server's address. The request then still has the site's name in `Host`.
 """
 
 import ipaddress
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from keras_attention.serving.server.errors import RequestError
 
-# Browsers take each answer for what it says it is, show none in a frame and give none to another page.
+# Browsers do not guess the type of an answer, show it in no frame and give it to no other site.
 SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
@@ -34,9 +34,9 @@ class Place(NamedTuple):
 class Hosts:
     """The names that a server answers to.
 
-    Always names of this machine's loopback: `localhost`, 127.0.0.1, [::1] and their like, the host where the server
-    listens, and those that are allowed. A server that listens elsewhere than on loopback also answers to every address
-    and to this machine's own name: neither can be made to mean another server.
+    These are loopback names and addresses (`localhost`, 127.0.0.1, [::1], …), the host on which the server listens, and
+    the allowed ones. A server that listens on more than loopback also answers to every IP address and to the name of
+    this machine: another site cannot take these for its own.
 
     Args:
         bound: Where the server listens.
@@ -110,7 +110,7 @@ class Hosts:
 
 
 def guarded(app: Any, hosts: Hosts) -> Any:
-    """Makes an application that answers known hosts only and tells browsers to keep its answers to themselves.
+    """Wraps an application so that it answers only known hosts, with the headers of `SECURITY_HEADERS`.
 
     Args:
         app: The ASGI application.
