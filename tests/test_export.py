@@ -3,7 +3,10 @@
 import importlib
 import json
 import re
+import subprocess
 import sys
+import threading
+from concurrent import futures
 from datetime import UTC, datetime
 
 import keras
@@ -11,10 +14,12 @@ import numpy as np
 import pytest
 import saved_model
 import tensorflow as tf
+from click.testing import CliRunner
 from tiny_translator import tiny_model, tiny_tokenizer, tiny_translator
 
 import keras_attention as ka
-from keras_attention.serving import Translator, export
+from keras_attention.cli import main
+from keras_attention.serving import Translator, export, model_folder
 from keras_attention.serving.server_files import MAX_BATCH_SIZE
 from keras_attention.serving.warm_up import write_warm_up
 
@@ -185,6 +190,102 @@ def test_an_export_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="disk full"):
         export(None, tmp_path / "en-de")
     assert [path.name for path in (tmp_path / "en-de").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("there", "folder", "message"),
+    [
+        ({"m/1/saved_model.pb": ""}, "m/1", "must be a model's, not that of one version or in one; give .*m. Received"),
+        ({"m/1/saved_model.pb": ""}, "m/1/", r"not that of one version.*Received: folder='.*m/1/?'"),
+        ({"m/1/saved_model.pb": ""}, "m/1/assets/x", "not that of one version or in one; give .*m. Received"),
+        (
+            {"m/1/saved_model.pb": ""},
+            "m/2",
+            "must be a model's, as the export numbers the versions itself; give .*m. R",
+        ),
+        ({}, "m/1", "as the export numbers the versions itself"),
+        (
+            {"m/1/saved_model.pb": ""},
+            "",
+            "must be new, or empty, or hold versions of one model; give .*NAME. It has 'm'",
+        ),
+        ({"run/config.yaml": "", "run/README.md": ""}, "run", "It has 'config.yaml'"),
+        ({"run/unfinished-notes": ""}, "run", "It has 'unfinished-notes'"),
+        ({"file": ""}, "file", "must be a folder, and .*file is a file"),
+        ({"file": ""}, "file/m", "must be a folder, and .*file is a file"),
+        ({}, "en:de", "must have a name that clients can ask for, without :"),
+        ({}, "en\nde", "must have a name that clients can ask for"),
+    ],
+)
+def test_folders_that_cannot_be_a_models_are_refused_before_the_work(monkeypatch, tmp_path, there, folder, message):
+    stand_in_for_writing(monkeypatch, lambda path: pytest.fail("the work began"))
+    for name, text in there.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"folder .*{message}"):
+        export(None, f"{tmp_path}/{folder}")
+    (tmp_path / "no run").mkdir()
+    found = CliRunner().invoke(main, ["export", str(tmp_path / "no run"), f"{tmp_path}/{folder}"])
+    assert found.exit_code == 1 or "is a file" in found.stderr  # which the command line sees itself
+    assert re.search("folder must be|folder must have|is a file", found.stderr)
+    (tmp_path / "no run").rmdir()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [".gitignore", "README.md", "3/notes", "models.config", "3/saved_model.pb"])
+def test_folders_that_can_be_a_models(monkeypatch, tmp_path, name):
+    stand_in_for_writing(monkeypatch)
+    (tmp_path / "m" / name).parent.mkdir(parents=True)
+    (tmp_path / "m" / name).write_text("")
+    assert export(None, tmp_path / "m").name == ("4" if "3" in name else "1")
+    (tmp_path / "m" / "notes.txt").write_text("")  # what its owner adds later is in nobody's way
+    export(None, tmp_path / "m")
+
+
+KILLED = """
+import importlib.util, os, pathlib, signal, sys
+spec = importlib.util.spec_from_file_location("model_folder", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+with module.unfinished_folder(pathlib.Path(sys.argv[2])) as folder:
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_export_leaves_the_next_one_removes(monkeypatch, tmp_path):
+    stand_in_for_writing(monkeypatch)
+    subprocess.run([sys.executable, "-c", KILLED, model_folder.__file__, str(tmp_path)])
+    (left,) = tmp_path.iterdir()
+    assert (left / "half").read_text() == "half"
+    (tmp_path / "unfinished-notes").mkdir()
+    (tmp_path / f"unfinished-{'0' * 32}").symlink_to(tmp_path / "unfinished-notes")
+    (tmp_path / "1").mkdir()
+    export(None, tmp_path)
+    assert not left.exists()
+    kept = {path.name for path in tmp_path.iterdir()} - set(SERVER_FILES)
+    assert kept == {"1", "2", "unfinished-notes", f"unfinished-{'0' * 32}"}
+
+
+def test_an_export_leaves_another_that_still_runs_alone(monkeypatch, tmp_path):
+    begun, other_is_done = threading.Event(), threading.Event()
+
+    def write(path):
+        (path / "saved_model.pb").write_text("whole")
+        if not begun.is_set():
+            begun.set()
+            assert other_is_done.wait(300)
+
+    stand_in_for_writing(monkeypatch, write)
+    with futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(export, None, tmp_path)
+        assert begun.wait(300)
+        assert export(None, tmp_path) == tmp_path / "1"
+        assert len(list(tmp_path.glob("unfinished-*"))) == 1
+        other_is_done.set()
+        assert first.result() == tmp_path / "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", *SERVER_FILES]
 
 
 def test_settings_are_written_again_and_a_readme_of_somebody_elses_is_not(monkeypatch, tmp_path):

@@ -33,6 +33,7 @@ WRONG = {
     "numbers for texts": ("serving_default", {"source": np.array([3, 5])}),
     "one text, not a list": ("serving_default", {"source": np.array(b"a", object)}),
     "texts for ids": ("decode_ids", {"ids": np.array([[b"a"]], object)}),
+    "more ids than a text has": ("decode_ids", {"ids": np.full((2, 1000), 5, np.int32)}),
     "more targets than sources": ("score", {"source": TEXTS[:2], "target": TEXTS[:4]}),
     "one source for many targets": ("score", {"source": TEXTS[:1], "target": TEXTS[:3]}),
     "another signature": ("translate_worst", {"source": TEXTS[:1]}),
@@ -118,6 +119,11 @@ def test_wrong_input_is_an_error_and_nothing_more(request_name, answers):
 def test_the_error_of_unequal_numbers_says_so(answers):
     for request in ("more targets than sources", "one source for many targets"):
         assert "one target for each source" in answers["session"][request]
+
+
+def test_the_error_of_too_many_ids_says_so(answers):
+    rule = f"A row of ids must have at most {LIMIT + 49}, as many as the model reads or writes; split it"
+    assert f"{rule}. Received: a row of] [1000]" in answers["session"]["more ids than a text has"]
 
 
 def test_long_texts_are_cut_and_say_so():

@@ -13,6 +13,9 @@ from keras_attention.cli.group import lines_of, main
 @click.option("--host", default="127.0.0.1", help="Where it listens; 0.0.0.0 lets other machines in.")
 @click.option("--rest-port", default=8501, help="Port of REST; 0 is any free one.")
 @click.option("--grpc-port", default=8500, help="Port of gRPC; 0 is any free one.")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, help="Another name that requests may ask for; repeatable."
+)
 @click.option("--page", is_flag=True, help="Also serve a page at / to type and see translations.")
 def serve(folder: str, **options: Any) -> None:
     """Serves the newest version in FOLDER as TF Serving does, for development.

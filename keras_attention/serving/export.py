@@ -3,8 +3,6 @@
 import functools
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_attention.serving.model_card import model_card
+from keras_attention.serving.model_folder import check_model_folder, unfinished_folder
 from keras_attention.serving.server_files import server_files
 from keras_attention.serving.signatures import SIGNATURES
 from keras_attention.serving.slim import slim
@@ -33,7 +32,8 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
     the export's own.
 
     Everything is written beside its place and renamed when it is complete: a server that watches the folder never
-    sees half a model, and an export that fails leaves nothing behind.
+    sees half a model, and an export that fails leaves nothing behind. What one that was killed leaves, a folder
+    `unfinished-…`, the next export removes; never that of one that still runs.
 
     Args:
         translator: What to export.
@@ -45,7 +45,8 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
 
     Raises:
         TypeError: `card` holds what JSON cannot.
-        ValueError: `card` has an entry that the export fills itself.
+        ValueError: `card` has an entry that the export fills itself; `folder` is that of one version, holds something
+            else than versions, or has a name that servers refuse.
 
     Example:
         >>> translator = getfixture("translator")
@@ -54,24 +55,22 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
 
     Source: https://www.tensorflow.org/tfx/serving/serving_config
     """
+    check_model_folder(folder)
     folder = Path(folder)
     entries = model_card(translator, folder.resolve().name, card)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"unfinished-{uuid.uuid4().hex}"
     try:
-        unfinished.mkdir()
-        _write(translator, unfinished / "version")
-        files = server_files(folder)
-        for name, text in files.items():
-            (unfinished / name).write_text(text, encoding="utf-8")
-        version = _publish(unfinished / "version", folder, entries)
-        for name in files:
-            (unfinished / name).replace(folder / name)
-        unfinished.rmdir()
+        with unfinished_folder(folder) as unfinished:
+            _write(translator, unfinished / "version")
+            files = server_files(folder)
+            for name, text in files.items():
+                (unfinished / name).write_text(text, encoding="utf-8")
+            version = _publish(unfinished / "version", folder, entries)
+            for name in files:
+                (unfinished / name).replace(folder / name)
         return version
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
         for path in made:
             if path.exists() and not any(path.iterdir()):
                 path.rmdir()

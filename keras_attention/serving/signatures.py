@@ -152,7 +152,8 @@ def decode_ids(translator: "Translator", ids: tf.Tensor) -> dict[str, tf.Tensor]
     Args:
         translator: The translator.
         ids: Ids (B, T) int32: what follows the first end of sentence is dropped, so are padding and begin of sentence;
-            an id that the vocabulary lacks shows as ``⁇``, as the unknown token does.
+            an id that the vocabulary lacks shows as ``⁇``, as the unknown token does. More in a row than the model
+            reads or writes are an error.
 
     Returns:
         `text` (B,).
@@ -162,6 +163,10 @@ def decode_ids(translator: "Translator", ids: tf.Tensor) -> dict[str, tf.Tensor]
         >>> decode_ids(getfixture("translator"), ids)["text"].numpy().tolist()
         [b'abba']
     """
+    most = max(translator.max_source_length, translator.max_target_length)
+    rule = f"A row of ids must have at most {most}, as many as the model reads or writes; split it. Received: a row of"
+    with tf.control_dependencies([tf.debugging.Assert(tf.shape(ids)[1] <= most, [rule, tf.shape(ids)[1]])]):
+        ids = tf.identity(ids)
     known = (ids >= 0) & (ids < translator.tokenizer.vocabulary_size)
     return {"text": translator.tokenizer.detokenize(tf.where(known, ids, UNK_ID))}
 

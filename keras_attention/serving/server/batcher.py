@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ class Batcher:
         self._limits = limits or Limits()
         self._observe = observe
         self._waiting: list[_Request] = []
+        self._running: list[_Request] = []
         self._closed = False
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -101,22 +103,28 @@ class Batcher:
             self._changed.notify()
         return request.answer
 
-    def close(self) -> None:
-        """Answers the batch that runs, and says of the requests that wait that the server shuts down."""
+    def close(self, grace: float | None = None) -> None:
+        """Takes no more requests and answers those that it has: after this, each has an answer.
+
+        Requests that wait are told at once that the server shuts down, the batch that runs is told after `grace`.
+
+        Args:
+            grace: Seconds that the batch that runs may still take; None waits until it ends.
+        """
         with self._changed:
             self._closed = True
             left, self._waiting = self._waiting, []
             self._changed.notify()
-        for request in left:
-            if request.answer.set_running_or_notify_cancel():
-                request.answer.set_exception(RequestError("UNAVAILABLE", "The server is shutting down"))
-        self._worker.join()
+        _shut_down(request for request in left if request.answer.set_running_or_notify_cancel())
+        self._worker.join(grace)
+        _shut_down(self._running)
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
-            running = [request for request in batch if request.answer.set_running_or_notify_cancel()]
-            if running:
-                self._answer(running)
+            self._running = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+            if self._running:
+                self._answer(self._running)
+            self._running = []
 
     def _next_batch(self) -> list[_Request] | None:
         """Waits for a request and, for a moment, for those that can join it; None when closed."""
@@ -144,15 +152,17 @@ class Batcher:
         try:
             answers = self._run_joined(batch)
         except Exception as error:
-            if len(batch) > 1 and getattr(error, "code", "") != "DEADLINE_EXCEEDED":
+            if len(batch) > 1 and not self._closed and getattr(error, "code", "") != "DEADLINE_EXCEEDED":
                 for request in batch:
                     self._answer([request])
                 return
             for request in batch:
-                request.answer.set_exception(error)
+                with suppress(InvalidStateError):  # told that the server shuts down
+                    request.answer.set_exception(error)
             return
         for request, answer in zip(batch, answers, strict=True):
-            request.answer.set_result(answer)
+            with suppress(InvalidStateError):
+                request.answer.set_result(answer)
 
     def _run_joined(self, batch: list[_Request]) -> list[Arrays]:
         signature, rows = batch[0].signature, sum(request.rows for request in batch)
@@ -167,3 +177,10 @@ class Batcher:
         ends = np.cumsum([request.rows for request in batch])[:-1]
         parts = {name: np.split(array, ends) for name, array in outputs.items()}
         return [{name: parts[name][place] for name in parts} for place in range(len(batch))]
+
+
+def _shut_down(requests: Iterable[_Request]) -> None:
+    """Answers requests whose answer does not come any more."""
+    for request in requests:
+        with suppress(InvalidStateError):  # the answer came at this moment
+            request.answer.set_exception(RequestError("UNAVAILABLE", "The server is shutting down"))

@@ -1,7 +1,7 @@
 """TF Serving's gRPC services: predictions, the signatures, whether a version is there."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
@@ -24,13 +24,14 @@ from keras_attention.serving.server.signature import Arrays, elements
 THREADS = 32
 
 
-def grpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
+def grpc_server(service: Service, host: str, port: int, connections: int) -> tuple[grpc.Server, int]:
     """Makes a server of TF Serving's gRPC services; it is not started.
 
     Args:
         service: The model and its queue.
         host: Where it listens.
         port: The port; 0 is any free one.
+        connections: The most that may be open.
 
     Returns:
         The server and its port.
@@ -40,19 +41,55 @@ def grpc_server(service: Service, host: str, port: int) -> tuple[grpc.Server, in
 
     Source: https://www.tensorflow.org/tfx/serving/serving_advanced
     """
+    idle = max(1, int(1000 * service.limits.idle))
     options = [
         ("grpc.max_receive_message_length", service.limits.request_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a second server on the port is an error
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.server_handshake_timeout_ms", idle),  # connections that send nothing
+        ("grpc.max_connection_idle_ms", idle),  # connections without a call; a client connects again by itself
+        ("grpc.keepalive_time_ms", idle),  # connections whose client has vanished
+        ("grpc.keepalive_timeout_ms", idle),
     ]
-    server = grpc.server(futures.ThreadPoolExecutor(THREADS, "grpc"), options=options)
+    server = grpc.server(
+        futures.ThreadPoolExecutor(THREADS, "grpc"), interceptors=[_Prompt(service.limits.idle)], options=options
+    )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Predictions(service), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(service), server)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         return server, server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"grpc_port must be free. Received: grpc_port={port} on {host}: {error}") from error
+        raise OSError(f"grpc_port must be free ({error}). Received: grpc_port={port}, host={host!r}") from error
+
+
+class _Prompt(grpc.ServerInterceptor):
+    """Ends calls whose request does not come: each would keep a thread.
+
+    On the wire a call with one request is one with a stream of requests, and a method can wait for the first of these.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+
+    def intercept_service(self, continuation: Callable[..., Any], details: Any) -> Any:
+        handler = continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            timer = threading.Timer(self._seconds, context.cancel)
+            timer.start()
+            try:
+                request = next(requests, None)
+            finally:
+                timer.cancel()
+            if request is None:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "A call needs a request. Received: none")
+            return handler.unary_unary(request, context)
+
+        return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
 
 class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -70,7 +107,7 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         inputs = {
             name: _array(name, proto, self._service.limits.request_bytes) for name, proto in request.inputs.items()
         }
-        answer = self._service.batcher.submit(signature, inputs)
+        answer = self._service.submit(signature, inputs)
         outputs = _wait(answer, context, self._service.limits.deadline)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = self._service.model.name

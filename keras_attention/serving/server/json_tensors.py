@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +23,13 @@ class JsonRequest(NamedTuple):
     by_row: bool
 
 
-def read_request(body: bytes, find_signature: Callable[[str], Signature]) -> JsonRequest:
+def read_request(body: bytes, find_signature: Callable[[str], Signature], most_rows: int = 256) -> JsonRequest:
     """Reads the body of a `:predict` request.
 
     Args:
         body: JSON with `instances` (row by row) or `inputs` (by input), and perhaps `signature_name`.
         find_signature: Gives the signature of a name.
+        most_rows: The most rows that are read.
 
     Returns:
         The request; its arrays are of the signature's dtypes, their shapes not yet checked.
@@ -56,9 +57,12 @@ def read_request(body: bytes, find_signature: Callable[[str], Signature]) -> Jso
         raise _wrong("Missing 'inputs' or 'instances' key")
     if len(keys) == 2:
         raise _wrong("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    _check_rows(document[keys[0]], most_rows)
     columns = _columns(document["instances"], signature) if keys == ["instances"] else document["inputs"]
     if not isinstance(columns, dict) or _is_base64(columns):
         columns = {_only_input(signature, keys[0]): columns}
+    for column in columns.values():
+        _check_rows(column, most_rows)
     inputs = {name: _array(columns[name], signature, name) for name in columns if name in signature.inputs}
     # A name that the signature does not know stays, so that its check says so.
     unknown = {name: np.zeros(0) for name in columns if name not in signature.inputs}
@@ -82,15 +86,16 @@ def write_answer(outputs: Arrays, by_row: bool) -> bytes:
         >>> write_answer({"text": np.array([b"one"], object), "score": np.float32([-0.2])}, by_row=True)
         b'{"predictions": [{"text": "one", "score": -0.2}]}'
     """
-    values = {name: _values(name, array) for name, array in outputs.items()}
-    alone = next(iter(values.values())) if len(values) == 1 else None
+    names = [_dump(name) + b": " for name in outputs]
     if not by_row:
-        return _dump({"outputs": values if alone is None else alone})
+        values = [_text(name, array) for name, array in outputs.items()]
+        return b'{"outputs": %s}' % (values[0] if len(values) == 1 else _object(names, values))
     if len({array.shape[:1] for array in outputs.values()}) != 1 or any(not array.ndim for array in outputs.values()):
         shapes = {name: array.shape for name, array in outputs.items()}
         raise _wrong(f"These outputs have no common rows; send 'inputs', not 'instances': {shapes}")
-    rows = zip(*values.values(), strict=True)
-    return _dump({"predictions": alone if alone is not None else [dict(zip(values, row, strict=True)) for row in rows]})
+    rows = zip(*(_row_texts(name, array) for name, array in outputs.items()), strict=True)
+    texts = [row[0] if len(row) == 1 else _object(names, row) for row in rows]
+    return b'{"predictions": [%s]}' % b", ".join(texts)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -105,6 +110,11 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _wrong(f"JSON Value: {_short(document)} Is not object")
     return document
+
+
+def _check_rows(rows: Any, most: int) -> None:
+    if isinstance(rows, list) and len(rows) > most:
+        raise _wrong(f"A request may have {most} rows; send several. Received: {len(rows)} rows")
 
 
 def _columns(instances: Any, signature: Signature) -> dict[str, list]:
@@ -146,7 +156,7 @@ def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
     try:
         if len(shape) > MOST_LEVELS:
             raise ValueError(f"more than {MOST_LEVELS} levels of lists")
-        _flatten(value, shape, 0, dtype, flat)
+        _flatten(value, shape, 0, dtype, _plain_types(dtype), flat)
         array = np.empty(len(flat), object if dtype == tf.string else dtype.as_numpy_dtype)
         with np.errstate(over="raise"):  # a number beyond float32 is no infinity
             array[:] = flat
@@ -155,7 +165,7 @@ def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
         raise _wrong(f"Signature '{signature.name}', input '{name}': {error}") from error
 
 
-def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, flat: list) -> None:
+def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, plain: set[type], flat: list) -> None:
     if not isinstance(value, list):
         if level != len(shape):
             raise ValueError(f"JSON Value: {_short(value)} found at incorrect level: {level + 1}")
@@ -165,8 +175,11 @@ def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, flat: li
         raise ValueError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
     if len(value) != shape[level]:
         raise ValueError(f"Encountered list at unexpected size: {len(value)} expected size: {shape[level]}")
+    if level == len(shape) - 1 and plain.issuperset(map(type, value)):  # a long list in no time
+        flat.extend(text.encode("utf-8") for text in value) if dtype == tf.string else flat.extend(value)
+        return
     for each in value:
-        _flatten(each, shape, level + 1, dtype, flat)
+        _flatten(each, shape, level + 1, dtype, plain, flat)
 
 
 def _element(value: Any, dtype: tf.DType) -> Any:
@@ -175,15 +188,34 @@ def _element(value: Any, dtype: tf.DType) -> Any:
             return base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"Unable to base64 decode {_short(value)}") from error
-    kinds: Any = {tf.string: str, tf.bool: bool}.get(dtype, int if dtype.is_integer else (int, float))
-    if not isinstance(value, kinds) or (isinstance(value, bool) and dtype != tf.bool):
+    if type(value) not in _plain_types(dtype):
         kind = type(value).__name__
         raise ValueError(f"JSON Value: {_short(value)} Type: {kind} is not of expected type: {dtype.name}")
     return value.encode("utf-8") if isinstance(value, str) else value
 
 
+def _plain_types(dtype: tf.DType) -> set[type]:
+    """Returns the types that JSON gives to values of a dtype."""
+    return {tf.string: {str}, tf.bool: {bool}}.get(dtype, {int} if dtype.is_integer else {int, float})
+
+
 def _is_base64(value: Any) -> bool:
     return isinstance(value, dict) and list(value) == ["b64"] and isinstance(value["b64"], str)
+
+
+def _text(name: str, array: np.ndarray) -> bytes:
+    return b"[%s]" % b", ".join(_row_texts(name, array)) if array.ndim > 1 else _dump(_values(name, array))
+
+
+def _row_texts(name: str, array: np.ndarray) -> list[bytes]:
+    """Writes row by row: of a large array, Python's numbers take ten times the memory of their text."""
+    if array.ndim > 1:
+        return [_dump(_values(name, row)) for row in array]
+    return [_dump(value) for value in _values(name, array)]
+
+
+def _object(names: list[bytes], values: Iterable[bytes]) -> bytes:
+    return b"{%s}" % b", ".join(name + value for name, value in zip(names, values, strict=True))
 
 
 def _values(name: str, array: np.ndarray) -> Any:
@@ -211,8 +243,8 @@ def _in_base64(value: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(value).decode()}
 
 
-def _dump(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode("utf-8")
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8")
 
 
 def _short(value: Any) -> str:

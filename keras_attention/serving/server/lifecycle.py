@@ -3,15 +3,18 @@
 import contextlib
 import os
 import signal
-import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
 
+from keras_attention.serving.server.connections import BACKLOG, Connections, most_connections
 from keras_attention.serving.server.grpc_service import grpc_server
+from keras_attention.serving.server.hosts import Hosts, guarded
 from keras_attention.serving.server.limits import Limits
+from keras_attention.serving.server.model import newest_version
+from keras_attention.serving.server.ports import listen, reserve
 from keras_attention.serving.server.rest import rest_app
 from keras_attention.serving.server.service import Service
 
@@ -22,7 +25,8 @@ GRACE = 5
 class Server:
     """A server of one exported model for development: TF Serving's REST paths and gRPC services.
 
-    For production, use TF Serving. The newest version in the folder is loaded and warmed up before a port opens.
+    For production, use TF Serving. The ports are reserved first, so that one that is taken is known at once; then the
+    newest version in the folder is loaded and warmed up; then the ports open.
 
     Args:
         folder: The model's folder, such as "saved_models/en-de"; its name is the model's.
@@ -30,11 +34,14 @@ class Server:
         rest_port: The port of REST; 0 is any free one.
         grpc_port: The port of gRPC; 0 is any free one.
         page: Whether `/` is the translation page.
+        allowed_hosts: Names besides those of `Hosts` that requests over REST may name as their `Host`, and whose pages
+            may send requests.
         limits: How much it takes.
 
     Raises:
         FileNotFoundError: If there is no SavedModel in the folder.
-        OSError: If a port is taken.
+        ValueError: If the folder is that of one version, or a port or a name is none.
+        OSError: If the server cannot listen on a port.
 
     Example:
         >>> import tensorflow as tf
@@ -55,18 +62,30 @@ class Server:
         rest_port: int = 8501,
         grpc_port: int = 8500,
         page: bool = False,
+        allowed_hosts: Sequence[str] = (),
         limits: Limits | None = None,
     ):
         self.host = host
+        limits = limits or Limits()
+        hosts = Hosts(host, allowed_hosts)
+        newest_version(folder)
         with contextlib.ExitStack() as opened:  # what is open when something fails is closed
-            self._service = Service(folder, limits or Limits())
+            rest_socket, grpc_socket = map(
+                opened.enter_context, reserve(host, rest_port=rest_port, grpc_port=grpc_port)
+            )
+            self._service = Service(folder, limits)
             opened.callback(self._service.close)
             self._service.model.warm_up()
-            listening = opened.enter_context(_listen(host, rest_port))
-            self.rest_port = listening.getsockname()[1]
-            self._grpc, self.grpc_port = grpc_server(self._service, host, grpc_port)
-            self._uvicorn = uvicorn.Server(_uvicorn_config(rest_app(self._service, page)))
-            self._thread = threading.Thread(target=self._uvicorn.run, args=([listening],), name="rest")
+            listen(rest_socket, host, "rest_port", BACKLOG)
+            self.rest_port = rest_socket.getsockname()[1]
+            grpc_socket.close()
+            self._grpc, self.grpc_port = grpc_server(
+                self._service, host, grpc_port, most_connections(limits.connections)
+            )
+            connections = Connections(limits)
+            app = connections.watched(guarded(rest_app(self._service, page), hosts))
+            self._uvicorn = uvicorn.Server(_uvicorn_config(app, connections))
+            self._thread = threading.Thread(target=self._uvicorn.run, args=([rest_socket],), name="rest")
             self._thread.start()
             self._grpc.start()
             opened.callback(self._end)
@@ -93,10 +112,15 @@ class Server:
         return f"{_in_url(self.host)}:{self.grpc_port}"
 
     def close(self) -> None:
-        """Takes no more requests, answers those that run, and frees the model and the ports."""
+        """Takes no more requests, answers those that it has, and frees the model and the ports.
+
+        Requests that run have a few seconds more; those that wait, and those that take longer, hear UNAVAILABLE, over
+        REST 503.
+        """
         self._opened.close()
 
     def _end(self) -> None:
+        self._service.batcher.close(GRACE)  # so that each request has an answer before its connection ends
         stopped = self._grpc.stop(GRACE)
         self._uvicorn.should_exit = True
         self._thread.join()
@@ -133,24 +157,18 @@ def serve(folder: str | os.PathLike, *, ready: Callable[[Server], None] = lambda
                 signal.signal(number, handler)
 
 
-def _uvicorn_config(app: Any) -> uvicorn.Config:
+def _uvicorn_config(app: Any, connections: Connections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",  # whatever else is installed: the same server everywhere
+        http=connections.protocol,  # type: ignore[arg-type]  # on h11, whatever else is installed
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE,
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise OSError(f"rest_port must be free. Received: rest_port={port} on {host}: {error.strerror}") from error
 
 
 def _in_url(host: str) -> str:

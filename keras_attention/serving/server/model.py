@@ -1,6 +1,7 @@
 """A SavedModel loaded as TF Serving loads it: a graph in a session."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from keras_attention.serving.server.signature import Arrays, Signature, read_sig
 
 CODES = {getattr(tf.errors, name): name for name in HTTP_STATUS}
 WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+MODEL_CARD = Path("assets.extra") / "model_card.json"
+# How many tokens longer than its source a translation may be, where the model card gives no length of its own.
+LONGER_TARGET = 49
 
 
 def newest_version(folder: str | os.PathLike) -> Path:
@@ -27,7 +31,7 @@ def newest_version(folder: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: If there is no SavedModel in the folder.
-        ValueError: If the folder is itself a version.
+        ValueError: If the folder is itself a version, or its name cannot be in a URL of TF Serving.
 
     Example:
         >>> import pathlib
@@ -42,10 +46,24 @@ def newest_version(folder: str | os.PathLike) -> Path:
         raise ValueError(f"folder must be a model's, not that of one version: {folder.parent}. Received: {folder}")
     if not folder.is_dir():
         raise FileNotFoundError(f"folder must exist; keras-attention export writes one. Received: {folder}")
-    versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
-    if not versions:
-        raise FileNotFoundError(f"folder must hold versions such as {folder / '1'}. Received: {folder} without any")
+    if ":" in folder.resolve().name:
+        raise ValueError(
+            f"folder must have a name without :, as clients cannot ask for it; rename it. Received: {folder}"
+        )
+    if not (versions := _versions(folder)):
+        models = [path for path in sorted(folder.iterdir()) if path.is_dir() and _versions(path)]
+        rule = f"hold versions such as {folder / '1'}" if not models else f"be a model's, such as {models[0]}"
+        raise FileNotFoundError(f"folder must {rule}. Received: {folder} without any version")
     return max(versions, key=lambda path: int(path.name))
+
+
+def _versions(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _is_version(path.name) and (path / "saved_model.pb").is_file()]
+
+
+def _is_version(name: str) -> bool:
+    """Whether TF Serving takes a folder for a version: its name is a number of 64 bits."""
+    return name.isascii() and name.isdecimal() and len(name) < 20 and int(name) < 2**63
 
 
 class LoadedModel:
@@ -56,6 +74,7 @@ class LoadedModel:
 
     Raises:
         FileNotFoundError: If there is no SavedModel in the folder.
+        ValueError: If the folder is that of one version, or the SavedModel is not complete.
 
     Example:
         >>> import tensorflow as tf
@@ -80,10 +99,19 @@ class LoadedModel:
         self.version = int(self.path.name)
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         # tf.saved_model.load, which TensorFlow advises, would find models that TF Serving cannot load.
-        with _QuietTensorFlow():
-            graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(self.path))
+        try:
+            with _QuietTensorFlow():
+                graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(self.path))
+        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+            self._session.close()
+            said = str(error).partition("\n")[0][:300].rstrip(".")
+            message = (
+                f"The newest version must be a complete SavedModel for serving; export again, or remove it. {said}"
+            )
+            raise ValueError(f"{message}. Received: {self.path}") from error
         self.signature_defs = graph.signature_def
         self.signatures = read_signatures(graph.signature_def)
+        self._decoding = _decoding(self.path / MODEL_CARD)
 
     def signature(self, name: str) -> Signature:
         """Finds a signature.
@@ -102,6 +130,25 @@ class LoadedModel:
             message = f'Serving signature name: "{name[:80]}" not found in signature def. It has: '
             raise RequestError("INVALID_ARGUMENT", message + ", ".join(sorted(self.signatures)))
         return self.signatures[name]
+
+    def cells(self, signature: Signature, inputs: Arrays) -> int:
+        """Bounds what attention computes for a request: texts × source tokens × target tokens.
+
+        Args:
+            signature: The signature.
+            inputs: Its inputs.
+
+        Returns:
+            The bound; 0 where the model is not a translator with a model card, or the signature does not run the model.
+        """
+        if not self._decoding or "source" not in inputs or not {"score", "scores"} & set(signature.outputs):
+            return 0
+        most_source, most_target, longest = self._decoding
+        source = min(_longest(inputs["source"]) + 1, most_source)
+        target = longest or source + LONGER_TARGET
+        if "target" in inputs:
+            target = _longest(inputs["target"]) + 1
+        return len(inputs["source"]) * source * min(target, most_target)
 
     def run(self, signature: Signature, inputs: Arrays, timeout: float = 60.0) -> Arrays:
         """Runs a signature on arrays that fit it, one run at a time: a timeout stops all runs of a session.
@@ -168,3 +215,18 @@ class _QuietTensorFlow:
 
     def __exit__(self, *_: Any) -> None:
         tf.get_logger().setLevel(self._level)
+
+
+def _decoding(card: Path) -> tuple[int, int, int | None] | None:
+    """Reads the most tokens of a source and of a target, and the target's own limit, from an export's model card."""
+    try:
+        decoding = json.loads(card.read_text(encoding="utf-8"))["decoding"]
+        most_source, most_target = int(decoding["max_source_length"]), int(decoding["max_target_length"])
+        return most_source, most_target, decoding["max_length"] and int(decoding["max_length"])
+    except (OSError, ValueError, TypeError, LookupError):  # another SavedModel, or a card that somebody changed
+        return None
+
+
+def _longest(texts: np.ndarray) -> int:
+    """Returns the bytes of the longest text: no text has more tokens."""
+    return max(map(len, texts), default=0)

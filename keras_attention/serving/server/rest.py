@@ -21,9 +21,10 @@ from keras_attention.serving.server.signature import Arrays
 
 # Bodies that are too large are read up to this many times the limit: a caller that still writes hears no answer.
 READ_ON = 16
-# The page loads nothing and asks nobody but this server.
+# The page loads nothing, asks nobody but this server and is in no frame.
 PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -90,11 +91,14 @@ class _Handlers:
                 raise RequestError("DEADLINE_EXCEEDED", f"No answer within {deadline:g} seconds") from error
             except ClientDisconnect as error:
                 raise RequestError("CANCELLED", "The client is gone") from error
+            except asyncio.CancelledError as error:  # by uvicorn, of what is still unanswered as it ends
+                raise RequestError("UNAVAILABLE", "The server is shutting down") from error
 
     async def _predict(self, request: Request) -> Response:
         body = await _read_body(request, self._service.limits.request_bytes)
-        wanted = await run_in_threadpool(json_tensors.read_request, body, self._service.model.signature)
-        answer = asyncio.wrap_future(self._service.batcher.submit(wanted.signature, wanted.inputs))
+        limit = self._service.limits.request_rows
+        wanted = await run_in_threadpool(json_tensors.read_request, body, self._service.model.signature, limit)
+        answer = asyncio.wrap_future(self._service.submit(wanted.signature, wanted.inputs))
         outputs = await _unless_gone(request, answer)
         written = await run_in_threadpool(json_tensors.write_answer, outputs, wanted.by_row)
         return Response(written, media_type="application/json")
@@ -149,18 +153,18 @@ def page_text(service: Service) -> str:
     return text.replace("/* ABOUT */ null", json.dumps(about).replace("<", "\\u003c"))
 
 
-def _refuse(request: Request, error: RequestError) -> Response:
+async def _refuse(request: Request, error: RequestError) -> Response:
     return _json({"error": error.message}, error.http_status)
 
 
-def _no_such_path(request: Request, error: HTTPException) -> Response:
+async def _no_such_path(request: Request, error: HTTPException) -> Response:
     path = request.url.path[:200]
     if path.startswith("/v1/"):
         return _json({"error": f"Malformed request: {request.method} {path}"}, 400)
     return _json({"error": f"{error.detail}: {request.method} {path}"}, error.status_code)
 
 
-def _broken(request: Request, error: Exception) -> Response:
+async def _broken(request: Request, error: Exception) -> Response:
     return _json({"error": f"The server failed: {type(error).__name__}; its log says more"}, 500)
 
 

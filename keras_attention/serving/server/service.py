@@ -1,6 +1,7 @@
 """What REST and gRPC share: the model, the queue before it, the counts."""
 
 import os
+from concurrent.futures import Future
 from typing import Any
 
 from keras_attention.serving.server.batcher import Batcher
@@ -8,6 +9,7 @@ from keras_attention.serving.server.errors import RequestError
 from keras_attention.serving.server.limits import Limits
 from keras_attention.serving.server.metrics import Metrics
 from keras_attention.serving.server.model import LoadedModel
+from keras_attention.serving.server.signature import Arrays, Signature
 
 
 class Service:
@@ -22,7 +24,7 @@ class Service:
         self.limits = limits
         self.model = LoadedModel(folder)
         self.batcher = Batcher(
-            lambda signature, inputs: self.model.run(signature, inputs, limits.deadline),
+            lambda signature, inputs: self.model.run(signature, inputs, self.limits.deadline),
             limits,
             observe=lambda signature, rows: self.metrics.batch(signature, rows),
         )
@@ -42,6 +44,26 @@ class Service:
             wanted = f"Latest({name[:80]})" if version is None else f"Specific({name[:80]}, {version[:80]})"
             served = f"{self.model.name}, version {self.model.version}"
             raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}. Served is {served}")
+
+    def submit(self, signature: Signature, inputs: Arrays) -> Future:
+        """Puts a request into the queue.
+
+        Args:
+            signature: What to run.
+            inputs: Its inputs.
+
+        Returns:
+            The outputs to be, or the `RequestError`.
+
+        Raises:
+            RequestError: If the request does not fit the signature or is too large, or the queue is full.
+        """
+        signature.check(inputs)
+        cells, most = self.model.cells(signature, inputs), self.limits.request_cells
+        if cells > most:
+            rule = f"A request may have {most} cells, texts x source tokens x target tokens; send fewer texts at a time"
+            raise RequestError("INVALID_ARGUMENT", f"{rule}. Received: up to {cells} cells")
+        return self.batcher.submit(signature, inputs)
 
     def status(self) -> Any:
         """Says that the version is there.
@@ -71,6 +93,6 @@ class Service:
         return described
 
     def close(self) -> None:
-        """Ends the work and frees the model."""
-        self.batcher.close()
+        """Ends the work and frees the model; a run that is not done is cancelled."""
+        self.batcher.close(0)
         self.model.close()

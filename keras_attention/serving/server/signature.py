@@ -75,9 +75,8 @@ class Signature:
     def _check_names(self, inputs: Arrays) -> None:
         missing, unknown = sorted(set(self.inputs) - set(inputs)), sorted(set(inputs) - set(self.inputs))
         if missing or unknown:
-            raise self._error(
-                f"the inputs are {sorted(self.inputs)}. Missing: {missing}. Unknown: {[name[:80] for name in unknown]}"
-            )
+            named = [name[:80] for name in unknown[:8]] + ["…"] * (len(unknown) > 8)
+            raise self._error(f"the inputs are {sorted(self.inputs)}. Missing: {missing}. Unknown: {named}")
 
     def select(self, names: list[str]) -> list[str]:
         """Gives the outputs that a request asks for.
