@@ -314,7 +314,7 @@ def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
 
 def test_a_run_that_is_none_is_named_before_a_text_is_read(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("keras_attention.cli.using.lines_of", lambda content: read.append(content) or [])
+    monkeypatch.setattr("keras_attention.text.read_lines", lambda path: read.append(path) or [])
     assert "is not the folder of a training run" in command("translate", tmp_path, given="a\n").output
     assert not read
 
