@@ -2,18 +2,34 @@
 
 import csv
 import dataclasses
+import errno
+import gzip
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 import pytest
+import sacrebleu
 import tensorflow as tf
 from click.testing import CliRunner
 
 from keras_attention.cli import main
 from keras_attention.demo import make_pairs
 from keras_attention.demo.heat_map import draw_attention
-from keras_attention.pipeline import RunConfig, RunFolder, average, compare_weights, score, train
+from keras_attention.pipeline import (
+    RunConfig,
+    RunFolder,
+    average,
+    bleu_tokenizer,
+    compare_weights,
+    score,
+    train,
+)
+from keras_attention.pipeline import (
+    evaluate as evaluation,
+)
 from keras_attention.text import PackedBatches, ParallelCorpus
 from keras_attention.training import Muon
 
@@ -269,7 +285,7 @@ def test_attention_sums_to_one_and_is_drawn(run, tmp_path):
 def test_commands(run, texts, tmp_path):
     result = command("check", texts["train.en"], texts["train.de"])
     assert result.exit_code == 0, result.output
-    assert "300 pairs" in result.output
+    assert "300 pairs of 300 lines; 0 are left out" in result.output
 
     result = command(
         "tokenizer", texts["train.en"], texts["train.de"], "--vocabulary-size", 150, "-o", tmp_path / "t.model"
@@ -295,6 +311,191 @@ def test_commands(run, texts, tmp_path):
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
+def test_commands_read_text_by_one_rule(run, tmp_path, monkeypatch):
+    """Gzip by its content, a byte order mark, lines that end in CR LF: from files and from standard input."""
+    data = b"\xef\xbb\xbfMarch 5, 2026\r\n12:30"
+    expected = run.translator(beam_size=1).translate(["March 5, 2026", "12:30"])
+    (tmp_path / "plain").write_bytes(data)
+    (tmp_path / "packed").write_bytes(gzip.compress(data))
+    for file, given in (("plain", None), ("packed", None), ("-", data), ("-", gzip.compress(data))):
+        name = file if file == "-" else tmp_path / file
+        result = command("translate", run.path, name, "--beam-size", 1, given=given)
+        assert result.stdout.splitlines() == expected, result.output
+
+    asked = []
+    monkeypatch.setattr("keras_attention.serving.client.connect", lambda url: Asked(asked))
+    assert command("ask", "http://localhost/v1/models/m", given=gzip.compress(data)).exit_code == 0
+    assert asked == [["March 5, 2026", "12:30"]]
+
+    for arguments in (["translate", run.path], ["evaluate", run.path, "-", tmp_path / "plain"]):
+        result = command(*arguments, given="eins\nzwei\n".encode("utf-16"))
+        assert "the text is UTF-16. Convert the file with `iconv -f UTF-16 -t UTF-8`" in result.output
+        result = command(*arguments, given=b"one\ncaf\xe9\n")
+        assert "standard input:2: byte 0xe9 is not UTF-8" in result.output
+
+
+class Asked:
+    """Stands in for a client; keeps what it is asked."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def translate(self, texts):
+        self.asked.append(texts)
+        return texts
+
+
+def test_a_run_is_not_trained_on_what_cannot_be_read_again(tmp_path, config):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("-", str(tmp_path / "pipe")):
+        with pytest.raises(ValueError, match=rf"so they must be files: .* Received: valid_target='{path}'"):
+            train(tmp_path / "run", dataclasses.replace(config, valid_target=path), max_steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+class Upper:
+    """Stands in for a translator."""
+
+    def translate(self, texts, progress=False):
+        return [text.upper() for text in texts]
+
+
+@pytest.fixture
+def upper(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(RunFolder, "translator", lambda run, **_: loaded.append(run) or Upper())
+    return loaded
+
+
+def test_translations_are_written_where_they_can_be(tmp_path, upper):
+    source, output = tmp_path / "a.en", tmp_path / "a.de"
+    source.write_text("one\ntwo\n")
+    for wrong, message in (
+        (tmp_path / "missing" / "a.de", "The folder of the output does not exist: make it first"),
+        (tmp_path, "this is a folder: name a file in it"),
+        (source, f"would replace {source}, which is read"),
+        (source / "a.de", "The folder of the output does not exist"),
+    ):
+        result = command("translate", tmp_path, source, "-o", wrong)
+        assert result.exit_code == 1
+        assert message in result.output
+    assert not upper, "these are said before the model is loaded"
+    assert source.read_text() == "one\ntwo\n"
+
+    (tmp_path / "link.de").symlink_to(output)
+    assert command("translate", tmp_path, source, "-o", tmp_path / "link.de").stdout == ""
+    assert output.read_text() == "ONE\nTWO\n"
+    assert (tmp_path / "link.de").is_symlink()
+    assert command("translate", tmp_path, source, "-o", "-").stdout == "ONE\nTWO\n"
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        assert command("translate", tmp_path, source, "-o", pipe).exit_code == 0
+        assert read.result() == "ONE\nTWO\n"
+    assert pipe.is_fifo()
+
+
+def test_translations_that_cannot_be_written_in_the_end_are_not_lost(tmp_path, upper, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "a.de")
+
+    monkeypatch.setattr("keras_attention.files.os.replace", full)
+    result = command("translate", tmp_path, "-o", tmp_path / "a.de", given="one\ntwo\n")
+    assert result.exit_code == 1
+    assert result.stdout == "ONE\nTWO\n"
+    assert "could not be written, so the translations are on standard output: [Errno 28] No space" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "export", "convert"])
+def test_outputs_are_checked_before_the_work(name, tmp_path, texts, upper):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    arguments = {
+        "tokenizer": [texts["train.en"], "-o", taken / "t.model"],
+        "export": [tmp_path, taken / "en-de"],
+        "convert": [tmp_path, taken / "en-de", "--to", "onnx"],
+    }[name]
+    assert f"{taken} must be a folder, but it is a file" in command(name, *arguments).output
+    assert not upper
+    if name == "tokenizer":
+        assert "which is read: name another" in command(name, texts["train.en"], "-o", texts["train.en"]).output
+
+
+def test_evaluation_scores_every_line(tmp_path, upper, monkeypatch):
+    scores = []
+    monkeypatch.setattr("keras_attention.pipeline.record_scores", lambda run, found, **_: scores.append(found))
+    source, target = tmp_path / "a.en", tmp_path / "a.de"
+    source.write_text("one two three four\n\nfive six seven eight\nnine ten eleven twelve\n\n")
+    target.write_text("ONE TWO THREE FOUR\nX Y\n\nNINE TEN ELEVEN TWELVE\n\n")
+    result = command("evaluate", tmp_path, source, target)
+    assert result.exit_code == 0, result.output
+    assert f"Note: 2 of 5 lines of {source} are blank; they are scored too" in result.stderr
+    assert f"Note: 2 of 5 lines of {target} are blank; they are scored too" in result.stderr
+    translations = [line.upper() for line in source.read_text().split("\n")[:5]]
+    expected = sacrebleu.corpus_bleu(translations, [target.read_text().split("\n")[:5]]).score
+    assert scores[0].bleu == pytest.approx(expected)
+    assert scores[0].bleu < 90
+
+    target.write_text("ONE\n")
+    assert f"5 lines in {source} and 1 in {target}" in command("evaluate", tmp_path, source, target).output
+
+
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [
+        (["这是一只猫。", "这是一只可爱的狗。"], "zh"),
+        (["我喜欢用TensorFlow和Keras。"], "zh"),
+        (["吾輩は猫である。名前はまだない。"], "char"),
+        (["コンピュータ"], "char"),
+        (["나는 학교에 간다."], "char"),
+        (["ฉันรักแมวของฉัน"], "char"),
+        (["ຂ້ອຍຮັກແມວ"], "char"),
+        (["ကျွန်တော်ကြောင်ကိုချစ်တယ်"], "char"),
+        (["ខ្ញុំស្រលាញ់ឆ្មា"], "char"),
+        (["ང་ཞི་མི་ལ་དགའ།"], "char"),
+        (["The cat 猫 sat on the mat."], "13a"),
+        (["मुझे बिल्ली पसंद है।", "кот", "قطة"], "13a"),
+        (["12.5", "１２３", "!?"], "13a"),
+        (["", " "], "13a"),
+        ([], "13a"),
+    ],
+)
+def test_bleu_is_of_words_or_of_characters_by_the_script(references, tokenizer, monkeypatch):
+    monkeypatch.setattr(evaluation, "_is_installed", lambda name: "mecab" not in name)
+    assert bleu_tokenizer(references) == tokenizer
+    if any(len(reference) > 4 and tokenizer != "13a" for reference in references):
+        found = score(references, references)
+        assert found.bleu == pytest.approx(100)
+        assert f"tok:{tokenizer}|" in found.bleu_signature
+        assert evaluation.quick_bleu(references, references) == pytest.approx(100)
+    monkeypatch.setattr(evaluation, "_is_installed", lambda name: True)
+    mecab = {"吾": "ja-mecab", "コ": "ja-mecab", "나": "ko-mecab"}
+    assert bleu_tokenizer(references) == mecab.get("".join(references)[:1], tokenizer)
+
+
+def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
+    monkeypatch.setattr("keras_attention.pipeline.record_scores", lambda *_, **__: None)
+    text = tmp_path / "a"
+    text.write_text("the cat sat on the mat\n")
+    for tokenize in ("char", "intl", "13a"):
+        result = command("evaluate", tmp_path, text, text, "--bleu-tokenize", tokenize)
+        assert f"tok:{tokenize}|" in result.stdout
+    assert "must be one of none, zh, 13a" in command("evaluate", "R", text, text, "--bleu-tokenize", "word").output
+    assert "tok:char|" in score(["a"], ["a"], tokenize="char").bleu_signature
+    monkeypatch.setattr(evaluation, "_is_installed", lambda name: False)
+    with pytest.raises(ValueError, match=r"pip install 'sacrebleu\[ja\]'. Received: tokenize='ja-mecab'"):
+        score(["a"], ["a"], tokenize="ja-mecab")
+
+
 def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
     run = tmp_path / "run"
     files = ["--source", texts["train.en"], "--target", texts["train.de"]]
@@ -306,6 +507,9 @@ def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
     result = command("train", run, *files, *sizes, *settings, "--max-steps", 2)
     assert result.exit_code == 0, result.output
     assert "padding:" in result.output
+    assert f"{texts['train.en']} and {texts['train.de']}: 300 pairs of 300 lines, left out: 0" in result.output
+    assert f"{texts['valid.en']} and {texts['valid.de']}: 70 pairs of 70 lines, left out: 0" in result.output
+    assert "validation: pairs: 70," in result.output
     result = command("train", run, "--max-steps", 3)
     assert result.exit_code == 0, result.output
     assert "going on from step 2" in result.output
@@ -314,7 +518,7 @@ def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
 
 def test_a_run_that_is_none_is_named_before_a_text_is_read(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("keras_attention.cli.using.lines_of", lambda content: read.append(content) or [])
+    monkeypatch.setattr("keras_attention.text.read_lines", lambda path: read.append(path) or [])
     assert "is not the folder of a training run" in command("translate", tmp_path, given="a\n").output
     assert not read
 

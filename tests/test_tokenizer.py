@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SubwordTokenizer
+from keras_attention.text.sentencepiece_model import _parts
 
 pytestmark = pytest.mark.tensorflow
 
@@ -168,6 +169,45 @@ def test_training_prints_nothing(files, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize(
+    "line", ["the mat " * 997, "häß" * 1999, "x▅y", "猫" * 70_001], ids=["long", "umlauts", "reserved", "no spaces"]
+)
+def test_no_line_is_left_out(files, tmp_path, model_type, line):
+    """SentencePiece drops lines of more than 4,192 bytes and lines with its sign for what is unknown."""
+    (tmp_path / "odd").write_text(f"{line} ÞØ\n", encoding="utf-8")
+    tokenizer = SubwordTokenizer.train([*files, tmp_path / "odd"], 76, model_type)
+    known = [word.replace("▅", "") for word in (line[-50:], "ÞØ")]
+    assert all(1 not in ids for ids in tokenizer.encode(known))
+
+
+def test_long_lines_are_cut_at_spaces_and_lose_nothing():
+    line = " ".join("ab" * (1 + number % 7) for number in range(1999))
+    parts = list(_parts(["short", line, "", "😀" * 5003]))
+    assert parts[0] == "short"
+    assert "".join(parts) == "short" + line + "😀" * 5003
+    assert all(len(part.encode()) <= 4192 for part in parts)
+    cut = parts[1 : parts.index("")]
+    assert len(cut) > 3
+    assert all(part.startswith(" ") for part in cut[1:])
+
+
+def test_a_sample_of_lines_is_announced(files, monkeypatch):
+    monkeypatch.setattr("keras_attention.text.tokenizer.MAX_TRAINING_LINES", 5)
+    with pytest.warns(UserWarning, match=r"a sample of 5 of \d+ lines"):
+        SubwordTokenizer.train(files, vocabulary_size=71)
+
+
+def test_saving_replaces_the_whole_file(tokenizer, tmp_path):
+    place = tmp_path / "tokenizer.model"
+    place.write_bytes(b"before")
+    place.chmod(0o640)
+    tokenizer.save(place)
+    assert place.read_bytes() == tokenizer.model
+    assert place.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [place]
+
+
 def test_split_digits(tmp_path):
     (tmp_path / "years").write_text("2026 2026 2026 26 202\n" * 5, encoding="utf-8")
     whole = SubwordTokenizer.train(tmp_path / "years", 17)
@@ -184,7 +224,8 @@ def test_saved_and_loaded(tokenizer, tmp_path):
 
 
 def test_importing_the_room_loads_no_tokenizer_library():
-    code = "import sys, keras_attention.text; print({'sentencepiece', 'tensorflow_text'} & set(sys.modules))"
+    names = {"sentencepiece", "tensorflow_text", "keras_attention.text.tokenizer", "keras_attention.text.batching"}
+    code = f"import sys, keras_attention.text; print({names} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

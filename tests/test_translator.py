@@ -75,10 +75,13 @@ def test_no_text(translator):
 
 
 def test_the_order_of_texts_is_kept_however_they_are_batched(translator, translations, capsys):
-    assert translator.translate(ODD_TEXTS, tokens_per_batch=29) == translations
-    assert capsys.readouterr().out == ""
+    with pytest.warns(UserWarning, match="1 of 10 texts are longer than the 61 tokens"):
+        assert translator.translate(ODD_TEXTS, tokens_per_batch=29) == translations
+    assert capsys.readouterr() == ("", "")
     assert translator.translate(ODD_TEXTS[3:5], progress=True) == translations[3:5]
-    assert "100%" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert out == "", "standard output is for translations"
+    assert "100%" in err
 
 
 def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
@@ -209,6 +212,19 @@ def test_texts_at_the_limit_are_whole_and_longer_ones_are_not():
         assert tokens.truncated.numpy().tolist() == [truncated]
         assert tokens.ids.numpy().tolist() == [[*pieces[: min(10, limit - 1)], 3]]
         assert tokens.lengths.numpy().tolist() == [min(10, limit - 1) + 1]
+
+
+def test_texts_of_which_only_the_beginning_is_read_are_named():
+    translator = tiny_translator()
+    long = "ab " * 997
+    with pytest.warns(
+        UserWarning, match=r"2 of 5 texts are longer than the \d+ tokens .* counted from 1: 2, 5$"
+    ) as notes:
+        translator.translate(["ab", long, "", "ab", long])
+    assert len(notes) == 1
+    assert notes[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"11 of 11 texts .*: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …$"):
+        translator.translate([long] * 11)
 
 
 @pytest.mark.parametrize("character", ["a", "ж", "€", "😀", "\0"])

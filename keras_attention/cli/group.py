@@ -1,6 +1,9 @@
 """What the commands share: the group they belong to, the kinds of their arguments."""
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -9,7 +12,7 @@ from keras_attention import __version__
 from keras_attention.cli.notices import left_out
 from keras_attention.extras import MissingExtraError
 
-FILE = click.Path(exists=True, dir_okay=False)
+FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)  # what `keras_attention.text.lines` reads
 DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
 RUN = click.Path(file_okay=False)
 
@@ -98,16 +101,22 @@ def decoding_options(command: Any) -> Any:
     return command
 
 
-def lines_of(content: bytes) -> list[bytes]:
-    """The lines of a text, whatever ends them.
+@contextmanager
+def notes() -> Iterator[None]:
+    """Shows the library's warnings to users, as lines of standard error.
 
-    Args:
-        content: The text.
-
-    Returns:
-        The lines without their ends.
+    Yields:
+        Nothing.
     """
-    lines = content.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix(b"\r") for line in lines]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        show = warnings.showwarning
+
+        def note(message: Any, category: type[Warning], *where: Any) -> None:
+            if category is UserWarning:
+                click.echo(f"Note: {message}", err=True)
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = note
+        yield

@@ -1,11 +1,10 @@
 """Commands around an exported model: a server for development, and asking one."""
 
-import sys
 from typing import Any
 
 import click
 
-from keras_attention.cli.group import lines_of, main
+from keras_attention.cli.group import main, notes
 
 
 @main.command()
@@ -50,18 +49,13 @@ def ask(url: str, texts: tuple[str, ...]) -> None:
 
     Example: keras-attention ask http://localhost:8501/v1/models/en-de "How are you?"
     """
-    import warnings
-
     from keras_attention.serving.client import ServingError, connect
+    from keras_attention.text.lines import STANDARD_INPUT, read_lines
 
-    lines = list(texts) or lines_of(sys.stdin.buffer.read())
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            with connect(url) as client:
-                translations = client.translate(lines)
-        except (ServingError, ImportError) as error:
-            raise click.ClickException(str(error)) from error
-    for note in notes:
-        click.echo(f"Note: {note.message}", err=True)
+    lines = list(texts) or read_lines(STANDARD_INPUT)
+    try:
+        with notes(), connect(url) as client:
+            translations = client.translate(lines)
+    except (ServingError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
     click.echo("".join(f"{translation}\n" for translation in translations).encode(), nl=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import DTYPE, FILE, RUN, main
+from keras_attention.cli.group import DTYPE, FILE, RUN, main, notes
 
 
 @main.command()
@@ -22,7 +22,7 @@ def check(source: str, target: str) -> None:
     problems = corpus.problems()
     for problem in problems:
         click.echo(problem)
-    click.echo(f"{len(corpus):,} pairs; {len(problems):,} lines that are left out")
+    click.echo(f"{len(corpus):,} pairs of {corpus.num_lines:,} lines; {len(problems):,} are left out: blank on a side")
 
 
 @main.command()
@@ -35,9 +35,12 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 
     Example: keras-attention tokenizer train.en train.de --vocabulary-size 8000 -o ende.model
     """
+    from keras_attention.files import check_output
     from keras_attention.text import SubwordTokenizer
 
-    trained = SubwordTokenizer.train(list(files), vocabulary_size, model_type=model_type)
+    check_output(output, inputs=files)
+    with notes():
+        trained = SubwordTokenizer.train(list(files), vocabulary_size, model_type=model_type)
     trained.save(output)
     click.echo(f"{output}: {trained.vocabulary_size:,} pieces")
 

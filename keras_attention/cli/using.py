@@ -5,55 +5,91 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import FILE, RUN, decoding_options, lines_of, main
+from keras_attention.cli.group import FILE, RUN, decoding_options, main, notes
 
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.argument("file", type=click.File("rb"), default="-")
+@click.argument("file", type=FILE, default="-")
 @click.option(
     "--output", "-o", type=click.Path(), help="Where the translations are written; standard output otherwise."
 )
 @decoding_options
-def translate(run: str, file: Any, output: str | None, **options: Any) -> None:
-    """Translates a file or standard input, a line for each line.
+def translate(run: str, file: str, output: str | None, **options: Any) -> None:
+    """Translates a file, plain or gzip, or standard input, a line for each line.
 
     Example: echo "How are you?" | keras-attention translate runs/en-de
     """
     from keras_attention.pipeline import RunFolder
     from keras_attention.serving import share_cores
-    from keras_attention.training import write_whole
+    from keras_attention.text import read_lines
 
+    to_file = output not in (None, "-")
+    if to_file:
+        _check_translations(output, file)
     share_cores()
     translator = RunFolder(run).translator(**options)  # what is wrong with the run is said before somebody types
-    translations = translator.translate(lines_of(file.read()), progress=output is not None)
-    text = "".join(f"{translation}\n" for translation in translations)
-    if output is None:
-        click.echo(text.encode(), nl=False)
+    with notes():
+        translations = translator.translate(read_lines(file), progress=to_file)
+    text = "".join(f"{translation}\n" for translation in translations).encode()
+    if to_file:
+        _write(text, output)
     else:
-        write_whole(Path(output), lambda path: Path(path).write_bytes(text.encode()))
+        click.echo(text, nl=False)
+
+
+def _check_translations(output: str, file: str) -> None:
+    from keras_attention.files import check_output
+
+    if not Path(output).absolute().parent.is_dir():
+        raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: --output {output}")
+    check_output(output, inputs=[file])
+
+
+def _write(text: bytes, output: str) -> None:
+    """Writes translations to a file, or to standard output where that fails: they took hours."""
+    from keras_attention.files import write_whole
+
+    try:
+        write_whole(output, lambda path: Path(path).write_bytes(text))
+    except OSError as error:
+        click.echo(text, nl=False)
+        raise click.ClickException(
+            f"{output} could not be written, so the translations are on standard output: {error}"
+        ) from error
 
 
 @main.command()
 @click.argument("run", type=RUN)
 @click.argument("source", type=FILE)
 @click.argument("target", type=FILE)
+@click.option(
+    "--bleu-tokenize",
+    metavar="NAME",
+    help="Tokenizer of sacreBLEU, such as 13a, intl, zh, char or ja-mecab; by the script of TARGET otherwise.",
+)
 @decoding_options
-def evaluate(run: str, source: str, target: str, **options: Any) -> None:
+def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **options: Any) -> None:
     """Translates SOURCE and compares with TARGET: BLEU and chrF with sacreBLEU's signatures.
 
-    The run keeps the scores for the model card of its export.
+    Every line counts, blank ones too. The run keeps the scores for the model card of its export.
 
     Example: keras-attention evaluate runs/en-de test.en test.de
     """
-    from keras_attention.pipeline import RunFolder, record_scores, score
+    from keras_attention.pipeline import RunFolder, bleu_tokenizer, record_scores, score
     from keras_attention.serving import share_cores
-    from keras_attention.text import ParallelCorpus
+    from keras_attention.text.lines import read_parallel
 
     share_cores()
-    sources, references = map(list, zip(*ParallelCorpus(source, target).pairs, strict=True))
     translator = RunFolder(run).translator(**options)
-    scores = score(translator.translate(sources, progress=True), references)
+    sources, references = read_parallel(source, target)
+    tokenize = bleu_tokenizer(references, bleu_tokenize)
+    for path, lines in ((source, sources), (target, references)):
+        if blank := sum(not line.strip() for line in lines):
+            click.echo(f"Note: {blank:,} of {len(lines):,} lines of {path} are blank; they are scored too", err=True)
+    with notes():
+        translations = translator.translate(sources, progress=True)
+    scores = score(translations, references, tokenize)
     record_scores(run, scores, source=source, target=target, **options)
     click.echo(scores)
 
@@ -71,10 +107,12 @@ def export(run: str, folder: str, **options: Any) -> None:
     Example: keras-attention export runs/en-de saved_models/en-de
     """
     from keras_attention import serving
+    from keras_attention.files import check_folder
     from keras_attention.pipeline import RunFolder, compare_weights, run_card
     from keras_attention.serving.model_folder import check_model_folder
 
     check_model_folder(folder)
+    check_folder(folder)
     serving.share_cores()
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
@@ -94,8 +132,10 @@ def convert(run: str, folder: str, runtime: str, quantization: str | None, check
     Example: keras-attention convert runs/en-de --to ctranslate2 --quantization int8 ctranslate2/en-de
     """
     from keras_attention import conversion
+    from keras_attention.files import check_folder
     from keras_attention.pipeline import RunFolder
 
+    check_folder(Path(folder).absolute().parent)
     if quantization is not None and runtime != "ctranslate2":
         raise click.UsageError(f"--quantization is for --to ctranslate2. Received: --to {runtime}")
     translator = RunFolder(run).translator(checkpoint)

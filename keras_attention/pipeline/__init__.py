@@ -5,7 +5,7 @@ from keras_attention.extras import needed_by
 with needed_by("keras_attention.pipeline", "cli", "text"):
     from keras_attention.pipeline.card import record_scores, run_card
     from keras_attention.pipeline.config import RunConfig
-    from keras_attention.pipeline.evaluate import Scores, score
+    from keras_attention.pipeline.evaluate import Scores, bleu_tokenizer, score
     from keras_attention.pipeline.folder import RunFolder
     from keras_attention.pipeline.lighter import compare_weights
     from keras_attention.pipeline.train import average, train
@@ -15,6 +15,7 @@ __all__ = [
     "RunFolder",
     "Scores",
     "average",
+    "bleu_tokenizer",
     "compare_weights",
     "record_scores",
     "run_card",

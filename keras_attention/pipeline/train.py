@@ -16,6 +16,7 @@ from keras_attention.pipeline.evaluate import quick_bleu
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.serving import Translator
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.training import (
     Checkpoints,
     ChunkedTrainer,
@@ -75,6 +76,7 @@ def train(
     keras.utils.set_random_seed(config.seed)
     texts = _Texts.read(run, config)
     print(texts.batches.summary())
+    print(f"validation: {texts.valid_batches.summary()}")
 
     model = _load(run) if run.model_file("last").exists() else _build(config)
     steps = None if epochs is None else max(1, epochs * len(texts.batches) // config.gradient_accumulation)
@@ -123,8 +125,11 @@ class _Texts:
 
     @classmethod
     def read(cls, run: RunFolder, config: RunConfig) -> "_Texts":
+        _check_files(config)
         corpus = ParallelCorpus(config.source, config.target)
         valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
+        for each in (corpus, valid_corpus):
+            print(each.summary())
         # Only now: text that cannot be used leaves no folder behind.
         run.start(config)
         if not run.tokenizer_file.exists():
@@ -148,6 +153,16 @@ class _Texts:
             TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False),
             valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed),
         )
+
+
+def _check_files(config: RunConfig) -> None:
+    for name in ("source", "target", "valid_source", "valid_target"):
+        path = getattr(config, name)
+        if path == STANDARD_INPUT or (Path(path).exists() and not is_file(path)):
+            raise ValueError(
+                "A run reads its texts again when it resumes, so they must be files: write the text to a file first. "
+                f"Received: {name}={path!r}"
+            )
 
 
 def _agree(run: RunFolder, config: RunConfig) -> RunConfig:

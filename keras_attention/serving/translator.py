@@ -1,5 +1,6 @@
 """A model and its tokenizer as one function from text to text."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -122,7 +123,7 @@ class Translator(tf.Module):
     def translate(
         self, texts: Sequence[str | bytes], tokens_per_batch: int = 4096, progress: bool = False
     ) -> list[str]:
-        """Translates many texts, such as the lines of a file.
+        """Translates many texts, such as the lines of a file; warns of those of which only the beginning is read.
 
         Texts of similar length share a batch, so that little of it is padding, and two batches are translated at a
         time, which is fastest after `share_cores`; the translations come in the order of the texts.
@@ -143,8 +144,9 @@ class Translator(tf.Module):
                 "tokens_per_batch must be 1 or more; a text longer than that gets its own batch. "
                 f"Received: tokens_per_batch={tokens_per_batch}"
             )
-        lengths = self.read(_as_tensor(texts)).lengths.numpy()
-        batches = list(_batches(lengths, tokens_per_batch))
+        tokens = self.read(_as_tensor(texts))
+        _warn_of_truncated(tokens.truncated.numpy(), self.max_source_length)
+        batches = list(_batches(tokens.lengths.numpy(), tokens_per_batch))
         if cores_are_shared() and len(batches) < 2 * BATCHES_AT_ONCE:  # so few that some cores would wait at the end
             batches = [part for batch in batches for part in _parts(batch)]
         translations = [""] * len(texts)
@@ -278,6 +280,17 @@ def _as_tensor(texts: Sequence[str | bytes]) -> tf.Tensor:
     return tf.constant(encoded, tf.string, shape=[len(encoded)])
 
 
+def _warn_of_truncated(truncated: np.ndarray, max_source_length: int) -> None:
+    places = np.flatnonzero(truncated)
+    if len(places):
+        lines = ", ".join(str(place + 1) for place in places[:10]) + (", …" if len(places) > 10 else "")
+        warnings.warn(
+            f"{len(places):,} of {len(truncated):,} texts are longer than the {max_source_length:,} tokens that the "
+            f"model reads: only their beginning is translated. They are, counted from 1: {lines}",
+            stacklevel=3,
+        )
+
+
 def _batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
     """Yields the places of texts of similar length, the longest first.
 
@@ -299,9 +312,10 @@ def _parts(batch: np.ndarray) -> list[np.ndarray]:
 
 def _with_progress(batches: list[np.ndarray], number: int) -> Iterator[np.ndarray]:
     """Yields the batches under a progress bar of the texts done."""
-    from rich.progress import Progress  # only the command line needs it
+    from rich.console import Console  # only the command line needs it
+    from rich.progress import Progress
 
-    with Progress() as bar:
+    with Progress(console=Console(stderr=True)) as bar:  # standard output is for what is asked for
         task = bar.add_task("translating", total=number)
         for batch in batches:
             yield batch

@@ -1,14 +1,20 @@
 """Text in, token batches out: subword tokenizers, parallel corpora, batching by tokens.
 
 ``import keras_attention.text`` loads neither sentencepiece nor tensorflow-text: both are imported when
-a tokenizer first needs them.
+a tokenizer first needs them. TensorFlow is imported when a name that uses it is: reading lines needs none of it.
 """
 
-from keras_attention.text.batching import TokenBatches
-from keras_attention.text.corpus import ParallelCorpus, read_lines
-from keras_attention.text.packing import PackedBatches
-from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-from keras_attention.text.tokenizer import SubwordTokenizer
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from keras_attention.text.lines import read_lines
+
+if TYPE_CHECKING:
+    from keras_attention.text.batching import TokenBatches
+    from keras_attention.text.corpus import ParallelCorpus
+    from keras_attention.text.packing import PackedBatches
+    from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+    from keras_attention.text.tokenizer import SubwordTokenizer
 
 __all__ = [
     "BOS_ID",
@@ -21,3 +27,24 @@ __all__ = [
     "TokenBatches",
     "read_lines",
 ]
+
+_FILES = {
+    "BOS_ID": "sentencepiece_model",
+    "EOS_ID": "sentencepiece_model",
+    "PAD_ID": "sentencepiece_model",
+    "UNK_ID": "sentencepiece_model",
+    "PackedBatches": "packing",
+    "ParallelCorpus": "corpus",
+    "SubwordTokenizer": "tokenizer",
+    "TokenBatches": "batching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

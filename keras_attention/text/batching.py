@@ -3,15 +3,12 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID
-
-if TYPE_CHECKING:
-    from keras_attention.text.tokenizer import SubwordTokenizer
+from keras_attention.text.tokenizer import SubwordTokenizer
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray]
 
@@ -101,7 +98,7 @@ class TokenBatches:
     def from_pairs(
         cls,
         pairs: Sequence[tuple[str, str]],
-        tokenizer: "SubwordTokenizer",
+        tokenizer: SubwordTokenizer,
         *,
         tokens_per_batch: int = 4096,
         max_length: int = 256,

@@ -1,68 +1,13 @@
 """Parallel corpora: two text files, line N of one translating line N of the other."""
 
-import gzip
 import os
 import random
-import zlib
-from pathlib import Path
-from typing import TYPE_CHECKING
+
+import tensorflow as tf
 
 from keras_attention.text.batching import TokenBatches
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from keras_attention.text.tokenizer import SubwordTokenizer
-
-# No UTF-8 text starts with these two bytes, so the content tells, whatever the file is called.
-_GZIP_MAGIC = b"\x1f\x8b"
-_BYTE_ORDER_MARK = "\ufeff"
-
-
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    r"""Reads the lines of a UTF-8 text file, plain or gzip.
-
-    Only a line feed (or carriage return and line feed) ends a line. `str.splitlines` and text-mode
-    reading also break at characters that stand inside sentences, such as U+2028 or a lone carriage
-    return, and two files would lose step.
-
-    Args:
-        path: The file; its content, not its name, tells whether it is gzip.
-
-    Returns:
-        The lines without their ends. A byte order mark at the start is dropped.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 (the message has the line of the first bad byte), or damaged.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> file = pathlib.Path(tempfile.mkdtemp(), "train.fr")
-        >>> _ = file.write_bytes("Ça va ?\r\nÀ\u2028demain\n".encode())
-        >>> read_lines(file)
-        ['Ça va ?', 'À\u2028demain']
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No text file at {os.fspath(path)}")
-    data = Path(path).read_bytes()
-    if data.startswith(_GZIP_MAGIC):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{os.fspath(path)}: damaged gzip file: {error}") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{os.fspath(path)}:{line}: byte {data[error.start]:#04x} is not UTF-8. Convert the file, "
-            "for example with `iconv -f ISO-8859-1 -t UTF-8`"
-        ) from error
-    lines = text.removeprefix(_BYTE_ORDER_MARK).split("\n")
-    if not lines[-1]:
-        lines.pop()  # the last line feed ends a line, it does not begin one
-    return [line.removesuffix("\r") for line in lines]
+from keras_attention.text.lines import read_parallel
+from keras_attention.text.tokenizer import SubwordTokenizer
 
 
 class ParallelCorpus:
@@ -72,11 +17,12 @@ class ParallelCorpus:
     teaches nothing and is left out of `pairs`; `problems` names it.
 
     Args:
-        source: The file of source sentences, UTF-8, plain or gzip.
+        source: The file of source sentences, UTF-8, plain or gzip; "-" is standard input.
         target: The file of their translations.
 
     Attributes:
         pairs: The usable `(source, target)` pairs, in the files' order.
+        num_lines: The lines of either file, blank ones too.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -97,15 +43,8 @@ class ParallelCorpus:
 
     def __init__(self, source: str | os.PathLike[str], target: str | os.PathLike[str]):
         self._names = (os.fspath(source), os.fspath(target))
-        source_lines, target_lines = (read_lines(name) for name in self._names)
-        for name, lines in zip(self._names, (source_lines, target_lines), strict=True):
-            if not lines:
-                raise ValueError(f"{name}: the file is empty")
-        if len(source_lines) != len(target_lines):
-            raise ValueError(
-                "Line N of one file must translate line N of the other, so both need as many lines. "
-                f"Received: {len(source_lines)} lines in {source} and {len(target_lines)} in {target}"
-            )
+        source_lines, target_lines = read_parallel(source, target)
+        self.num_lines = len(source_lines)
         self.pairs: list[tuple[str, str]] = []
         self._problems: list[str] = []
         for number, pair in enumerate(zip(source_lines, target_lines, strict=True), start=1):
@@ -129,6 +68,25 @@ class ParallelCorpus:
         """
         return list(self._problems)
 
+    def summary(self) -> str:
+        """Describes the files in one line: pairs, lines, lines left out.
+
+        Returns:
+            The line.
+
+        Example:
+            >>> import pathlib
+            >>> for name, text in (("a.en", "One.\\nTwo.\\n"), ("a.de", "Eins.\\n\\n")):
+            ...     _ = pathlib.Path(name).write_text(text, encoding="utf-8")
+            >>> ParallelCorpus("a.en", "a.de").summary()
+            'a.en and a.de: 1 pairs of 2 lines, left out: 1 (blank on a side)'
+        """
+        source, target = self._names
+        return (
+            f"{source} and {target}: {len(self):,} pairs of {self.num_lines:,} lines, "
+            f"left out: {len(self._problems):,} (blank on a side)"
+        )
+
     def sample(self, count: int, seed: int = 1) -> list[tuple[str, str]]:
         """Draws pairs at random, without repetition; the same seed draws the same pairs.
 
@@ -148,13 +106,13 @@ class ParallelCorpus:
 
     def batches(
         self,
-        tokenizer: "SubwordTokenizer",
+        tokenizer: SubwordTokenizer,
         tokens_per_batch: int = 4096,
         max_length: int = 256,
         seed: int = 1,
         shuffle: bool = True,
-    ) -> "tf.data.Dataset":
-        """Makes the dataset that `model.fit` takes, and prints one line on what is in it.
+    ) -> tf.data.Dataset:
+        """Makes the dataset that `model.fit` takes, and prints one line on what is in it, and one on lines left out.
 
         Give `shuffle=False` to `fit` with it: the order is the dataset's own, and Keras warns otherwise.
 
@@ -180,6 +138,8 @@ class ParallelCorpus:
             seed=seed,
             shuffle=shuffle,
         )
+        if self._problems:
+            print(self.summary())
         print(batches.summary())
         return batches.dataset()
 

@@ -5,7 +5,6 @@ Shapes: B rows of a batch, S and T their source and target length, P most pairs 
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +12,7 @@ import tensorflow as tf
 from keras_attention.text.batching import Batch, Rows
 from keras_attention.text.bin_packing import pack, row_lengths
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
-
-if TYPE_CHECKING:
-    from keras_attention.text.tokenizer import SubwordTokenizer
+from keras_attention.text.tokenizer import SubwordTokenizer
 
 NO_PAIR = -1
 
@@ -101,7 +98,7 @@ class PackedBatches:
     def from_pairs(
         cls,
         pairs: Sequence[tuple[str, str]],
-        tokenizer: "SubwordTokenizer",
+        tokenizer: SubwordTokenizer,
         *,
         row_length: int = 256,
         rows_per_batch: int = 16,

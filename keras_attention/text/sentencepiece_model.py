@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from keras_attention.extras import needed_by
@@ -14,8 +14,11 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 MODEL_TYPES = ("bpe", "unigram")
 
 # A vocabulary is settled long before this many lines; a seeded sample bounds time and memory.
-_MAX_TRAINING_LINES = 2_000_000
+MAX_TRAINING_LINES = 2_000_000
 _ERRORS_ONLY = 2
+# SentencePiece leaves out lines of more bytes, and lines with the character that it marks unknown ones with.
+_MAX_LINE_BYTES = 4192
+_RESERVED = "\u2585"
 
 
 def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, split_digits: bool, seed: int) -> bytes:
@@ -41,14 +44,15 @@ def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, spl
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=_parts(lines),
             model_writer=buffer,
             model_type=model_type,
             vocab_size=vocabulary_size,
             split_digits=split_digits,
             normalization_rule_name="identity",
             character_coverage=1.0,
-            input_sentence_size=_MAX_TRAINING_LINES,
+            input_sentence_size=MAX_TRAINING_LINES,
+            max_sentence_length=_MAX_LINE_BYTES,
             shuffle_input_sentence=True,
             pad_id=PAD_ID,
             unk_id=UNK_ID,
@@ -95,6 +99,28 @@ def load_processor(model: bytes) -> "SentencePieceProcessor":
             f"eos_id=3). Received: {found}"
         )
     return processor
+
+
+def _parts(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, cut so that SentencePiece leaves none of them out."""
+    for line in lines:
+        for text in line.split(_RESERVED):
+            # In nearly all lines the number of characters shows that the bytes are few enough.
+            if 4 * len(text) <= _MAX_LINE_BYTES or len(text.encode()) <= _MAX_LINE_BYTES:
+                yield text
+            else:
+                yield from _cut(text)
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Parts of a long line, which end before a space where there is one."""
+    most = _MAX_LINE_BYTES // 4  # characters, of which each has at most four bytes
+    start = 0
+    while start < len(text):
+        space = text.rfind(" ", start + 1, start + most + 1)
+        end = space if space > 0 and start + most < len(text) else start + most
+        yield text[start:end]
+        start = end
 
 
 def _explain(error: str, vocabulary_size: int) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,17 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
-from keras_attention.text.corpus import read_lines
-from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, MODEL_TYPES, PAD_ID, load_processor, train_model
+from keras_attention.files import write_whole
+from keras_attention.text.lines import read_each
+from keras_attention.text.sentencepiece_model import (
+    BOS_ID,
+    EOS_ID,
+    MAX_TRAINING_LINES,
+    MODEL_TYPES,
+    PAD_ID,
+    load_processor,
+    train_model,
+)
 
 if TYPE_CHECKING:
     import tensorflow_text
@@ -71,12 +81,12 @@ class SubwordTokenizer(tf.Module):
         """Learns a vocabulary from text files: the same files and arguments give the same model.
 
         Args:
-            files: One file or several, plain or gzip, UTF-8, a sentence a line. Give both languages
-                for the joint vocabulary that tied embeddings need.
+            files: One file or several, plain or gzip, UTF-8, a sentence a line; "-" is standard input. Give
+                both languages for the joint vocabulary that tied embeddings need. The whole of a long line counts.
             vocabulary_size: How many pieces, the four special ones included.
             model_type: "bpe" (byte pair encoding) or "unigram".
             split_digits: Whether each digit is a piece of its own, for text full of numbers.
-            seed: Seeds the sample of lines; above two million lines a sample is learnt from.
+            seed: Seeds the sample of lines; above two million lines a sample is learnt from, with a warning.
 
         Returns:
             The tokenizer.
@@ -98,9 +108,13 @@ class SubwordTokenizer(tf.Module):
             raise ValueError(f"`model_type` must be one of {MODEL_TYPES}. Received: model_type={model_type!r}")
         paths = [files] if isinstance(files, str | os.PathLike) else list(files)
         # Read before SentencePiece starts: an error raised inside its iterator would lose its text.
-        texts = [read_lines(path) for path in paths]
+        texts = read_each(paths)
         if not any(map(str.strip, itertools.chain.from_iterable(texts))):
             raise ValueError(f"There is no text to train on in `files`. Received: files={paths}")
+        if (number := sum(map(len, texts))) > MAX_TRAINING_LINES:
+            warnings.warn(
+                f"The vocabulary is learnt from a sample of {MAX_TRAINING_LINES:,} of {number:,} lines", stacklevel=2
+            )
         lines = itertools.chain.from_iterable(texts)
         return cls(train_model(lines, vocabulary_size, model_type, split_digits, seed))
 
@@ -134,7 +148,10 @@ class SubwordTokenizer(tf.Module):
         """Writes the model to a file, for `load` and for every other SentencePiece tool.
 
         Args:
-            path: The file; folders on the way are made.
+            path: The file; folders on the way are made. It is replaced when the whole model has been written.
+
+        Raises:
+            OSError: If it cannot be written.
 
         Example:
             >>> import pathlib, tempfile
@@ -146,7 +163,7 @@ class SubwordTokenizer(tf.Module):
             True
         """
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(self._model)
+        write_whole(path, lambda beside: Path(beside).write_bytes(self._model))
 
     @property
     def model(self) -> bytes:

@@ -1,6 +1,5 @@
 """Callbacks that `fit` takes beside those of Keras."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.files import write_whole
 from keras_attention.layers.arguments import positive_integer, positive_number
 
 
@@ -166,23 +166,3 @@ def weight_files(folder: str | Path) -> list[Path]:
         []
     """
     return sorted(Path(folder).glob("step-*.weights.h5"))
-
-
-def write_whole(path: Path, write: Callable[[str], Any]) -> None:
-    """Writes a file beside its place and renames it.
-
-    Args:
-        path: The file's place.
-        write: Called with a path of the same endings.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "note.txt"
-        ...     write_whole(path, lambda beside: Path(beside).write_text("whole"))
-        ...     path.read_text()
-        'whole'
-    """
-    beside = path.with_name(f".writing-{path.name}")
-    write(str(beside))
-    os.replace(beside, path)

@@ -1,0 +1,141 @@
+"""Reading lines of text: one rule for files, pipes and standard input. Needs only Python's standard library."""
+
+import codecs
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+Name = str | os.PathLike[str]
+
+STANDARD_INPUT = "-"
+# No UTF-8 text starts with these bytes, so the content tells, whatever the file is called.
+_GZIP = b"\x1f\x8b"
+# The longer byte order marks first: that of UTF-32 starts with that of UTF-16.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_ARCHIVES = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "unzip", _GZIP: "gzip"}
+
+
+def read_lines(path: Name) -> list[str]:
+    r"""Reads the lines of a UTF-8 text, plain or gzip.
+
+    Only a line feed (or carriage return and line feed) ends a line. `str.splitlines` and text-mode
+    reading also break at characters that occur inside sentences, such as U+2028 or a lone carriage
+    return, and two files would lose step.
+
+    Args:
+        path: The file; its content, not its name, tells whether it is gzip. It may be a pipe; "-" is
+            standard input.
+
+    Returns:
+        The lines without their ends. A byte order mark at the start is dropped.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not UTF-8 (the message has the line of the first bad byte), or damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "train.fr")
+        >>> _ = file.write_bytes("Ça va ?\r\nÀ\u2028demain\n".encode())
+        >>> read_lines(file)
+        ['Ça va ?', 'À\u2028demain']
+    """
+    _check_exists(path)
+    name = _called(path)
+    data = sys.stdin.buffer.read() if _is_standard_input(path) else Path(path).read_bytes()
+    if data.startswith(_GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{name}: damaged gzip file: {error}") from error
+    lines = _decoded(data, name).split("\n")
+    if not lines[-1]:
+        lines.pop()  # the last line feed ends a line, it does not begin one
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_each(paths: Sequence[Name]) -> list[list[str]]:
+    """Reads the lines of several texts, after checking that all of them can be read."""
+    for path in paths:
+        _check_exists(path)
+    streams = [_stream(path) for path in paths if not is_file(path)]
+    if len(set(streams)) < len(streams):
+        raise ValueError(
+            "A pipe or standard input can be read only once: write its text to a file first. "
+            f"Received: {', '.join(map(_called, paths))}"
+        )
+    return [read_lines(path) for path in paths]
+
+
+def read_parallel(source: Name, target: Name) -> tuple[list[str], list[str]]:
+    """Reads two texts, line N of the one translating line N of the other."""
+    source_lines, target_lines = read_each([source, target])
+    for path, lines in ((source, source_lines), (target, target_lines)):
+        if not lines:
+            raise ValueError(f"{_called(path)}: the file is empty")
+    if len(source_lines) != len(target_lines):
+        raise ValueError(
+            "Line N of one file must translate line N of the other, so both need as many lines. Received: "
+            f"{len(source_lines)} lines in {_called(source)} and {len(target_lines)} in {_called(target)}"
+        )
+    return source_lines, target_lines
+
+
+def is_file(path: Name) -> bool:
+    """Whether a text is in a file, which can be read again, and not in a pipe or standard input."""
+    return not _is_standard_input(path) and Path(path).is_file()
+
+
+def _is_standard_input(path: Name) -> bool:
+    return os.fspath(path) == STANDARD_INPUT
+
+
+def _called(path: Name) -> str:
+    return "standard input" if _is_standard_input(path) else os.fspath(path)
+
+
+def _check_exists(path: Name) -> None:
+    if not _is_standard_input(path) and (not Path(path).exists() or Path(path).is_dir()):
+        raise FileNotFoundError(f"No text file at {os.fspath(path)}")
+
+
+def _stream(path: Name) -> tuple[int, int]:
+    """The identity of a pipe, by whichever name."""
+    found = os.stat("/dev/stdin" if _is_standard_input(path) else path)
+    return found.st_dev, found.st_ino
+
+
+def _decoded(data: bytes, name: str) -> str:
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise ValueError(
+                f"{name}:1: byte {mark.strip(bytes(1))[0]:#04x} is not UTF-8: the text is {encoding}. Convert the file "
+                f"with `iconv -f {encoding} -t UTF-8`"
+            )
+    # UTF-16 without a mark decodes as UTF-8 where the letters are Latin: every other byte is zero.
+    if 3 * data.count(b"\0") > len(data):
+        raise ValueError(
+            f"{name}: more than a third of the bytes are zero: not UTF-8, but probably UTF-16. Convert the file, for "
+            "example with `iconv -f UTF-16LE -t UTF-8`"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # Python counts from behind the byte order mark.
+        start = error.start + len(data) - len(error.object)
+        line = data.count(b"\n", 0, start) + 1
+        program = next((program for magic, program in _ARCHIVES.items() if data.startswith(magic)), None)
+        remedy = (
+            "Convert the file, for example with `iconv -f ISO-8859-1 -t UTF-8`"
+            if program is None
+            else f"The file is compressed: unpack it with {program} first"
+        )
+        raise ValueError(f"{name}:{line}: byte {data[start]:#04x} is not UTF-8. {remedy}") from error
