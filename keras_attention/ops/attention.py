@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops.mask_values import as_mask
+
 
 def dot_product_attention(
     query: Any,
@@ -77,6 +79,7 @@ def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: An
     heads, groups = query.shape[1], key.shape[1]
     if groups < heads:
         key, value = (ops.repeat(x, heads // groups, axis=1) for x in (key, value))
+    mask = None if mask is None else as_mask(mask, "mask")
     some = None if mask is None else ops.any(mask, axis=-1, keepdims=True)
     output = ops.dot_product_attention(
         *(ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)),
@@ -106,6 +109,7 @@ def masked_softmax(logits: Any, mask: Any = None) -> Any:
                [0., 0.]], dtype=float32)
     """
     if mask is not None:
+        mask = as_mask(mask, "mask")
         # A finite stand-in for -inf: a fully masked row must not become 0/0.
         logits = ops.where(mask, logits, ops.cast(-1e30, logits.dtype))
     # Over one key the softmax is 1 whatever the logit, and Keras warns of it.
