@@ -282,7 +282,7 @@ class TestTokenEmbedding(ConfigContract):
 def test_positions_start_at_an_integer_of_any_kind(make):
     layer, x = make(), draw(B, T, M)
     expected = layer(x, start_index=3)
-    kinds = [np.int64, np.int32, np.uint8, np.array, keras.ops.array, lambda n: keras.ops.array(n, "int64")]
+    kinds = [np.int64, np.int32, np.uint8, np.array, keras.ops.array, lambda n: keras.ops.array(n, "uint8")]
     for kind in kinds:
         assert_close(layer(x, start_index=kind(3)), expected)
         assert tuple(layer(keras.Input((T, M)), start_index=kind(3)).shape) == (None, T, M)
