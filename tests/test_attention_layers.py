@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backends import BACKEND, compiled, gradients, numpy
+import tensorflow as tf
+from backends import BACKEND, compiled, gradients, numpy, tensors
 from tensors import (
     MEMORY_WIDTH,
     B,
@@ -278,10 +279,15 @@ def test_heads_must_divide_the_width():
         ([(B, T, M), (S, M)], {}, ValueError, r"`value` must have .*shape .* value.shape=\(7, 33\)"),
         ([(B, T, M), (B, S, M), (S, M)], {}, ValueError, r"`key` must have .*shape .* key.shape=\(7, 33\)"),
         ([(B, T, M), (B, S, M)], {"attention_mask": np.ones((B, S), bool)}, ValueError, r"shape=\(2, 7\)"),
-        ([(B, T, M), (B, S, M)], {"attention_mask": np.zeros((B, T, S))}, TypeError, r"`attention_mask` is boolean"),
-        ([(B, T, M), (B, S, M)], {"value_mask": np.zeros((B, S))}, TypeError, r"`value_mask` is boolean, True ="),
-        ([(B, T, M), (B, S, M)], {"key_mask": np.zeros((B, S))}, TypeError, r"`key_mask` is boolean, True = attend"),
-        ([(B, T, M), (B, S, M)], {"query_mask": np.zeros((B, T))}, TypeError, r"`query_mask` is boolean, True ="),
+        (
+            [(B, T, M), (B, S, M)],
+            {"attention_mask": np.full((B, T, S), -1.0)},
+            ValueError,
+            r"`attention_mask` holds booleans",
+        ),
+        ([(B, T, M), (B, S, M)], {"value_mask": np.full((B, S), -1.0)}, ValueError, r"`value_mask` holds booleans"),
+        ([(B, T, M), (B, S, M)], {"key_mask": np.full((B, S), -1.0)}, ValueError, r"`key_mask` holds booleans"),
+        ([(B, T, M), (B, S, M)], {"query_mask": np.full((B, T), -1.0)}, ValueError, r"`query_mask` holds booleans"),
         ([(B, T, M), (B, S, M)], {"key_mask": np.ones((B, T, S), bool)}, ValueError, r"key_mask"),
     ],
 )
@@ -322,3 +328,106 @@ def test_flash_attention_gives_the_same_and_steps_aside_for_scores(monkeypatch):
     assert calls == [True]
     assert weights.shape == (B, H, T, S)
     assert_close(output, expected)
+
+
+MASKED_CALLS = {
+    "attention": (
+        lambda: ka.MultiHeadAttention(H, D),
+        [(T, M), (S, M)],
+        {"query_mask": (T,), "value_mask": (S,), "key_mask": (S,), "attention_mask": (T, S)},
+    ),
+    "additive": (
+        lambda: ka.AdditiveAttention(F),
+        [(T, M), (S, M)],
+        {"query_mask": (T,), "value_mask": (S,), "key_mask": (S,), "attention_mask": (T, S)},
+    ),
+    "axes": (
+        lambda: ka.MultiHeadAttention(H, D, attention_axes=1),
+        [(T, 3, M), (S, 3, M)],
+        {"query_mask": (T, 3), "value_mask": (S, 3), "attention_mask": (3, H, T, S)},
+    ),
+    "encoder": (lambda: ka.Encoder(2, F, H), [(T, M)], {"padding_mask": (T,), "attention_mask": (T, T)}),
+    "decoder": (
+        lambda: ka.DecoderLayer(F, H),
+        [(T, M), (S, M)],
+        {
+            "decoder_padding_mask": (T,),
+            "encoder_padding_mask": (S,),
+            "decoder_attention_mask": (T, T),
+            "encoder_attention_mask": (T, S),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MASKED_CALLS)
+def test_masks_of_zeros_and_ones_do_what_boolean_ones_do(case):
+    make, shapes, masks = MASKED_CALLS[case]
+    layer, inputs = make(), [draw(B, *shape) for shape in shapes]
+    masks = {name: np.random.random((B, *shape)) < 0.6 for name, shape in masks.items()}
+    expected = layer(*inputs, **masks)
+    wide = () if BACKEND == "jax" else ("float64", "int64")
+    for dtype in ("float32", "float16", "bfloat16", "int32", "uint8", *wide):
+        numbers = {name: keras.ops.cast(mask, dtype) for name, mask in masks.items()}
+        assert_close(layer(*inputs, **numbers), expected)
+    numbers = {name: mask.astype("float32") for name, mask in masks.items()}
+    run = compiled(lambda inputs, masks: layer(*inputs, **masks))
+    assert_close(run(tensors(inputs), tensors(numbers)), expected)
+
+
+@pytest.mark.parametrize("case", MASKED_CALLS)
+def test_other_numbers_in_a_mask_never_give_a_silently_wrong_output(case):
+    make, shapes, masks = MASKED_CALLS[case]
+    layer, inputs = make(), [draw(B, *shape) for shape in shapes]
+    layer(*inputs)
+    run = compiled(lambda inputs, masks: layer(*inputs, **masks))
+    for name, shape in masks.items():
+        wrong = {name: np.where(np.random.random((B, *shape)) < 0.6, 0, -np.inf).astype("float32")}
+        with pytest.raises(ValueError, match=r"such as 0 and -inf, go to `attention_bias`"):
+            layer(*inputs, **wrong)
+        if BACKEND == "jax":  # a compiled program cannot raise
+            assert np.isnan(numpy(run(inputs, wrong))).all()
+        elif BACKEND == "tensorflow":
+            with pytest.raises(Exception, match=r"such as 0 and -inf, go to `attention_bias`"):
+                run(tensors(inputs), tensors(wrong))
+
+
+@pytest.mark.tensorflow
+def test_other_numbers_in_a_mask_give_nan_under_xla():
+    layer, x = ka.MultiHeadAttention(H, D), draw(B, T, M)
+    run = tf.function(lambda x, mask: layer(x, x, attention_mask=mask, return_attention_scores=True), jit_compile=True)
+    ones = np.tri(T, dtype="float32")[None].repeat(B, axis=0)
+    assert_close(run(x, ones), layer(x, x, use_causal_mask=True, return_attention_scores=True))
+    for each in numpy(run(x, np.where(ones, 0.0, -1e9).astype("float32"))):
+        assert np.isnan(each).all()
+
+
+def test_a_model_takes_a_float_mask_as_an_input():
+    query, value, mask = keras.Input((T, M)), keras.Input((S, M)), keras.Input((T, S))
+    layer = ka.MultiHeadAttention(H, D)
+    model = keras.Model([query, value, mask], layer(query, value, attention_mask=mask))
+    x, memory, pairs = draw(B, T, M), draw(B, S, M), np.random.random((B, T, S)) < 0.6
+    found = model.predict([x, memory, pairs.astype("float32")], verbose=0)
+    assert_close(found, numpy(layer(x, memory, attention_mask=pairs)))
+
+
+def test_a_mask_of_pairs_without_a_batch_is_the_same_for_all():
+    x, memory, pairs = draw(B, T, M), draw(B, S, M), np.random.random((T, S)) < 0.6
+    for layer in (ka.MultiHeadAttention(H, D), ka.AdditiveAttention(F)):
+        expected = layer(x, memory, attention_mask=pairs[None])
+        assert_close(layer(x, memory, attention_mask=pairs), expected)
+        query, value = keras.Input((T, M)), keras.Input((S, M))
+        model = keras.Model([query, value], layer(query, value, attention_mask=pairs))
+        assert_close(model.predict([x, memory], verbose=0), numpy(expected))
+
+
+def test_a_float_implicit_mask_is_taken():
+    class Masks(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.copy(x)
+
+        def compute_mask(self, x, previous_mask):
+            return keras.ops.convert_to_tensor(padding(T).astype("float32"))
+
+    layer, x = ka.MultiHeadSelfAttention(H), draw(B, T, M)
+    assert_close(layer(Masks()(x)), layer(x, padding_mask=padding(T)))

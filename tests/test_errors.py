@@ -3,11 +3,13 @@
 Every message names the argument, says the rule or the remedy, and ends in what was received.
 """
 
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, draw
+from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, V, draw
 
 import keras_attention as ka
 
@@ -189,27 +191,6 @@ CALLS = {
         FLOATS.format("query", "int32"),
     ),
     "booleans": (lambda: ka.FeedForward(F), [ones(B, T, M)], {}, TypeError, FLOATS.format("inputs", "bool")),
-    "float padding mask": (
-        self_attention,
-        [x()],
-        {"padding_mask": np.ones((B, T), "float32")},
-        TypeError,
-        r"`padding_mask` is boolean, True = attend. .* compare it first, as in mask > 0. Received: dtype=float32",
-    ),
-    "float attention mask": (
-        self_attention,
-        [x()],
-        {"attention_mask": np.zeros((B, T, T), "float32")},
-        TypeError,
-        r"`attention_mask` is boolean, True = attend",
-    ),
-    "float mask of a memory": (
-        lambda: ka.DecoderLayer(F, H),
-        [x(), memory()],
-        {"encoder_padding_mask": np.ones((B, S), "float32")},
-        TypeError,
-        r"is boolean, True = attend",
-    ),
     "padding mask without batch": (
         self_attention,
         [x()],
@@ -253,12 +234,12 @@ CALLS = {
         ValueError,
         r"`value_mask` must fit the inputs: batch 2, length 7",
     ),
-    "attention mask without batch": (
+    "attention mask without batch, as large as the batch": (
         self_attention,
-        [x()],
+        [draw(T, T, M)],
         {"attention_mask": ones(T, T)},
         ValueError,
-        r"write a \(queries, keys\) mask as mask\[None\], and give a \(batch, keys\) mask as the padding mask. ",
+        r"write a \(queries, keys\) mask, .* as mask\[None\], and give a \(batch, keys\) mask as the padding mask. ",
     ),
     "attention mask of other keys": (
         self_attention,
@@ -331,6 +312,34 @@ CALLS = {
         {"start_index": -1},
         ValueError,
         r"`start_index` counts from 0. Received: start_index=-1",
+    ),
+    "start as NumPy's boolean": (
+        ka.PositionalEncoding,
+        [x()],
+        {"start_index": np.bool_(True)},
+        TypeError,
+        r"`start_index` is an integer",
+    ),
+    "a start for each row": (
+        lambda: ka.LearnedPositionalEncoding(31),
+        [x()],
+        {"start_index": np.array([3, 4])},
+        ValueError,
+        r"one position for all rows, a scalar. Received: start_index.shape=\(2,\)",
+    ),
+    "floats for ids": (
+        lambda: ka.TokenEmbedding(V, M, mask_zero=True),
+        [np.ones((B, T), "float32")],
+        {},
+        TypeError,
+        r"`inputs` are token ids, integers, .* keras.Input, dtype=\"int32\". Received: inputs.dtype=float32",
+    ),
+    "booleans for ids": (
+        lambda: ka.TokenEmbedding(V, M),
+        [np.ones((B, T), "bool")],
+        {},
+        TypeError,
+        r"`inputs` are token ids, integers, .* Received: inputs.dtype=bool",
     ),
     "start as float": (ka.PositionalEncoding, [x()], {"start_index": 1.5}, TypeError, r"is an integer. .*index=1.5"),
     "start as text": (ka.PositionalEncoding, [x()], {"start_index": "a"}, TypeError, r"Received: start_index='a'"),
@@ -431,6 +440,52 @@ def test_a_wrong_input(mistake, symbolic):
     assert "Op:" not in str(raised.value) and "function_node" not in str(raised.value)
 
 
+MASK_VALUES = {
+    "fractions as padding mask": (
+        self_attention,
+        [x()],
+        {"padding_mask": np.full((B, T), 0.5, "float32")},
+        ValueError,
+        r"`padding_mask` holds booleans, or numbers that are 0 or 1 .*padding_mask with numbers from 0.5 to 0.5",
+    ),
+    "additive attention mask": (
+        self_attention,
+        [x()],
+        {"attention_mask": np.triu(np.full((B, T, T), -np.inf, "float32"), 1)},
+        ValueError,
+        r"such as 0 and -inf, go to `attention_bias` .*Received: attention_mask with numbers from -inf to 0",
+    ),
+    "additive mask of a memory": (
+        lambda: ka.DecoderLayer(F, H),
+        [x(), memory()],
+        {"encoder_padding_mask": np.full((B, S), -1e9, "float32")},
+        ValueError,
+        r"go to `attention_bias` .* with numbers from -1e\+09 to -1e\+09",
+    ),
+    "NaN in a mask": (
+        lambda: ka.AdditiveAttention(F),
+        [x(), memory()],
+        {"value_mask": np.full((B, S), np.nan, "float32")},
+        ValueError,
+        r"`value_mask` holds booleans, .* with numbers from nan to nan",
+    ),
+    "ids as padding mask": (
+        lambda: ka.EncoderLayer(F, H),
+        [x()],
+        {"padding_mask": np.full((B, T), 3, "int32")},
+        ValueError,
+        r"`padding_mask` holds booleans, .* with numbers from 3 to 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MASK_VALUES)
+def test_a_mask_with_other_numbers_than_0_and_1(mistake):
+    make, inputs, options, error, message = MASK_VALUES[mistake]
+    with pytest.raises(error, match=message):
+        make()(*inputs, **options)
+
+
 def filled(layer, batch=B, **options):
     return built(layer).init_cache(batch, **options)
 
@@ -518,3 +573,34 @@ def test_numbers_of_numpy_are_numbers():
     assert [config[name] for name in ("intermediate_dim", "num_heads", "dropout")] == [F, H, 0.25]
     assert {type(config[name]) for name in ("intermediate_dim", "num_heads")} == {int}
     assert {type(config[name]) for name in ("dropout", "layer_norm_epsilon")} == {float}
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8])
+def test_sizes_of_numpy_make_layers_that_a_file_holds(integer):
+    layers = [
+        ka.MultiHeadAttention(integer(H), integer(D), output_shape=(integer(F), integer(2)), seed=integer(5)),
+        ka.AdditiveAttention(integer(F), seed=integer(5)),
+        ka.TokenEmbedding(integer(V), integer(M)),
+        ka.Encoder(integer(2), integer(F), integer(H)),
+        ka.LearnedPositionalEncoding(integer(31)),
+        ka.RelativePositionBias(integer(8), integer(20)),
+    ]
+    for layer in layers:
+        config = json.loads(json.dumps(layer.get_config()))
+        assert json.dumps(type(layer).from_config(config).get_config()) == json.dumps(layer.get_config())
+    sizes = {
+        "num_layers": integer(1),
+        "hidden_dim": integer(F),
+        "intermediate_dim": integer(V),
+        "num_heads": integer(1),
+    }
+    config = ka.TransformerConfig(vocabulary_size=integer(V), **sizes)
+    assert {type(getattr(config, name)) for name in ("vocabulary_size", *sizes)} == {int}
+    ka.CausalTransformer(config)
+
+
+def test_a_seed_is_an_integer():
+    for make in (lambda seed: ka.MultiHeadAttention(H, D, seed=seed), lambda seed: ka.AdditiveAttention(F, seed=seed)):
+        for wrong in (True, 1.5, "a"):
+            with pytest.raises(ValueError, match=r"`seed` is an integer, or None. Received: seed="):
+                make(wrong)

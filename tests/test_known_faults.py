@@ -102,7 +102,7 @@ def test_6_an_additive_mask_is_taken_for_its_opposite():
     additive = np.where(real, 0.0, -1e9).astype("float32")
     theirs, ours = KerasAttention(H, D), ka.MultiHeadAttention(H, D)
     assert_close(theirs(x, memory, attention_mask=additive), theirs(x, memory, attention_mask=~real))
-    with pytest.raises(TypeError, match=r"boolean, True = attend. A float mask may be additive"):
+    with pytest.raises(ValueError, match=r"numbers that are 0 or 1 .* go to `attention_bias`"):
         ours(x, memory, attention_mask=additive)
     assert_close(ours(x, memory, attention_bias=additive[:, None]), ours(x, memory, attention_mask=real))
 

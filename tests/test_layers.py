@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import oracle
+import pytest
 from backends import dtype_of, mask_of, numpy
 from layer_contract import AttentionContract, ConfigContract, LayerContract
 from tensors import MEMORY_WIDTH, PAST, B, D, F, H, M, S, T, V, assert_close, draw
@@ -275,3 +276,22 @@ class TestTokenEmbedding(ConfigContract):
         layer = self.make(mask_zero=True)
         layer(layer(self.draw_inputs()[0]), reverse=True)
         assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("make", [ka.PositionalEncoding, lambda: ka.LearnedPositionalEncoding(31)])
+def test_positions_start_at_an_integer_of_any_kind(make):
+    layer, x = make(), draw(B, T, M)
+    expected = layer(x, start_index=3)
+    kinds = [np.int64, np.int32, np.uint8, np.array, keras.ops.array, lambda n: keras.ops.array(n, "uint8")]
+    for kind in kinds:
+        assert_close(layer(x, start_index=kind(3)), expected)
+        assert tuple(layer(keras.Input((T, M)), start_index=kind(3)).shape) == (None, T, M)
+    with pytest.raises(ValueError, match=r"`start_index` counts from 0. Received: start_index=-1"):
+        layer(x, start_index=np.int64(-1))
+
+
+def test_the_mask_of_ids_is_the_same_symbolic_and_eager():
+    for dtype in ("int32", "int64", "uint8"):
+        layer, ids = ka.TokenEmbedding(V, M, mask_zero=True), np.array([[3, 5, 0], [7, 0, 0]], dtype)
+        assert mask_of(layer(keras.Input((None,), dtype=dtype))) is not None
+        np.testing.assert_array_equal(numpy(mask_of(layer(ids))), ids != 0)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backends import compiled, dtype_of, gradient, numpy, weighted_sum
+from backends import HAS_XLA, compiled, dtype_of, gradient, numpy, weighted_sum
 
 from keras_attention import ops
 
@@ -142,8 +142,8 @@ def test_causal_mask_of_lengths_known_at_run_time():
 
 
 @pytest.mark.parametrize("make", [list, np.array, keras.ops.array], ids=["list", "numpy", "tensor"])
-@pytest.mark.parametrize("cast", [bool, int])
-def test_masks_are_taken_in_any_form_that_is_not_float(make, cast):
+@pytest.mark.parametrize("cast", [bool, int, float])
+def test_masks_are_taken_in_any_form(make, cast):
     rows = [[cast(1), cast(0), cast(1)], [cast(0), cast(1), cast(1)]]
     mask = ops.as_mask(make(rows), "padding_mask")
     assert dtype_of(mask) == "bool"
@@ -162,7 +162,7 @@ def test_key_and_pair_masks_get_the_axes_of_the_scores():
 @pytest.mark.parametrize(
     ("function", "shape", "dtype", "error", "message"),
     [
-        (ops.key_mask, (B, S), "float32", TypeError, r"`padding_mask` is boolean.*mask > 0.*dtype=float32"),
+        (ops.key_mask, (B, S), "complex64", TypeError, r"`padding_mask` holds booleans.*padding_mask.dtype=complex64"),
         (ops.key_mask, (B, T, S), "bool", ValueError, r"`padding_mask` has shape \(batch, length\).*shape=\(2, 5, 7\)"),
         (
             ops.query_mask,
@@ -171,14 +171,33 @@ def test_key_and_pair_masks_get_the_axes_of_the_scores():
             ValueError,
             r"`query_mask` has shape \(batch, length\).*query_mask.shape=\(5,\)",
         ),
-        (ops.pair_mask, (B, T, S), "float16", TypeError, r"`attention_mask` is boolean.*dtype=float16"),
-        (ops.pair_mask, (T, S), "bool", ValueError, r"write a \(queries, keys\) mask as mask\[None\].*shape=\(5, 7\)"),
+        (
+            ops.pair_mask,
+            (T, S),
+            "bool",
+            ValueError,
+            r"write a \(queries, keys\) mask.* as mask\[None\].*shape=\(5, 7\)",
+        ),
         (ops.pair_mask, (1, B, H, T, S), "bool", ValueError, r"attention_mask.shape=\(1, 2, 3, 5, 7\)"),
     ],
 )
 def test_wrong_masks_are_refused(function, shape, dtype, error, message):
     with pytest.raises(error, match=message):
         function(np.ones(shape, dtype))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [ops.key_mask, ops.combine_masks, lambda mask: ops.masked_softmax(draw(B, S), mask)],
+    ids=["key_mask", "combine_masks", "masked_softmax"],
+)
+def test_an_additive_mask_is_never_taken_for_its_opposite(function):
+    additive = np.where(np.arange(S) < 3, 0.0, -np.inf).astype("float32")[None]
+    with pytest.raises(ValueError, match=r"numbers that are 0 or 1 .* go to `attention_bias` .* from -inf to 0"):
+        function(additive)
+    if HAS_XLA:  # values are not known there
+        with pytest.raises(TypeError, match=r"cannot be seen inside a compiled function: .*mask > 0.*dtype=float32"):
+            compiled(function)(keras.ops.convert_to_tensor(additive))
 
 
 def test_masks_combine_to_what_all_allow():

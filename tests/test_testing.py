@@ -383,6 +383,31 @@ def test_a_mask_that_ends_with_the_sequence_is_not_lost():
     assert not warned(ka.Transformer.from_preset("tiny", vocabulary_size=V, num_layers=1))
 
 
+def test_masks_of_our_models_are_said_to_come_as_arguments(capsys):
+    model = ka.Transformer.from_preset("tiny", vocabulary_size=V, num_layers=1)
+    packed, causal = model.packed(), ka.CausalTransformer.from_preset("tiny", vocabulary_size=V, num_layers=1)
+    by_layer = {record.layer: record for record in ka.explain_masks(model)}
+    assert by_layer["encoder"].arguments == by_layer["decoder"].arguments
+    assert by_layer["encoder"].arguments[0].startswith("not_equal")
+    by_layer = {record.layer: record for record in ka.explain_masks(packed)}
+    assert by_layer["encoder"].arguments == ("source_segments",)
+    assert set(by_layer["decoder"].arguments) == {"source_segments", "target_segments"}
+    assert by_layer["encoder"].masks == (("source_dropout", False),)
+    ka.explain_masks(causal)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("No mask is lost.") == 3
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+def test_a_mask_that_is_given_again_is_not_lost(dtype):
+    ids = keras.Input((None,), dtype="int32")
+    mask = keras.ops.cast(keras.ops.not_equal(ids, 0), dtype)
+    x = keras.layers.Embedding(V, M, mask_zero=True)(ids) * 2.0
+    assert not warned(keras.Model(ids, ka.EncoderLayer(F, H)(x + 1.0, padding_mask=mask)))
+    ((kind, _),) = warned(keras.Model(ids, [ka.EncoderLayer(F, H)(x, padding_mask=mask), ka.EncoderLayer(F, H)(x)]))
+    assert kind == "Multiply"
+
+
 def test_the_model_stays_as_it_is():
     model = embedded(keras_stack)
     before, outputs = model.get_weights(), numpy(model(some_ids()))

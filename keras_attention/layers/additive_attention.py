@@ -9,11 +9,12 @@ import keras
 from keras import ops
 
 from keras_attention.layers.adaptation import Composite
-from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.arguments import initializer_for, integer_or_none, positive_integer, probability
 from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.input_checks import check_batches_and_lengths, check_sequence, check_shape
 from keras_attention.ops import masks
 from keras_attention.ops.attention import masked_softmax
+from keras_attention.ops.mask_values import checked_masks, nan_unless
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -55,7 +56,7 @@ class AdditiveAttention(Composite):
         self.units = positive_integer(units, "units")
         self.dropout = probability(dropout, "dropout")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.seed = seed
+        self.seed = integer_or_none(seed, "seed")
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
         value_shape = value_shape or query_shape
@@ -92,7 +93,7 @@ class AdditiveAttention(Composite):
             query_mask: Boolean (B, T): a masked query attends to nothing.
             value_mask: Boolean (B, S), True at real tokens.
             key_mask: Boolean (B, S), combined with `value_mask`.
-            attention_mask: Boolean (B, T, S).
+            attention_mask: Boolean (B, T, S), or (T, S) where B is another number than T.
             return_attention_scores: Also returns the weights (B, T, S).
             training: Whether to drop out.
             use_causal_mask: A query sees the keys up to its own position.
@@ -101,12 +102,16 @@ class AdditiveAttention(Composite):
             The output (B, T, E), then the weights if asked for.
 
         Raises:
-            TypeError: A float mask, ragged or integer inputs.
-            ValueError: A mask of the wrong rank or length.
+            TypeError: Ragged or integer inputs.
+            ValueError: A mask of the wrong rank or length, or one that holds other numbers than 0 and 1. Where a
+                compiled function cannot raise (JAX, XLA), the output is NaN.
         """
         key = value if key is None else key
         query, value, key = (check_sequence(x, n) for x, n in ((query, "query"), (value, "value"), (key, "key")))
         check_batches_and_lengths(query, value, key)
+        (query_mask, value_mask, key_mask, attention_mask), valid = checked_masks(
+            query_mask=query_mask, value_mask=value_mask, key_mask=key_mask, attention_mask=attention_mask
+        )
         real = self._real(value, value_mask, key_mask)
         if real is not None:  # a NaN would survive a weight of zero
             value, key = (ops.where(real[..., None], x, ops.zeros_like(x)) for x in (value, key))
@@ -117,7 +122,8 @@ class AdditiveAttention(Composite):
         logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
         weights = ops.cast(masked_softmax(logits, mask), value.dtype)  # (B, T, S)
         dropped = self.weights_dropout(weights, training=training) if self.dropout else weights
-        output = ops.matmul(dropped, value)  # (B, T, E)
+        output = nan_unless(valid, ops.matmul(dropped, value))  # (B, T, E)
+        weights = nan_unless(valid, weights)
         return (output, weights) if return_attention_scores else output
 
     def get_config(self) -> dict[str, Any]:
@@ -150,7 +156,8 @@ class AdditiveAttention(Composite):
             found.append(masks.query_mask(query_mask)[:, 0])  # (B, T, 1)
             masks.check_mask_fits(found[-1], "query_mask", batch=query.shape[0], queries=query.shape[1], keys=1)
         if attention_mask is not None:
-            found.append(masks.pair_mask(attention_mask)[:, 0])  # (B, T, S)
+            pairs = masks.same_pairs_for_all(attention_mask, query.shape[0], *lengths.values())
+            found.append(masks.pair_mask(pairs)[:, 0])  # (B, T, S)
             masks.check_mask_fits(found[-1], "attention_mask", broadcast=True, **lengths)
         if causal:
             found.append(masks.causal_mask(ops.shape(query)[1], ops.shape(value)[1]))  # (T, S)

@@ -76,6 +76,28 @@ def integers(value: Any, name: str) -> tuple[int, ...]:
     return tuple(int(each) for each in values)
 
 
+def integer_or_none(value: Any, name: str) -> int | None:
+    """Returns the value if it is an integer or None, as a seed is.
+
+    Args:
+        value: What the caller gave.
+        name: The argument's name, for the message.
+
+    Returns:
+        A Python integer, which a config can hold, or None.
+
+    Raises:
+        ValueError: It is anything else.
+
+    Example:
+        >>> integer_or_none(5, "seed")
+        5
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+        raise ValueError(f"`{name}` is an integer, or None. Received: {name}={value!r}")
+    return None if value is None else int(value)
+
+
 def probability(value: Any, name: str) -> float:
     """Returns the value if it is a dropout rate, in [0, 1).
 

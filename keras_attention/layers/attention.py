@@ -7,11 +7,19 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import integers, own_copy, positive_integer, positive_integers, probability
+from keras_attention.layers.arguments import (
+    integer_or_none,
+    integers,
+    own_copy,
+    positive_integer,
+    positive_integers,
+    probability,
+)
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 from keras_attention.layers.call_checks import check_attention_call
 from keras_attention.layers.heads import ProjectedHeads
 from keras_attention.layers.visible_pairs import visible_pairs
+from keras_attention.ops.mask_values import checked_masks, nan_unless
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -109,7 +117,7 @@ class MultiHeadAttention(ProjectedHeads):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.use_gate = use_gate
-        self.seed = seed
+        self.seed = integer_or_none(seed, "seed")
         self.num_kv_heads = self.num_heads if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
         self.position = own_copy(position, "position", dtype=self.dtype_policy)
@@ -141,7 +149,7 @@ class MultiHeadAttention(ProjectedHeads):
             query_mask: Boolean (B, T): a masked query attends to nothing.
             value_mask: Boolean (B, S), True at real tokens; S counts the cached positions too.
             key_mask: Boolean (B, S), combined with `value_mask`.
-            attention_mask: Boolean (B, T, S) or (B, H, T, S).
+            attention_mask: Boolean (B, T, S), (B, H, T, S), or (T, S) where B is another number than T.
             return_attention_scores: Also returns the weights (B, H, T, S).
             training: Whether to drop out.
             use_causal_mask: A query sees the cached positions and the keys up to its own.
@@ -155,12 +163,20 @@ class MultiHeadAttention(ProjectedHeads):
             The output (B, T, M); then the weights if asked for; then, where a cache was given, the cache
             followed by the value's positions. A single item stands alone, several come as a tuple.
 
+        Masks may also hold the numbers 0 and 1 in any dtype. Where a compiled function cannot raise (JAX, XLA), other
+        numbers in a mask make the output NaN.
+
         Raises:
-            TypeError: A float mask, ragged or integer inputs.
-            ValueError: Neither a value nor a cache, or a mask of the wrong rank or length.
+            TypeError: Ragged or integer inputs.
+            ValueError: Neither a value nor a cache, a mask of the wrong rank or length, or one that holds other
+                numbers than 0 and 1: those that add to the scores go to `attention_bias`.
         """
         query, value, key = check_attention_call(
             self.axes, query, value, key, cache, query_segment_ids, value_segment_ids
+        )
+        (query_mask, value_mask, key_mask, attention_mask), valid = checked_masks(
+            **{"query_mask": query_mask, self.value_mask_name: value_mask, "key_mask": key_mask},
+            attention_mask=attention_mask,
         )
         offset = 0 if cache is None else cache.length
         query_positions = self._positions(query, query_segment_ids, offset)  # (T,) or (B, T)
@@ -195,10 +211,11 @@ class MultiHeadAttention(ProjectedHeads):
         context = self.axes.join_heads(context, query)  # (B, T, H, D)
         if self.use_gate:
             context = context * self.gate_dense(query)
-        output = self.output_dense(context)  # (B, T, M)
+        output = nan_unless(valid, self.output_dense(context))  # (B, T, M)
 
         results = [output]
         if return_attention_scores:
+            weights = nan_unless(valid, weights)
             results.append(self.axes.attention_weights(weights, query, value))  # (B, H, T, S)
         if cache is not None:
             results.append(memory)

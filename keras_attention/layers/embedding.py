@@ -45,8 +45,8 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         embeddings_initializer: Any = None,
         **kwargs: Any,
     ):
-        positive_integer(vocabulary_size, "vocabulary_size")
-        positive_integer(hidden_dim, "hidden_dim")
+        vocabulary_size = positive_integer(vocabulary_size, "vocabulary_size")
+        hidden_dim = positive_integer(hidden_dim, "hidden_dim")
         if embeddings_initializer is None:
             embeddings_initializer = keras.initializers.RandomNormal(stddev=hidden_dim**-0.5)
         super().__init__(
@@ -62,14 +62,14 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         """Looks vectors up, or multiplies by all of them.
 
         Args:
-            inputs: Token ids (B, T); in reverse, vectors (B, T, M).
+            inputs: Token ids (B, T), integers; in reverse, vectors (B, T, M).
             reverse: Whether to make logits.
 
         Returns:
             Vectors (B, T, M); in reverse, logits (B, T, V).
 
         Raises:
-            TypeError: Text.
+            TypeError: Ids that are no integers, such as floats or text.
             ValueError: Vectors of another width.
         """
         self._check_inputs(inputs, reverse)
@@ -100,8 +100,14 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         return config
 
     def _check_inputs(self, inputs: Any, reverse: bool) -> None:
-        if keras.backend.standardize_dtype(inputs.dtype) == "string":
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if dtype == "string":
             raise TypeError("`inputs` are token ids, which a tokenizer makes of text. Received: inputs.dtype=string")
+        if not reverse and "int" not in dtype:
+            raise TypeError(
+                "`inputs` are token ids, integers, since floats cannot tell large ids apart: give them, or the "
+                f'keras.Input, dtype="int32". Received: inputs.dtype={dtype}'
+            )
         if reverse and inputs.shape[-1] != self.output_dim:
             raise ValueError(
                 f"In reverse, `inputs` are vectors of width {self.output_dim}. Received: shape {tuple(inputs.shape)}"

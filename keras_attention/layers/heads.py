@@ -20,6 +20,7 @@ from keras_attention.layers.score_bias import ScoreBias
 from keras_attention.ops import masks
 from keras_attention.ops.attention import dot_product_attention, fused_attention
 from keras_attention.ops.blockwise import blockwise_attention, is_long
+from keras_attention.ops.mask_values import checked_masks, nan_unless
 from keras_attention.ops.visible_pairs import VisiblePairs
 
 
@@ -85,8 +86,9 @@ class ProjectedHeads(Composite):
         check_built(self, "project")
         key = value if key is None else key
         if padding_mask is not None:
-            real = masks.as_mask(padding_mask, "padding_mask")[..., None]  # (B, S, 1)
-            cleaned = ops.where(real, value, ops.zeros_like(value))
+            (real,), valid = checked_masks(padding_mask=padding_mask)
+            real = real[..., None]  # (B, S, 1)
+            cleaned = nan_unless(valid, ops.where(real, value, ops.zeros_like(value)))
             key = cleaned if key is value else ops.where(real, key, ops.zeros_like(key))
             value = cleaned
         positions = self._positions(key, None, 0) if positions is None else positions
@@ -171,7 +173,6 @@ class ProjectedHeads(Composite):
         given = []
         for mask, name in ((value_mask, self.value_mask_name), (key_mask, "key_mask")):
             if mask is not None:
-                mask = masks.as_mask(mask, name)
                 masks.key_mask(self.axes.padding_mask(mask, name), name)  # a wrong rank raises
                 masks.check_mask_fits(mask, name, **self.axes.sizes(value))
                 given.append(mask)

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.arguments import concrete_integer
+
 
 def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
     """Refuses what is not a padded batch of vectors.
@@ -97,23 +99,42 @@ def check_built(layer: Any, what: str) -> None:
         raise ValueError(f"The layer must be built before `{what}`: call it once. Received: {layer.name}, not built")
 
 
-def check_start_index(start_index: Any) -> None:
-    """Refuses what is no position.
+def start_position(start_index: Any) -> Any:
+    """The position of the first token, in the dtype of positions.
 
     Args:
         start_index: An integer, or a scalar tensor that holds one.
 
+    Returns:
+        A Python integer, or a scalar int32 tensor.
+
     Raises:
         TypeError: Anything else.
-        ValueError: A negative number, where that is known.
+        ValueError: A negative number, where that is known, or a tensor that is no scalar.
 
     Example:
-        >>> check_start_index(3)
+        >>> start_position(3)
+        3
     """
-    if isinstance(start_index, str | bool | float) or "float" in str(getattr(start_index, "dtype", "")):
-        raise TypeError(f"`start_index` is an integer. Received: start_index={start_index!r}")
-    if isinstance(start_index, numbers.Integral) and start_index < 0:
-        raise ValueError(f"`start_index` counts from 0. Received: start_index={start_index}")
+    if isinstance(start_index, numbers.Integral) and not isinstance(start_index, bool):
+        start_index = int(start_index)
+    else:
+        dtype = getattr(start_index, "dtype", None)
+        is_other = dtype is not None and "int" not in keras.backend.standardize_dtype(dtype)
+        if is_other or start_index is None or isinstance(start_index, str | bool | float | list | tuple):
+            raise TypeError(f"`start_index` is an integer. Received: start_index={start_index!r}")
+        if dtype is None:
+            return start_index  # a size that a program which is being exported does not know yet
+        if len(start_index.shape):
+            raise ValueError(
+                "`start_index` is one position for all rows, a scalar. "
+                f"Received: start_index.shape={tuple(start_index.shape)}"
+            )
+        start_index = ops.cast(start_index, "int32")
+    known = concrete_integer(start_index)
+    if known is not None and known < 0:
+        raise ValueError(f"`start_index` counts from 0. Received: start_index={known}")
+    return start_index
 
 
 def check_batches_and_lengths(query: Any, value: Any, key: Any) -> None:

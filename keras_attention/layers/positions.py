@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import concrete_integer, positive_integer, positive_number
-from keras_attention.layers.input_checks import check_sequence, check_shape, check_start_index
+from keras_attention.layers.input_checks import check_sequence, check_shape, start_position
 from keras_attention.ops.masks import check_segments_fit, segment_positions
 from keras_attention.ops.positions import sinusoids
 
@@ -57,7 +57,7 @@ class AddedPositions(keras.layers.Layer):
             (B, T, M), in the compute dtype.
         """
         inputs = check_sequence(inputs, "inputs")
-        check_start_index(start_index)
+        start_index = start_position(start_index)
         width = inputs.shape[-1]
         if segment_ids is not None:
             check_segments_fit(segment_ids, "segment_ids", *inputs.shape[:2])
@@ -142,7 +142,7 @@ class LearnedPositionalEncoding(AddedPositions):
         )
 
     def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
-        check_start_index(start_index)
+        start_index = start_position(start_index)
         if inputs.shape[-1] != self.embeddings.shape[-1]:
             raise ValueError(
                 f"The layer was built for inputs of width {self.embeddings.shape[-1]}. "

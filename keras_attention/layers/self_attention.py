@@ -57,7 +57,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         Args:
             x: (B, T, M).
             padding_mask: Boolean (B, S), True at real tokens; S counts the cached positions too.
-            attention_mask: Boolean (B, T, S) or (B, H, T, S).
+            attention_mask: Boolean (B, T, S), (B, H, T, S), or (T, S) where B is another number than T.
             return_attention_scores: Also returns the weights (B, H, T, S).
             training: Whether to drop out.
             use_causal_mask: A position sees only itself and what is before it.
@@ -72,8 +72,8 @@ class MultiHeadSelfAttention(MultiHeadAttention):
             As `MultiHeadAttention`: the output (B, T, M), then the weights, then the cache.
 
         Raises:
-            TypeError: A float mask.
-            ValueError: A mask of the wrong rank, or an implicit mask alone beside a cache.
+            ValueError: A mask of the wrong rank, one that holds other numbers than 0 and 1, or only an implicit mask
+                next to a cache.
         """
         implicit_mask = first_given(mask, x_mask)
         if cache is not None and padding_mask is None and implicit_mask is not None:

@@ -41,7 +41,7 @@ def visible_pairs(
         query_mask: Boolean (B, T).
         value_mask: Boolean (B, S).
         key_mask: Boolean (B, S).
-        attention_mask: Boolean (B, T, S) or (B, H, T, S).
+        attention_mask: Boolean (B, T, S), (B, H, T, S), or (T, S) where B is another number than T.
         query_segment_ids: Integers (B, T).
         value_segment_ids: Integers (B, S).
         use_causal_mask: Whether a query sees the keys up to its own position alone.
@@ -53,23 +53,23 @@ def visible_pairs(
         Which pairs are visible, without a mask of all of them.
 
     Raises:
-        TypeError: A float mask.
         ValueError: A mask of the wrong rank or length.
     """
     batch, keys, queries = memory.key.shape[0], memory.key.shape[2], axes.length(query)
     of_keys, of_queries, of_pairs = [memory.filled()], None, None
     for mask, name in ((value_mask, value_mask_name), (key_mask, "key_mask")):
         if mask is not None:
-            mask = masks.key_mask(axes.padding_mask(masks.as_mask(mask, name), name), name)  # (B, 1, 1, S)
+            mask = masks.key_mask(axes.padding_mask(mask, name), name)  # (B, 1, 1, S)
             masks.check_mask_fits(mask, name, batch=batch, heads=1, queries=1, keys=keys)
             of_keys.append(mask[:, 0, 0])
     if query_mask is not None:
-        mask = axes.padding_mask(masks.as_mask(query_mask, "query_mask"), "query_mask")
-        mask = masks.query_mask(mask)  # (B, 1, T, 1)
+        mask = masks.query_mask(axes.padding_mask(query_mask, "query_mask"))  # (B, 1, T, 1)
         masks.check_mask_fits(mask, "query_mask", batch=batch, heads=1, queries=queries, keys=1)
         of_queries = mask[:, 0, :, 0]
     if attention_mask is not None:
-        mask = masks.as_mask(attention_mask, "attention_mask")
+        mask = attention_mask
+        if axes.is_sequence:
+            mask = masks.same_pairs_for_all(mask, batch, queries, keys)
         of_pairs = masks.pair_mask(axes.attention_mask(mask, query, first_given(value, query)))  # (B, H or 1, T, S)
         sizes = {"batch": batch, "heads": num_heads, "queries": queries, "keys": keys}
         masks.check_mask_fits(of_pairs, "attention_mask", broadcast=True, **sizes)

@@ -53,10 +53,10 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
-            positive_integer(getattr(self, name), name)
+            self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
-            probability(getattr(self, name), name)
-        positive_number(self.layer_norm_epsilon, "layer_norm_epsilon")
+            self._set(name, probability(getattr(self, name), name))
+        self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 "`num_heads` must divide `hidden_dim`. "
@@ -101,6 +101,9 @@ class TransformerConfig:
         attention, feed_forward, norm = self._layer_parameters
         final_norm = norm if self.normalize_first else 0
         return self._embedding_parameters + self.num_layers * (attention + feed_forward + 2 * norm) + final_norm
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # a number of Python's, which files of settings can hold
 
     @property
     def _embedding_parameters(self) -> int:

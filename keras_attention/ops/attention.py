@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops.mask_values import as_mask
+
 MASKED_SCORE = -1e30  # finite instead of -inf, so that a fully masked row does not become 0/0
 
 
@@ -79,6 +81,7 @@ def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: An
     heads, groups = query.shape[1], key.shape[1]
     if groups < heads:
         key, value = (ops.repeat(x, heads // groups, axis=1) for x in (key, value))
+    mask = None if mask is None else as_mask(mask, "mask")
     some = None if mask is None else ops.any(mask, axis=-1, keepdims=True)
     output = ops.dot_product_attention(
         *(ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)),
@@ -108,6 +111,7 @@ def masked_softmax(logits: Any, mask: Any = None) -> Any:
                [0., 0.]], dtype=float32)
     """
     if mask is not None:
+        mask = as_mask(mask, "mask")
         logits = ops.where(mask, logits, ops.cast(MASKED_SCORE, logits.dtype))
     # Over one key the softmax is 1 whatever the logit, and Keras warns of it.
     weights = ops.ones_like(logits) if logits.shape[-1] == 1 else ops.softmax(logits, axis=-1)

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops.mask_values import as_mask
+
 
 def causal_mask(query_length: Any, key_length: Any, offset: Any = 0) -> Any:
     """Lets query position i, standing at `offset + i`, see the keys up to its own position.
@@ -123,8 +125,8 @@ def key_mask(padding_mask: Any, name: str = "padding_mask") -> Any:
         The same mask, to be broadcast over heads and queries.
 
     Raises:
-        TypeError: A float mask: whether it adds or selects cannot be known.
-        ValueError: The mask is not of rank 2.
+        TypeError: Floats inside a compiled function, where their values cannot be seen.
+        ValueError: A number other than 0 and 1. The mask is not of rank 2.
 
     Example:
         >>> print(key_mask(keras.ops.ones((3, 5), dtype="bool")).shape)
@@ -149,8 +151,8 @@ def query_mask(padding_mask: Any) -> Any:
         The same mask, to be broadcast over heads and keys.
 
     Raises:
-        TypeError: A float mask: whether it adds or selects cannot be known.
-        ValueError: The mask is not of rank 2.
+        TypeError: Floats inside a compiled function, where their values cannot be seen.
+        ValueError: A number other than 0 and 1. The mask is not of rank 2.
 
     Example:
         >>> print(query_mask(keras.ops.ones((3, 5), dtype="bool")).shape)
@@ -169,8 +171,8 @@ def pair_mask(attention_mask: Any) -> Any:
         The mask as (B, H or 1, T, S).
 
     Raises:
-        TypeError: A float mask: whether it adds or selects cannot be known.
-        ValueError: Another rank; a (B, S) mask would be taken for (T, S) otherwise.
+        TypeError: Floats inside a compiled function, where their values cannot be seen.
+        ValueError: A number other than 0 and 1. Another rank; a (B, S) mask would be taken for (T, S) otherwise.
 
     Example:
         >>> print(pair_mask(keras.ops.ones((3, 5, 7), dtype="bool")).shape)
@@ -183,37 +185,31 @@ def pair_mask(attention_mask: Any) -> Any:
     if rank == 4:
         return attention_mask
     raise ValueError(
-        "`attention_mask` has shape (batch, queries, keys) or (batch, heads, queries, keys); write a "
-        "(queries, keys) mask as mask[None], and give a (batch, keys) mask as the padding mask. "
+        "`attention_mask` has shape (batch, queries, keys) or (batch, heads, queries, keys); write a (queries, keys) "
+        "mask, which layers take only where it cannot be a mask of a batch, as mask[None], and give a (batch, keys) "
+        "mask as the padding mask. "
         f"Received: attention_mask.shape={tuple(attention_mask.shape)}"
     )
 
 
-def as_mask(mask: Any, name: str) -> Any:
-    """Converts a boolean or integer mask to boolean and refuses floats.
+def same_pairs_for_all(attention_mask: Any, batch: Any, queries: Any, keys: Any) -> Any:
+    """Gives an attention mask (T, S) its batch axis, where it cannot be a mask (B, S).
 
     Args:
-        mask: A tensor or array.
-        name: What the caller calls it, for the message.
+        attention_mask: A mask of any rank.
+        batch: B.
+        queries: T.
+        keys: S.
 
     Returns:
-        A boolean tensor.
-
-    Raises:
-        TypeError: A float mask.
+        (1, T, S) if the mask is (T, S) and B is another number than T; else the same.
 
     Example:
-        >>> keras.ops.convert_to_numpy(as_mask(keras.ops.array([1, 0]), "padding_mask"))
-        array([ True, False])
+        >>> print(same_pairs_for_all(keras.ops.ones((5, 7)), batch=2, queries=5, keys=7).shape)
+        (1, 5, 7)
     """
-    mask = ops.convert_to_tensor(mask)
-    dtype = keras.backend.standardize_dtype(mask.dtype)
-    if "int" not in dtype and dtype != "bool":
-        raise TypeError(
-            f"`{name}` is boolean, True = attend. A float mask may be additive (0 and -inf) or select (1 and 0), "
-            f"so it is not taken: compare it first, as in mask > 0. Received: dtype={dtype}"
-        )
-    return ops.cast(mask, "bool")
+    is_one = isinstance(queries, int) and isinstance(keys, int) and tuple(attention_mask.shape) == (queries, keys)
+    return attention_mask[None] if is_one and (batch != queries or batch == 1) else attention_mask
 
 
 def combine_masks(*masks: Any) -> Any:
@@ -232,6 +228,8 @@ def combine_masks(*masks: Any) -> Any:
     combined = None
     for mask in masks:
         if mask is not None:
+            dtype = getattr(mask, "dtype", "float32")
+            mask = mask if keras.backend.standardize_dtype(dtype) == "bool" else as_mask(mask, "mask")
             combined = mask if combined is None else ops.logical_and(combined, mask)
     return combined
 

@@ -18,7 +18,8 @@ class LayerMasks(NamedTuple):
         layer: Its name; `outer/inner` inside a model that is a layer of another.
         kind: Its class.
         masks: For each input tensor, the layer that it comes from and whether a mask comes with it.
-        arguments: What makes the boolean tensors that it is given beside them, explicit masks.
+        arguments: What makes the explicit masks that it is given: boolean tensors, and those that it takes under the
+            name of a mask or of segment ids.
         output_mask: Whether its output carries a mask.
         warning: Where a mask is lost, and what helps; empty where none is.
 
@@ -40,7 +41,8 @@ def explain_masks(model: Any, inputs: Any = None, verbose: bool = True) -> list[
 
     A mask is lost where an input carries one and the output does not, though it is still a sequence of the same
     length; where a layer erases the mask of a tensor that others read after it; and where some inputs of a layer
-    carry a mask and others of the same length do not.
+    carry a mask and others of the same length do not. It is not lost where all that reads the output gets a mask as an
+    argument: models such as `Transformer` compute masks from their ids and give them so, without any implicit ones.
 
     Args:
         model: A functional or sequential model, which stays as it is.
@@ -83,9 +85,13 @@ def explain_masks(model: Any, inputs: Any = None, verbose: bool = True) -> list[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says it, for all layers in one place
         recorder.run(spied, inputs)
+    records = [
+        record._replace(warning="") if _is_given_again(record, recorder.records) else record
+        for record in recorder.records
+    ]
     if verbose:
-        print(_table(recorder.records))
-    return recorder.records
+        print(_table(records))
+    return records
 
 
 class _Spy(keras.layers.Layer):
@@ -145,19 +151,29 @@ class _Recorder:
         if not self.running:  # Keras finds out the shapes
             return operation(*args, **kwargs)
         tensors = [x for x in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(x)]
+        named = [x for name, x in kwargs.items() if name.endswith(("mask", "segment_ids"))]
+        named = {id(x) for x in keras.tree.flatten(named)}
+        explicit = [id(x) in named or keras.backend.standardize_dtype(x.dtype) == "bool" for x in tensors]
         before = [mask_of(x) for x in tensors]
         outputs = operation(*args, **kwargs)
         name = self.names.get(id(operation), operation.name)
-        self._record(name, operation, tensors, before, keras.tree.flatten(outputs))
+        self._record(name, operation, tensors, before, explicit, keras.tree.flatten(outputs))
         self.sources += ((x, name) for x in keras.tree.flatten(outputs))
         return outputs
 
-    def _record(self, name: str, operation: Any, tensors: list[Any], before: list[Any], outputs: list[Any]) -> None:
+    def _record(
+        self,
+        name: str,
+        operation: Any,
+        tensors: list[Any],
+        before: list[Any],
+        explicit: list[bool],
+        outputs: list[Any],
+    ) -> None:
         sources = [self._source(x) for x in tensors]
         masks = [mask_of(x) for x in outputs]
         kind = type(operation).__name__
         warning = self._lost(name, kind, list(zip(sources, tensors, before, strict=True)), outputs, masks)
-        explicit = [keras.backend.standardize_dtype(x.dtype) == "bool" for x in tensors]
         given = tuple((sources[i], before[i] is not None) for i, is_mask in enumerate(explicit) if not is_mask)
         arguments = tuple(dict.fromkeys(sources[i] for i, is_mask in enumerate(explicit) if is_mask))
         self.records.append(LayerMasks(name, kind, given, arguments, masks[0] is not None, warning))
@@ -195,6 +211,24 @@ class _Recorder:
 
     def _source(self, x: Any) -> str:
         return next((name for tensor, name in reversed(self.sources) if tensor is x), "constant")
+
+
+def _is_given_again(record: LayerMasks, records: list[LayerMasks]) -> bool:
+    """Whether all that reads the output of a layer that loses a mask gets a mask as an argument."""
+    if " loses the mask of " not in record.warning or " erases the mask of " in record.warning:
+        return False
+    open_names, seen = [record.layer], set()
+    while open_names:
+        name = open_names.pop()
+        readers = [each for each in records if name in dict(each.masks)]
+        if not readers:
+            return False
+        seen.add(name)
+        without = {each.layer for each in readers if not each.arguments}
+        if without & seen:
+            return False
+        open_names += without
+    return True
 
 
 def _is_same_sequence(output: Any, x: Any, mask: Any) -> bool:
@@ -237,4 +271,5 @@ def _table(records: list[LayerMasks]) -> str:
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
     ]
-    return "\n".join([*map(str.rstrip, lines), *(f"WARNING: {r.warning}" for r in records if r.warning)])
+    warned = [f"WARNING: {record.warning}" for record in records if record.warning]
+    return "\n".join([*map(str.rstrip, lines), *(warned or ["No mask is lost."])])
