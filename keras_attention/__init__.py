@@ -1,13 +1,14 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
-Layers and models stand here; `text`, `training`, `decoding`, `serving`, `pipeline` and `testing` are rooms that are
-loaded when they are first used, so that importing the package stays light.
+Layers, models and `training` are imported with the package, so that `keras.models.load_model` knows every class that a
+file may name. `text`, `decoding`, `serving`, `pipeline` and `testing` are rooms that are loaded when they are first used,
+so that importing the package stays light.
 """
 
 import importlib
 from typing import Any
 
-from keras_attention import layers, models, ops
+from keras_attention import layers, models, ops, training
 from keras_attention.layers import (
     AdditiveAttention,
     AlibiBias,
@@ -30,7 +31,7 @@ from keras_attention.models import CausalTransformer, Transformer, TransformerCo
 
 __version__ = "0.1.0"
 
-_ROOMS = ("conversion", "decoding", "pipeline", "serving", "testing", "text", "training")
+_ROOMS = ("conversion", "decoding", "pipeline", "serving", "testing", "text")
 
 __all__ = [
     "AdditiveAttention",
