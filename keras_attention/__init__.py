@@ -1,8 +1,8 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
 Layers, models and `training` are imported with the package, so that `keras.models.load_model` knows every class that a
-file may name. `text`, `decoding`, `serving`, `pipeline` and `testing` are rooms that are loaded when they are first used,
-so that importing the package stays light.
+file may name. `text`, `decoding`, `serving`, `pipeline` and `testing` are rooms that are loaded when they are first
+used, so that importing the package stays light.
 """
 
 import importlib

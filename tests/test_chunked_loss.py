@@ -267,7 +267,7 @@ def test_a_quantized_embedding_is_refused(case):
     trainer = trainer_of(model)
     model.quantize("int8")
     for use in (lambda: trainer.evaluate(*pairs(case[2]), verbose=0), lambda: ChunkedTrainer(model).compile("adam")):
-        with pytest.raises(ValueError, match="Train first, then call `model.quantize`.* quantization_mode='int8'"):
+        with pytest.raises(ValueError, match=r"Train first, then call `model.quantize`.* quantization_mode='int8'"):
             use()
 
 

@@ -12,7 +12,7 @@ _QUANTIZED = ("int8", "uint8")
 
 
 def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
-    """Sets the model's weights to the mean of those in the given files; leaves them as they are where one cannot be read.
+    """Sets the model's weights to the mean of those in the given files, or leaves them if one cannot be read.
 
     Args:
         model: A built Keras model, not quantized.

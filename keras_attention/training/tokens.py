@@ -63,11 +63,9 @@ def tokens_of(
     labels = ops.cast(given, "int32")
     whole = ops.equal(ops.cast(labels, given.dtype), given)  # False for 2.5, and for what no int32 holds
     known = ops.logical_and(whole, ops.logical_and(labels >= 0, labels < vocabulary_size))
-    if ignore_id is None:
-        ignored = ops.zeros_like(known)
-    else:
-        ignored = ops.logical_and(whole, ops.equal(labels, ignore_id))
-    ignored = ops.logical_or(ignored, ops.logical_not(_implicit_mask(y_pred)))
+    ignored = ops.logical_not(_implicit_mask(y_pred))
+    if ignore_id is not None:
+        ignored = ops.logical_or(ignored, ops.logical_and(whole, ops.equal(labels, ignore_id)))
     wrong = ops.logical_not(ops.logical_or(ignored, known))
     _refuse(given, wrong, vocabulary_size, ignore_id)
     real = ops.where(ignored, 0.0, ops.where(wrong, float("nan"), 1.0))  # (B, T)
@@ -154,11 +152,12 @@ def _refuse(labels: Any, wrong: Any, vocabulary_size: int, ignore_id: int | None
         f"`y_true` are token ids from 0 to {vocabulary_size - 1}, as many as `y_pred` has logits, or the `ignore_id` "
         f"{ignore_id}. Received: ignore_id={ignore_id}, vocabulary_size={vocabulary_size}, a label in y_true="
     )
-    number = concrete_integer(ops.sum(ops.cast(wrong, "int32")))
-    if number:
-        raise ValueError(f"{rule}{ops.convert_to_numpy(labels)[ops.convert_to_numpy(wrong)][0]}")
-    if number is None and keras.config.backend() == "tensorflow":
+    if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
-        label = tf.reduce_max(tf.where(wrong, labels, labels.dtype.min))
-        tf.debugging.Assert(tf.logical_not(tf.reduce_any(wrong)), [rule, label])  # XLA leaves it out
+        if not tf.executing_eagerly():
+            label = tf.reduce_max(tf.where(wrong, labels, labels.dtype.min))
+            tf.debugging.Assert(tf.logical_not(tf.reduce_any(wrong)), [rule, label])  # XLA leaves it out
+            return
+    if concrete_integer(ops.sum(ops.cast(wrong, "int32"))):
+        raise ValueError(f"{rule}{ops.convert_to_numpy(labels)[ops.convert_to_numpy(wrong)][0]}")
