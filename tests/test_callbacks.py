@@ -246,10 +246,13 @@ def test_average_of_a_file_that_does_not_fit_changes_nothing(model, tmp_path, ki
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
 def test_average_of_quantized_weights_is_refused(tmp_path):
     model = keras.Sequential([keras.layers.Dense(2)])
     model.build((None, 3))
     model.quantize("int8")
     model.save_weights(tmp_path / "there.weights.h5")
-    with pytest.raises(ValueError, match=r"Average the checkpoints of the `model` before .* Received: .*dense.*kernel"):
+    with pytest.raises(
+        ValueError, match=r"Average the checkpoints of the `model` before .* Received: a model of quantized"
+    ):
         average_checkpoints(model, [tmp_path / "there.weights.h5"])
