@@ -1,7 +1,7 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
-Layers and models are at the top of the package; `text`, `training`, `decoding`, `serving`, `pipeline` and `testing` are
-subpackages that are loaded when they are first used, so that importing the package stays light.
+Layers and models are at the top of the package; they and `training` are imported with it. `text`, `decoding`,
+`serving`, `pipeline` and `testing` are imported when they are first used, so that importing the package stays light.
 """
 
 import importlib
@@ -18,8 +18,8 @@ _LOADS_ON_USE = getattr(sys.modules.get("keras_attention_command"), "running", F
 )
 
 if TYPE_CHECKING or not _LOADS_ON_USE:
-    # Loading them registers their classes, so that `keras.models.load_model` knows them.
-    from keras_attention import layers, models, ops
+    # Importing them registers their classes, so that `keras.models.load_model` knows every class in a file.
+    from keras_attention import layers, models, ops, training
     from keras_attention.layers import (
         AdditiveAttention,
         AlibiBias,

@@ -225,3 +225,34 @@ def test_average_of_what_is_not_there_is_refused(model, tmp_path):
         average_checkpoints(model, [tmp_path / "there.weights.h5", missing])
     for one, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "of another model"])
+def test_average_of_a_file_that_does_not_fit_changes_nothing(model, tmp_path, kind):
+    before = model.get_weights()
+    model.set_weights([weight + 1 for weight in before])
+    model.save_weights(tmp_path / "there.weights.h5")
+    model.set_weights(before)
+    wrong = tmp_path / "wrong.weights.h5"
+    if kind == "damaged":
+        wrong.write_bytes(b"no weights")
+    else:
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]).save_weights(wrong)
+    with pytest.raises(
+        ValueError, match=r"(?s)`paths` are checkpoints of the same `model`.* Received: paths with .*wrong"
+    ):
+        average_checkpoints(model, [tmp_path / "there.weights.h5", wrong])
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+def test_average_of_quantized_weights_is_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(2)])
+    model.build((None, 3))
+    model.quantize("int8")
+    model.save_weights(tmp_path / "there.weights.h5")
+    with pytest.raises(
+        ValueError, match=r"Average the checkpoints of the `model` before .* Received: a model of quantized"
+    ):
+        average_checkpoints(model, [tmp_path / "there.weights.h5"])

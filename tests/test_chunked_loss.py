@@ -211,14 +211,64 @@ def test_regularizers_count(case):
     np.testing.assert_allclose(trainer.evaluate(*data, verbose=0, return_dict=True)["loss"], plain + extra, rtol=1e-4)
 
 
-def test_a_trainer_is_not_saved_and_takes_no_weights_of_samples(case):
-    trainer = trainer_of(small())
+@pytest.mark.parametrize("shape", ["(B,)", "(B, T)"])
+def test_sample_weights_count_as_with_whole_logits(case, shape):
+    data, weights = pairs(case[2]), np.random.default_rng(4).random((B, T))
+    weights = weights[:, 0] if shape == "(B,)" else weights
+    whole_model, model = small(), small()
+    options = {"sample_weight": weights, "epochs": 2, "batch_size": B, "verbose": 0, "shuffle": False}
+    wanted = whole_model.fit(*data, **options).history
+    assert_trained_alike(model, whole_model, trainer_of(model).fit(*data, **options).history, wanted)
+
+
+def test_labels_outside_the_vocabulary_count_only_where_they_are_ignored(case):
+    x, embeddings, labels = case
+    other = np.where(labels == 0, -100, labels)
+    sums = chunked_cross_entropy(x, embeddings, other, ignore_id=-100, chunk_size=4)
+    for found, wanted in zip(sums, chunked_cross_entropy(*case, chunk_size=4), strict=True):
+        np.testing.assert_allclose(float(found), float(wanted), rtol=1e-6)
+    with pytest.raises(ValueError, match=rf"`y_true` are token ids .* vocabulary_size={V}, a label in y_true=-100"):
+        chunked_cross_entropy(x, embeddings, other)
+    hidden = np.where(labels[..., None] == 0, np.float32(np.nan), x)  # what is ignored may be anything
+    for found, wanted in zip(gradients_of(chunked, hidden, *case[1:]), gradients_of(chunked, *case), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_equal_logits_are_right_where_argmax_is(case):
+    x, embeddings, labels = case
+    assert float(chunked_cross_entropy(0 * x, embeddings, labels, chunk_size=4).correct) == 0
+    first = chunked_cross_entropy(0 * x, embeddings, 0 * labels, ignore_id=None, chunk_size=4)
+    assert float(first.correct) == float(first.count) == B * T
+
+
+def test_a_trainer_is_not_saved():
     with pytest.raises(TypeError, match="Save the model whose weights it trains"):
-        trainer.get_config()
-    with pytest.raises(
-        ValueError, match=r"each token weighing the same.*labels of shape .*, sample_weight of shape \("
-    ):
-        trainer.evaluate(*pairs(case[2]), sample_weight=np.ones(B), verbose=0)
+        trainer_of(small()).get_config()
+
+
+@pytest.mark.parametrize("name", ["loss", "loss_weights", "metrics", "weighted_metrics"])
+def test_what_a_trainer_computes_is_not_chosen(name):
+    value = "mse" if name == "loss" else [MaskedAccuracy()] if "metrics" in name else [2.0]
+    with pytest.raises(ValueError, match=rf"A ChunkedTrainer takes no `{name}`.* Received: {name}="):
+        ChunkedTrainer(small()).compile("adam", **{name: value})
+
+
+def test_weights_of_classes_are_refused(case):
+    trainer, (inputs, labels) = trainer_of(small()), pairs(case[2])
+    for train in (trainer.fit, trainer.train_on_batch):
+        with pytest.raises(
+            ValueError, match=r"`class_weight` weighs whole samples.* Received: class_weight=\{1: 2.0\}"
+        ):
+            train(inputs, labels, class_weight={1: 2.0})
+
+
+def test_a_quantized_embedding_is_refused(case):
+    model = small()
+    trainer = trainer_of(model)
+    model.quantize("int8")
+    for use in (lambda: trainer.evaluate(*pairs(case[2]), verbose=0), lambda: ChunkedTrainer(model).compile("adam")):
+        with pytest.raises(ValueError, match=r"Train first, then call `model.quantize`.* quantization_mode='int8'"):
+            use()
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,21 @@ def test_state_and_results_are_those_of_keras(options):
         np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}], ids=["plain", "accumulated"])
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+def test_scales_of_float8_layers_have_no_moments(options):
+    def trained(cls):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(16)])
+        model.quantize("float8")
+        model.compile(cls(0.01, **options), "mse")
+        model.fit(random(8, 16, seed=4), random(8, 16, seed=5), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for value, expected in zip(trained(FusedAdam), trained(keras.optimizers.Adam), strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
 @pytest.mark.tensorflow
 def test_a_compiled_step_is_the_same():
     (state, _), (wanted, _) = (fitted(FusedAdam(0.01, name="adam"), jit_compile=jit) for jit in (True, False))

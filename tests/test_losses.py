@@ -39,6 +39,139 @@ def test_loss_is_the_mean_over_real_tokens(label_smoothing, weights):
     np.testing.assert_allclose(numpy(loss), expected, rtol=1e-5)
 
 
+def weights_like(labels):
+    """Sample weights of every shape, each with the weights of the tokens that they mean."""
+    random = np.random.default_rng(3)
+    sentences, tokens = random.random((len(labels), 1)), random.random(labels.shape)
+    return {
+        "none": (None, None),
+        "scalar": (0.5, 0.5 * np.ones(labels.shape)),
+        "(B,)": (sentences[:, 0], sentences),
+        "(B, 1)": (sentences, sentences),
+        "(B, T)": (tokens, tokens),
+        "(B, T, 1)": (tokens[..., None], tokens),
+        "zero": (0 * tokens, 0 * tokens),
+    }
+
+
+SHAPES = list(weights_like(np.ones((B, T))))
+
+
+@pytest.mark.parametrize("ignore_id", [0, 4, -100, 99])
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None])
+def test_the_numbers_are_those_of_keras(reduction, masked, ignore_id):
+    labels, logits = batch()
+    labels[labels == 4] = 5
+    labels[labels == 0] = ignore_id
+    if masked:  # one of the real tokens is hidden
+        logits[1, 2] = -999
+        logits = keras.layers.Masking(-999)(logits)
+    for shape, (given, tokens) in weights_like(labels).items():
+        tokens = None if tokens is None else np.broadcast_to(tokens, labels.shape).copy()
+        oracle_loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=ignore_id, reduction=reduction)
+        expected = numpy(oracle_loss(labels, logits, tokens))
+        loss = MaskedCrossEntropy(ignore_id=ignore_id, reduction=reduction)
+        found = numpy(loss(labels[..., None] if shape == "(B,)" else labels, logits, given))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=shape)
+        assert found.shape == expected.shape
+
+
+def test_a_label_that_is_ignored_needs_no_place_in_the_vocabulary():
+    labels, logits = np.array([[3, 2, -100, -100]]), batch()[1][:1, :4]
+    found = gradient(lambda logits: MaskedCrossEntropy(ignore_id=-100)(labels, logits), logits)
+    wanted = gradient(lambda logits: MaskedCrossEntropy()(np.array([[3, 2, 0, 0]]), logits), logits)
+    np.testing.assert_allclose(found, wanted, atol=1e-7)
+    metrics = Perplexity(ignore_id=-100), Perplexity()
+    metrics[0].update_state(labels, logits)
+    metrics[1].update_state(labels[:, :2], logits[:, :2])
+    np.testing.assert_allclose(float(metrics[0].result()), float(metrics[1].result()), rtol=1e-6)
+
+
+def test_no_label_is_padding_where_there_is_no_id_for_it():
+    labels, logits = batch()
+    found = MaskedCrossEntropy(ignore_id=None)(labels, logits)
+    np.testing.assert_allclose(float(found), oracle.token_losses(labels, logits).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(B, 0), (0, T), (0, 0)])
+def test_an_empty_batch_has_no_loss(shape):
+    labels, logits = np.zeros(shape, "int32"), np.zeros((*shape, V), "float32")
+    for reduction in ("sum_over_batch_size", "mean_with_sample_weight", "sum"):
+        loss = MaskedCrossEntropy(reduction=reduction)
+        assert float(loss(labels, logits, np.ones(shape))) == 0
+        assert gradient(lambda logits, loss=loss: loss(labels, logits), logits).shape == (*shape, V)
+    for metric, empty in ((MaskedAccuracy(), 0.0), (Perplexity(), 1.0)):
+        metric.update_state(labels, logits)
+        assert float(metric.result()) == empty
+
+
+@pytest.mark.parametrize("label", [-1, V, 2.5, 2.0**40])
+@pytest.mark.parametrize("kind", [MaskedCrossEntropy, MaskedAccuracy, Perplexity])
+def test_a_label_outside_the_vocabulary_is_named(kind, label):
+    labels, logits = batch()
+    labels = labels.astype("float32" if isinstance(label, float) else "int32")
+    labels[1, 3] = label
+    measure = kind()
+    with pytest.raises(ValueError, match=rf"vocabulary_size={V}, a label in y_true={str(label)[:3]}"):
+        (measure if kind is MaskedCrossEntropy else measure.update_state)(labels, logits)
+
+
+@pytest.mark.skipif(keras.config.backend() == "torch", reason="compiles nothing")
+def test_a_compiled_loss_of_a_label_outside_the_vocabulary_is_not_finite():
+    labels, logits = batch()
+    labels[1, 3] = -1
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a label in y_true"):
+            tf.function(MaskedCrossEntropy())(tf.constant(labels), tf.constant(logits))
+        function = tf.function(MaskedCrossEntropy(), jit_compile=True)
+    else:
+        function = compiled(MaskedCrossEntropy())
+    assert np.isnan(numpy(function(keras.ops.array(labels), keras.ops.array(logits))))
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "weights", "message"),
+    [
+        ((B, T, V), (B, T, V), None, r"not one-hot.* Received: y_true.shape=\(3, 5, 11\)"),
+        ((B, T, V), (B, T), None, r"`y_true` are token ids \(B, T\).* y_pred.shape=\(3, 5\)"),
+        ((B, T - 1), (B, T, V), None, r"one id for each position.* Received: y_true.shape=\(3, 4\)"),
+        ((B, T), (B, T, V), (T,), r"`sample_weight` is a number.* Received: sample_weight.shape=\(5,\)"),
+        ((B, T), (B, T, V), (B, T, V), r"`sample_weight` is a number.* y_true.shape=\(3, 5\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(labels, logits, weights, message):
+    arguments = np.ones(labels, "float32"), np.ones(logits, "float32"), weights and np.ones(weights)
+    for measure in (MaskedCrossEntropy(), MaskedAccuracy().update_state):
+        with pytest.raises(ValueError, match=message):
+            measure(*arguments)
+
+
+def test_half_precision_losses_keep_their_labels():
+    labels = np.full((2, 3), 257)  # neither bfloat16 nor float16 holds each integer
+    logits = np.random.normal(size=(2, 3, 300)).astype("float32")
+    half = MaskedCrossEntropy(dtype="bfloat16")(labels, logits)
+    assert dtype_of(half) == "bfloat16"
+    np.testing.assert_allclose(float(half), float(MaskedCrossEntropy()(labels, logits)), rtol=0.01)
+
+
+def test_accuracy_of_equal_and_missing_logits_is_that_of_keras():
+    random = np.random.default_rng(5)
+    for share in (0.0, 0.1, 1.0):
+        logits = random.integers(0, 3, (7, 5, V)).astype("float32")
+        logits[random.random(logits.shape) < share] = np.nan
+        labels = random.integers(0, V, (7, 5))
+        ours, theirs = MaskedAccuracy(ignore_id=None), keras.metrics.SparseCategoricalAccuracy()
+        for metric in (ours, theirs):
+            metric.update_state(labels, logits)
+        np.testing.assert_allclose(float(ours.result()), float(theirs.result()), rtol=1e-6)
+    metric = MaskedAccuracy()
+    metric.update_state([[1, 2]], np.zeros((1, 2, V)))
+    assert float(metric.result()) == 0
+
+
 def test_a_square_batch_does_not_take_sentence_weights_for_token_weights():
     labels, logits = np.random.randint(1, V, (T, T)), np.random.normal(size=(T, T, V))
     weights = [1.0, 0.0, 2.0, 0.5, 0.0]
@@ -161,6 +294,17 @@ def perplexity(labels, logits, weights, ignore_id=0):
 
 
 METRICS = [(MaskedAccuracy, accuracy), (Perplexity, perplexity)]
+
+
+@pytest.mark.parametrize(("metric_class", "reference"), METRICS)
+@pytest.mark.parametrize("shape", SHAPES[:-1])
+def test_metrics_take_weights_of_every_shape(metric_class, reference, shape):
+    labels, logits = batch()
+    given, tokens = weights_like(labels)[shape]
+    metric = metric_class()
+    metric.update_state(labels, logits, given)
+    expected = reference(labels, logits, 1.0 if tokens is None else tokens)
+    np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("metric_class", "reference"), METRICS)

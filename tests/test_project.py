@@ -96,7 +96,21 @@ def test_import_is_light():
     assert in_fresh_python(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("room", ["text", "training", "decoding", "serving"])
+def test_importing_the_package_registers_every_class_that_a_file_may_name():
+    code = """if True:
+        import keras, keras_attention, importlib, pkgutil
+        found = set(keras.saving.get_custom_objects())
+        for module in pkgutil.walk_packages(keras_attention.__path__, "keras_attention."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        wanted = {name for name in keras.saving.get_custom_objects() if name.startswith("keras_attention>")}
+        assert {"keras_attention>FusedAdam", "keras_attention>InverseSqrtSchedule"} <= wanted
+        print(sorted(wanted - found))
+    """
+    assert in_fresh_python(code).splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("room", ["text", "decoding", "serving"])
 def test_rooms_load_when_named(room):
     code = f"""if True:
         import keras_attention as ka, sys

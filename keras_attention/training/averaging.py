@@ -4,18 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+
+# How Keras keeps the integers of quantized weights.
+_QUANTIZED = ("int8", "uint8")
 
 
 def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
-    """Sets the model's weights to the mean of those in the given files.
+    """Sets the model's weights to the mean of those in the given files, or leaves them if one cannot be read.
 
     Args:
-        model: A built Keras model.
+        model: A built Keras model, not quantized.
         paths: Files written by `model.save_weights`, or whole `.keras` files of the same model.
 
     Raises:
-        ValueError: No paths.
+        ValueError: No paths, a quantized model, or a file that is damaged or of another model.
         FileNotFoundError: A path that does not exist.
 
     Example:
@@ -34,9 +38,33 @@ def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
     missing = [str(path) for path in paths if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(f"These checkpoints do not exist: {', '.join(missing)}")
+    quantized = [weight.path for weight in model.weights if keras.backend.standardize_dtype(weight.dtype) in _QUANTIZED]
+    if quantized:
+        raise ValueError(
+            "A mean of integers with different scales is not the mean of what they stand for. Average the checkpoints "
+            "of the `model` before it is quantized, then call `model.quantize`. Received: a model of quantized weights "
+            f"such as {quantized[0]}"
+        )
+    before = model.get_weights()
+    try:
+        mean = _mean(model, paths)
+    except Exception:
+        model.set_weights(before)
+        raise
+    model.set_weights(mean)
+
+
+def _mean(model: Any, paths: Sequence[str | Path]) -> list[np.ndarray]:
+    """The mean of each weight, read into the model one file after the other."""
     totals = None
     for path in paths:
-        model.load_weights(path)
+        try:
+            model.load_weights(path)
+        except Exception as error:
+            raise ValueError(
+                f"`paths` are checkpoints of the same `model`, which this file is not, or it is damaged: {error} "
+                f"Received: paths with {str(path)!r}"
+            ) from error
         weights = [np.asarray(weight, "float64") for weight in model.get_weights()]
         totals = weights if totals is None else [a + b for a, b in zip(totals, weights, strict=True)]
-    model.set_weights([total / len(paths) for total in totals])
+    return [total / len(paths) for total in totals]

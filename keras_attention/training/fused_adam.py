@@ -36,8 +36,12 @@ class FusedAdam(SummedRows, keras.optimizers.Adam):
         if self.built:
             return
         super().build(var_list)
-        moments = self.variables[-2 * len(var_list) :]  # what Keras makes last: two of each variable in turn
-        self.first_moments, self.second_moments = moments[::2], moments[1::2]
+        # What a float8 layer replaces with its gradient, its scales, has no moments.
+        has_moments = [not getattr(each, "overwrite_with_gradient", False) for each in var_list]
+        count = 2 * sum(has_moments)
+        moments = iter(self.variables[-count:])  # what Keras makes last: two of each variable in turn
+        pairs = [(next(moments), next(moments)) if has else (None, None) for has in has_moments]
+        self.first_moments, self.second_moments = map(list, zip(*pairs, strict=True))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Changes one variable.

@@ -9,23 +9,33 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import probability
+from keras_attention.training.tokens import Tokens, share_of_replica, tokens_of, weighted
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MaskedCrossEntropy(keras.losses.Loss):
-    """L = −1/n Σ_t [(1 − ε) log p(y_t) + ε/V Σ_v log p(v)] over the n tokens that are not padding.
+    """L = −1/n Σ_t w_t [(1 − ε) log p(y_t) + ε/V Σ_v log p(v)] over the n tokens that are not padding.
 
     With log p(v) = z_v − log Σ exp z, so neither the probabilities' logarithms nor a one-hot of the
-    vocabulary is ever stored, forward or backward.
+    vocabulary is ever stored, forward or backward. The numbers are those of
+    `keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignore_id)` for every `reduction`.
+
+    `sample_weight` gives w_t, 1 by default: a number, or weights of sentences, (B,) or (B, 1), or of tokens, (B, T) or
+    (B, T, 1). The mean is over the n tokens whatever their weights, and with `reduction="mean_with_sample_weight"` over
+    the sum of the weights of the tokens. A token that an implicit mask of the logits hides is ignored like padding.
+
+    A label outside the vocabulary raises an error. Where nothing can raise, in a function that XLA or JAX compiles,
+    the loss is NaN.
 
     Args:
         label_smoothing: ε.
-        ignore_id: The label that is padding.
+        ignore_id: The label that is padding, inside the vocabulary or outside of it; None if there is none.
         name: Shown by `summary` and in logs.
         **kwargs: `reduction`, `dtype`.
 
     Raises:
-        ValueError: An ε outside [0, 1).
+        ValueError: An ε outside [0, 1); labels or weights whose shapes do not fit the logits; a label outside the
+            vocabulary.
 
     Example:
         >>> loss = MaskedCrossEntropy(label_smoothing=0.1)
@@ -36,24 +46,25 @@ class MaskedCrossEntropy(keras.losses.Loss):
     """
 
     def __init__(
-        self, label_smoothing: float = 0.0, ignore_id: int = 0, name: str = "masked_cross_entropy", **kwargs: Any
+        self, label_smoothing: float = 0.0, ignore_id: int | None = 0, name: str = "masked_cross_entropy", **kwargs: Any
     ):
         super().__init__(name=name, **kwargs)
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
         self.ignore_id = ignore_id
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        # The labels alone say what is padding. A mask that came with the logits is left behind by the copy:
-        # Keras would divide by its share of real tokens once more.
-        y_pred = ops.copy(y_pred)
-        if sample_weight is not None:
-            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            if len(sample_weight.shape) == 1:
-                sample_weight = sample_weight[:, None]  # one for each sentence
-        return super().__call__(y_true, y_pred, sample_weight)
+        # Not Keras' own, which would keep labels in the dtype of the loss and divide by what an implicit mask hides.
+        with keras.name_scope(self.name):
+            losses, tokens = self._weighted_losses(y_true, y_pred, sample_weight)  # (B, T)
+            if self.reduction not in ("none", None):
+                losses = ops.sum(losses)
+            if self.reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
+                counted = tokens.weights if self.reduction == "mean_with_sample_weight" else tokens.real
+                losses = share_of_replica(ops.divide_no_nan(losses, ops.cast(ops.sum(counted), losses.dtype)))
+            return ops.cast(losses, self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of each token. Where their mean is taken, it is scaled from all positions to the real ones.
+        """The loss of each token.
 
         Args:
             y_true: Token ids (B, T).
@@ -62,12 +73,12 @@ class MaskedCrossEntropy(keras.losses.Loss):
         Returns:
             (B, T), zero at padding.
         """
-        labels = ops.cast(y_true, "int32")
-        losses = token_cross_entropy(labels, y_pred, self.label_smoothing)  # (B, T)
-        real = ops.cast(ops.not_equal(labels, self.ignore_id), losses.dtype)  # (B, T)
-        if self.reduction in ("sum", "none", None):
-            return losses * real
-        return losses * real / ops.maximum(ops.mean(real), 1e-9)
+        return self._weighted_losses(y_true, y_pred)[0]
+
+    def _weighted_losses(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Tokens]:
+        y_pred = ops.convert_to_tensor(y_pred)
+        tokens = tokens_of(y_true, y_pred, y_pred.shape[-1], self.ignore_id, sample_weight)
+        return weighted(token_cross_entropy(tokens.labels, y_pred, self.label_smoothing), tokens.weights), tokens
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "label_smoothing": self.label_smoothing, "ignore_id": self.ignore_id}
@@ -135,9 +146,59 @@ def exponentials_and_log_sum(logits: Any) -> tuple[Any, Any]:
         >>> float(log_sum[0])
         2.302585...
     """
-    largest = ops.max(logits, axis=-1)  # (N,)
+    largest = largest_logits(logits)  # (N,)
     exponentials = ops.exp(logits - largest[:, None])  # (N, V)
     return exponentials, ops.log(ops.sum(exponentials, axis=-1)) + largest
+
+
+def largest_logits(logits: Any) -> Any:
+    """max z of each row, in the same operation for loss and metrics.
+
+    Args:
+        logits: (N, V).
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> print(largest_logits(keras.ops.zeros((0, 7))).shape)
+        (0,)
+    """
+    return logits[:, 0] if logits.shape[0] == 0 else ops.max(logits, axis=-1)  # Keras refuses the largest of none
+
+
+def has_largest_logit(logits: Any, labels: Any) -> Any:
+    """Whether `argmax` finds each row's label, which is the first of several equal logits.
+
+    Args:
+        logits: (N, V).
+        labels: (N,).
+
+    Returns:
+        (N,), boolean.
+
+    Example:
+        >>> logits = keras.ops.array([[1.0, 2.0], [3.0, 3.0]])
+        >>> keras.ops.convert_to_numpy(has_largest_logit(logits, keras.ops.array([1, 1])))
+        array([ True, False])
+    """
+    # On a CPU, TensorFlow's and JAX's `argmax` take as long as several passes over the logits, torch's takes one.
+    if keras.config.backend() == "tensorflow":
+        # `top_k` is right as long as there is no NaN, which a row's largest logit shows.
+        places = ops.cond(
+            ops.any(ops.isnan(largest_logits(logits))),
+            lambda: ops.cast(ops.argmax(logits, axis=-1), labels.dtype),
+            lambda: ops.cast(ops.top_k(logits, 1, sorted=False)[1][:, 0], labels.dtype),
+        )
+    elif keras.config.backend() == "jax":
+        own, labels = gather_labels(logits, labels)[:, None], labels[:, None]  # (N, 1)
+        before = ops.arange(logits.shape[-1], dtype=labels.dtype) < labels  # (N, V)
+        beaten = ops.where(before, logits >= own, logits > own)
+        beaten |= ops.isnan(logits) & (before | ~ops.isnan(own))  # NaN is the largest
+        return ~ops.any(beaten, axis=-1)
+    else:
+        places = ops.cast(ops.argmax(logits, axis=-1), labels.dtype)
+    return ops.equal(places, labels)
 
 
 def gather_labels(logits: Any, labels: Any) -> Any:
