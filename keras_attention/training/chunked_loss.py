@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import positive_integer, probability
-from keras_attention.training.losses import gather_labels, has_largest_logit
+from keras_attention.training.losses import gather_labels
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.tokens import share_of_replica, tokens_of, weighted
 
@@ -263,8 +263,8 @@ def chunked_cross_entropy(
             sums, d_rows, d_embeddings = carry
             x, labels, real, weights = (each[index] for each in chunked)  # (C, M), (C,), (C,), (C,)
             logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), logits_dtype)  # (C, V)
-            largest = ops.cast(ops.max(logits, axis=-1), "float32")  # (C,)
-            correct = ops.cast(has_largest_logit(logits, labels), "float32")
+            best = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (C,)
+            largest, correct = ops.cast(gather_labels(logits, best), "float32"), ops.equal(best, labels)
             probabilities = ops.softmax(logits)  # (C, V)
             label_logits, label_probabilities = (
                 ops.cast(gather_labels(values, labels), "float32") for values in (logits, probabilities)
@@ -276,7 +276,12 @@ def chunked_cross_entropy(
             label_vectors = ops.cast(ops.take(embeddings, labels, axis=0), "float32")  # (C, M)
             losses = log_sum - (1 - label_smoothing) * label_logits - smooth * ops.matmul(x, row_sum[:, None])[:, 0]
             likelihoods = log_sum - label_logits  # negative, of the logarithm
-            pairs = ((losses, weights), (likelihoods, real), (correct, real), (ops.ones_like(real), real))
+            pairs = (
+                (losses, weights),
+                (likelihoods, real),
+                (ops.cast(correct, "float32"), real),
+                (ops.ones_like(real), real),
+            )
             sums = sums + ops.stack([ops.sum(weighted(*pair)) for pair in pairs])
             weights = weights[:, None]  # (C, 1)
             attracted = (1 - label_smoothing) * label_vectors + smooth * row_sum  # (C, M)

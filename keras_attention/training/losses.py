@@ -146,59 +146,11 @@ def exponentials_and_log_sum(logits: Any) -> tuple[Any, Any]:
         >>> float(log_sum[0])
         2.302585...
     """
-    largest = largest_logits(logits)  # (N,)
+    largest = (
+        logits[:, 0] if logits.shape[0] == 0 else ops.max(logits, axis=-1)
+    )  # (N,); Keras has no maximum of nothing
     exponentials = ops.exp(logits - largest[:, None])  # (N, V)
     return exponentials, ops.log(ops.sum(exponentials, axis=-1)) + largest
-
-
-def largest_logits(logits: Any) -> Any:
-    """max z of each row, in the same operation for loss and metrics.
-
-    Args:
-        logits: (N, V).
-
-    Returns:
-        (N,).
-
-    Example:
-        >>> print(largest_logits(keras.ops.zeros((0, 7))).shape)
-        (0,)
-    """
-    return logits[:, 0] if logits.shape[0] == 0 else ops.max(logits, axis=-1)  # Keras refuses the largest of none
-
-
-def has_largest_logit(logits: Any, labels: Any) -> Any:
-    """Whether `argmax` finds each row's label, which is the first of several equal logits.
-
-    Args:
-        logits: (N, V).
-        labels: (N,).
-
-    Returns:
-        (N,), boolean.
-
-    Example:
-        >>> logits = keras.ops.array([[1.0, 2.0], [3.0, 3.0]])
-        >>> keras.ops.convert_to_numpy(has_largest_logit(logits, keras.ops.array([1, 1])))
-        array([ True, False])
-    """
-    # On a CPU, TensorFlow's and JAX's `argmax` take as long as several passes over the logits, torch's takes one.
-    if keras.config.backend() == "tensorflow":
-        # `top_k` is right as long as there is no NaN, which a row's largest logit shows.
-        places = ops.cond(
-            ops.any(ops.isnan(largest_logits(logits))),
-            lambda: ops.cast(ops.argmax(logits, axis=-1), labels.dtype),
-            lambda: ops.cast(ops.top_k(logits, 1, sorted=False)[1][:, 0], labels.dtype),
-        )
-    elif keras.config.backend() == "jax":
-        own, labels = gather_labels(logits, labels)[:, None], labels[:, None]  # (N, 1)
-        before = ops.arange(logits.shape[-1], dtype=labels.dtype) < labels  # (N, V)
-        beaten = ops.where(before, logits >= own, logits > own)
-        beaten |= ops.isnan(logits) & (before | ~ops.isnan(own))  # NaN is the largest
-        return ~ops.any(beaten, axis=-1)
-    else:
-        places = ops.cast(ops.argmax(logits, axis=-1), labels.dtype)
-    return ops.equal(places, labels)
 
 
 def gather_labels(logits: Any, labels: Any) -> Any:
