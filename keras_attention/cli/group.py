@@ -1,5 +1,6 @@
 """What the commands share: the group they belong to, the kinds of their arguments."""
 
+import errno
 import os
 import sys
 from typing import Any
@@ -15,6 +16,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 FILE = click.Path(exists=True, dir_okay=False)
 DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
 RUN = click.Path(file_okay=False)
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space on this disk, or choose a folder on another",
+    errno.EDQUOT: "your quota on this disk is used up: free some of it, or choose a folder on another",
+    errno.EACCES: "take a file or folder that you may read and write, or change its permissions",
+    errno.EPERM: "take a file or folder that you may read and write, or change its permissions",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.EISDIR: "this is a folder: name a file",
+    errno.ENOTDIR: "a file is where a folder must be: name another folder, or move the file away",
+    errno.EEXIST: "a file is where a folder must be: name another folder, or move the file away",
+}
 
 
 class Command(click.Command):
@@ -34,10 +47,19 @@ class Command(click.Command):
         """
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, FileNotFoundError) as error:
-            if os.environ.get("KERAS_ATTENTION_TRACEBACK"):
-                raise
-            raise click.ClickException(str(error)) from error
+        except (ValueError, TypeError, FloatingPointError, OSError) as error:
+            if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
+                raise  # Click ends quietly where nobody reads on
+            raise click.ClickException(_describe(error)) from error
+
+
+def _describe(error: Exception) -> str:
+    """One line that names the file and says how to fix it."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(error.errno)
+    return f"{where}{error.strerror}{'' if remedy is None else f'; {remedy}'}"
 
 
 class Group(click.Group):

@@ -1,5 +1,6 @@
 """Averaging of checkpoints."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
         paths: Files written by `model.save_weights`, or whole `.keras` files of the same model.
 
     Raises:
-        ValueError: No paths.
+        ValueError: No paths, or a file that is damaged.
         FileNotFoundError: A path that does not exist.
 
     Example:
@@ -36,7 +37,16 @@ def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
         raise FileNotFoundError(f"These checkpoints do not exist: {', '.join(missing)}")
     totals = None
     for path in paths:
-        model.load_weights(path)
+        _load(model, path)
         weights = [np.asarray(weight, "float64") for weight in model.get_weights()]
         totals = weights if totals is None else [a + b for a, b in zip(totals, weights, strict=True)]
     model.set_weights([total / len(paths) for total in totals])
+
+
+def _load(model: Any, path: str | Path) -> None:
+    try:
+        model.load_weights(path)
+    except PermissionError:
+        raise
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged: it does not hold the weights of a model. Remove it") from error
