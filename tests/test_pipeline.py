@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import errno
+import importlib
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ from keras_attention.text import PackedBatches, ParallelCorpus
 from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
+
+JOBS = importlib.import_module("keras_attention.pipeline.train")  # the attribute of this name is the function
 
 SETTINGS = {"vocabulary_size": 200, "evaluate_every": 3, "keep_checkpoints": 2, "score_sentences": 5}
 
@@ -228,7 +231,7 @@ def test_what_cannot_start_writes_nothing(tmp_path, config, changes):
 
 @pytest.mark.parametrize("limit", [{"epochs": 0}, {"max_steps": -1}, {"max_minutes": 0}, {"max_minutes": float("nan")}])
 def test_limits_are_checked_before_anything_is_read(tmp_path, config, limit, monkeypatch):
-    monkeypatch.setattr("keras_attention.pipeline.train.ParallelCorpus", lambda *_: pytest.fail("reads"))
+    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
     (name,) = limit
     with pytest.raises(ValueError, match=rf"`{name}` must be a .* Received: {name}={limit[name]}"):
         train(tmp_path / "run", config, **limit)
@@ -254,7 +257,8 @@ def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
 def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch):
     before = contents(copied.checkpoints)
     monkeypatch.setattr(
-        "keras_attention.pipeline.train.Score.on_epoch_end",
+        JOBS.Score,
+        "on_epoch_end",
         lambda self, epoch, logs: logs.update(val_perplexity=np.inf),
     )
     with pytest.raises(FloatingPointError, match=r"keeps the checkpoints from before.*Received: val_perplexity=inf"):
@@ -288,7 +292,7 @@ def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monke
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr("keras_attention.pipeline.train.quick_bleu", interrupted)
+    monkeypatch.setattr(JOBS, "quick_bleu", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(copied.path, max_steps=99)
     assert step_of(copied) > 7
@@ -396,8 +400,8 @@ def test_text_that_changed_is_not_trained_on(copied, texts, tmp_path):
 def test_one_training_at_a_time(copied):
     """The lock is another process's, and goes with it, however it ends."""
     code = (
-        "import sys, pathlib; from keras_attention.pipeline.lock import training_lock\n"
-        "with training_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, copied.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -409,7 +413,7 @@ def test_one_training_at_a_time(copied):
         assert copied.translator(), "reading needs no lock"
         other.kill()
         other.wait()
-    with training_lock(copied.path):
+    with training_lock(copied.path), pytest.raises(ValueError, match="Another process"), training_lock(copied.path):
         pass
 
 
@@ -447,6 +451,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(texts, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_cannot_be_written_is_evaluated(run, texts, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scores.json")
+
+    monkeypatch.setattr("keras_attention.pipeline.card.write_whole", refuse)
+    done = command("evaluate", run.path, texts["valid.en"], texts["valid.de"], "--beam-size", 1)
+    assert done.exit_code == 0, done.output
+    assert "BLEU" in done.stdout
+    assert "does not keep these scores for its model card: [Errno 30] Read-only file system" in done.stderr
+
+
 def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
     (tmp_path / "file").write_text("")
     files = [f"--source={texts['train.en']}", f"--target={texts['train.de']}"]
@@ -454,7 +469,7 @@ def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
     done = command("train", tmp_path / "file" / "run", *files, "--max-steps", 1)
     assert done.exit_code == 1
     assert "file/run: Not a directory; a file is where a folder must be" in done.output
-    done = command("tokenizer", texts["train.en"], "--vocabulary-size", 60, "-o", tmp_path)
+    done = command("tokenizer", texts["train.en"], "--vocabulary-size", 150, "-o", tmp_path)
     assert done.exit_code == 1
     assert f"{tmp_path}: Is a directory; this is a folder: name a file" in done.output
     done = command("export", run.path, tmp_path / "file" / "served")

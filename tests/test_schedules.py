@@ -7,6 +7,7 @@ from backends import numpy
 
 import keras_attention as ka
 from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, Muon, paper_optimizer, preset_optimizer
+from keras_attention.training.presets import TRAINING_PRESETS
 
 
 @pytest.mark.parametrize("hidden_dim", [512, 97])
@@ -153,6 +154,12 @@ def test_a_preset_trains_with_its_own_settings(preset, kind, warmup_steps, scale
     schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
     expected = InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps=41, batches_per_step=3)
     assert schedule.get_config() == expected.get_config()
+
+
+def test_what_is_said_of_the_presets_is_so():
+    for settings in TRAINING_PRESETS.values():
+        tokens, steps, scale = (settings[name] for name in ("tokens_per_batch", "warmup_steps", "learning_rate_scale"))
+        assert f"| {tokens:,} | {steps:,} | {scale:g} |" in preset_optimizer.__doc__
 
 
 def test_a_preset_that_is_none_is_refused():

@@ -19,6 +19,7 @@ RUN = click.Path(file_okay=False)
 
 
 REMEDIES = {
+    errno.ENOENT: "there is no such file: check its name",
     errno.ENOSPC: "free some space on this disk, or choose a folder on another",
     errno.EDQUOT: "your quota on this disk is used up: free some of it, or choose a folder on another",
     errno.EACCES: "take a file or folder that you may read and write, or change its permissions",

@@ -54,8 +54,11 @@ def evaluate(run: str, source: str, target: str, **options: Any) -> None:
     sources, references = map(list, zip(*ParallelCorpus(source, target).pairs, strict=True))
     translator = RunFolder(run).translator(**options)
     scores = score(translator.translate(sources, progress=True), references)
-    record_scores(run, scores, source=source, target=target, **options)
     click.echo(scores)
+    try:
+        record_scores(run, scores, source=source, target=target, **options)
+    except OSError as error:  # such as a run on a disk that cannot be written
+        click.echo(f"Note: {run} does not keep these scores for its model card: {error}", err=True)
 
 
 @main.command()
