@@ -451,6 +451,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(texts, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tensorflows_errors_of_a_full_disk_are_one_line(run, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "served/saved_model.pb; No space left on device\n")
+
+    monkeypatch.setattr("keras.export.ExportArchive.write_out", refuse)
+    done = command("export", run.path, tmp_path / "served", "--beam-size", 1)
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].endswith(
+        "served/saved_model.pb; No space left on device; free some space on this disk, or choose a folder on another"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_cannot_be_written_is_evaluated(run, texts, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scores.json")

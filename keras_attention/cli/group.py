@@ -48,14 +48,25 @@ class Command(click.Command):
         """
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, FloatingPointError, OSError) as error:
+        except _expected_errors() as error:
             if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
                 raise  # Click ends quietly where nobody reads on
             raise click.ClickException(_describe(error)) from error
 
 
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Those of the library and of the disk, TensorFlow's among them where it was needed at all."""
+    tensorflow = sys.modules.get("tensorflow")
+    theirs = () if tensorflow is None else (tensorflow.errors.OpError,)
+    return (ValueError, TypeError, FloatingPointError, OSError, *theirs)
+
+
 def _describe(error: Exception) -> str:
     """One line that names the file and says how to fix it."""
+    if type(error).__module__.startswith("tensorflow"):
+        known = [number for number in REMEDIES if os.strerror(number) in str(error)]
+        message = " ".join(str(error).split())
+        return f"{message}; {REMEDIES[known[0]]}" if known else message
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     where = f"{error.filename}: " if error.filename is not None else ""

@@ -101,6 +101,10 @@ def train(
             if limit is None or int(model.optimizer.iterations) < limit:
                 _fit(model, run, config, texts, limit, max_minutes)
             return _finish(model, run, texts.valid_batches.dataset())
+        except OSError as error:
+            if error.errno and error.filename is None:
+                raise OSError(error.errno, error.strerror, str(run.path)) from error
+            raise
         except FloatingPointError as error:
             kept = (
                 "keeps the checkpoints from before; train with other settings in another folder"
@@ -275,23 +279,27 @@ def _fit(
         return {"val_bleu": quick_bleu(translator.translate(sources), references)}
 
     throughput = Throughput(texts.batches.num_tokens / len(texts.batches))
-    _trainer(model, config).fit(
-        texts.batches.dataset(first_epoch=step * config.gradient_accumulation // len(texts.batches)).repeat(),
-        steps_per_epoch=config.evaluate_every * config.gradient_accumulation,
-        initial_epoch=first_round,
-        epochs=UNLIMITED if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
-        shuffle=False,  # the batches are, by their seed and epoch
-        callbacks=[
-            StopAfter(steps=limit, minutes=max_minutes),
-            throughput,
-            Score(validate),
-            FailOnDivergence(),  # before anything is written
-            Score(bleu),
-            *_tensorboard(run),
-            keras.callbacks.CSVLogger(str(run.history_file), append=step > 0),
-            _CheckpointsOf(model, run.checkpoints, keep=config.keep_checkpoints),
-        ],
-    )
+    history = keras.callbacks.CSVLogger(str(run.history_file), append=step > 0)
+    try:
+        _trainer(model, config).fit(
+            texts.batches.dataset(first_epoch=step * config.gradient_accumulation // len(texts.batches)).repeat(),
+            steps_per_epoch=config.evaluate_every * config.gradient_accumulation,
+            initial_epoch=first_round,
+            epochs=UNLIMITED if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
+            shuffle=False,  # the batches are, by their seed and epoch
+            callbacks=[
+                StopAfter(steps=limit, minutes=max_minutes),
+                throughput,
+                Score(validate),
+                FailOnDivergence(),  # before anything is written
+                Score(bleu),
+                *_tensorboard(run),
+                history,
+                _CheckpointsOf(model, run.checkpoints, keep=config.keep_checkpoints),
+            ],
+        )
+    finally:
+        history.on_train_end()  # Keras leaves its file open where training ends with an error
     print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
 
 
