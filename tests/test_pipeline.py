@@ -453,7 +453,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(texts, tmp_path, monkeypatc
 
 def test_tensorflows_errors_of_a_full_disk_are_one_line(run, tmp_path, monkeypatch):
     def refuse(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "served/saved_model.pb; No space left on device\n")
+        raise tf.errors.ResourceExhaustedError(
+            None, None, "{{a}} served/saved_model.pb; No space left on device [Op:B]\n"
+        )
 
     monkeypatch.setattr("keras.export.ExportArchive.write_out", refuse)
     done = command("export", run.path, tmp_path / "served", "--beam-size", 1)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from typing import Any
 
@@ -65,7 +66,7 @@ def _describe(error: Exception) -> str:
     """One line that names the file and says how to fix it."""
     if type(error).__module__.startswith("tensorflow"):
         known = [number for number in REMEDIES if os.strerror(number) in str(error)]
-        message = " ".join(str(error).split())
+        message = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())  # without the operation's own names
         return f"{message}; {REMEDIES[known[0]]}" if known else message
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
