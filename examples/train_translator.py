@@ -13,10 +13,10 @@ import keras_attention as ka
 def main(source: str, target: str, folder: str, *, vocabulary_size: int = 8000, epochs: int = 10) -> ka.Transformer:
     """Trains on two files, a sentence a line, and exports for TF Serving."""
     tokenizer = ka.text.SubwordTokenizer.train([source, target], vocabulary_size=vocabulary_size)
-    data = ka.text.ParallelCorpus(source, target).batches(tokenizer, tokens_per_batch=4096, seed=1)
+    data = ka.text.ParallelCorpus(source, target).batches(tokenizer, tokens_per_batch=2048, seed=1)
     model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size)
     model.compile(
-        ka.training.paper_optimizer(model.config, warmup_steps=1000),
+        ka.training.preset_optimizer("small", model.config),
         loss=ka.training.MaskedCrossEntropy(label_smoothing=0.1),
         metrics=[ka.training.MaskedAccuracy(), ka.training.Perplexity()],
     )

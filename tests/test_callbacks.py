@@ -1,6 +1,8 @@
 """Callbacks in `fit`, and the average of checkpoints."""
 
+import errno
 import math
+import os
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from keras_attention.training import (
     Checkpoints,
+    FailOnDivergence,
     Score,
     StopAfter,
     Throughput,
@@ -256,3 +259,82 @@ def test_average_of_quantized_weights_is_refused(tmp_path):
         ValueError, match=r"Average the checkpoints of the `model` before .* Received: a model of quantized"
     ):
         average_checkpoints(model, [tmp_path / "there.weights.h5"])
+
+
+@pytest.mark.parametrize("name", ["loss", "val_loss", "val_perplexity"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_divergence_ends_training_before_a_checkpoint_is_written(model, tmp_path, name, value):
+    values = Logs(**{name: [2.0, value, 1.0]})
+    with pytest.raises(FloatingPointError, match=rf"diverged at step {2 * STEPS}.*Received: {name}={value}"):
+        fit(model, 3, values, FailOnDivergence(), Checkpoints(tmp_path, monitor=name))
+    for file in ("last.keras", "best.keras"):
+        assert steps_taken(keras.models.load_model(tmp_path / file)) == STEPS
+
+
+def test_a_loss_that_is_no_number_ends_training_at_its_step(model):
+    def break_weights(batch, logs):
+        model.set_weights([np.full(weight.shape, np.nan) for weight in model.get_weights()])
+
+    breaking = keras.callbacks.LambdaCallback(on_train_batch_end=break_weights)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 2\..*Received: loss=nan"):
+        fit(model, 3, breaking, FailOnDivergence())
+
+
+def disk_is_full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_noticed_before_hdf5_writes(model, tmp_path, monkeypatch):
+    fit(model, 1, Checkpoints(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(os, "posix_fallocate", disk_is_full)
+    monkeypatch.setattr(model, "save_weights", lambda path: pytest.fail("HDF5 must not meet the full disk"))
+    with pytest.raises(OSError, match=r"No space left on device: .*step-00000006\.weights\.h5") as caught:
+        fit(model, 1, Checkpoints(tmp_path))
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(tmp_path.iterdir()) == before
+    assert steps_taken(keras.models.load_model(tmp_path / "last.keras")) == STEPS
+
+
+def test_where_room_cannot_be_reserved_the_file_is_written(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    write_whole(tmp_path / "note.txt", lambda path: open(path, "w").close(), size=100)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+@pytest.mark.parametrize("failure", [disk_is_full, lambda path: open(path).close()])
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, failure):
+    place = tmp_path / "note.txt"
+    with pytest.raises(OSError, match=r"/note\.txt'"):
+        write_whole(place, failure)
+    place.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"/note\.txt'"):
+        write_whole(place, lambda path: open(path, "w").close())
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_run_cut_off_at_its_first_best_can_be_resumed(model, tmp_path, monkeypatch):
+    save = model.save
+
+    def save_last_only(path):
+        if "best" in str(path):
+            raise KeyboardInterrupt
+        save(path)
+
+    monkeypatch.setattr(model, "save", save_last_only)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, 1, Logs(val_loss=[1.0]), Checkpoints(tmp_path))
+    assert steps_taken(keras.models.load_model(tmp_path / "last.keras")) == STEPS
+    assert len(weight_files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"no HDF5"])
+def test_damaged_weights_are_called_damaged(model, tmp_path, damage):
+    file = tmp_path / "step.weights.h5"
+    model.save_weights(file)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"step\.weights\.h5 is damaged"):
+        average_checkpoints(model, [file])

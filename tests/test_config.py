@@ -69,6 +69,9 @@ def test_changes_replace_what_a_preset_says(preset):
         ({"dropout": 1.5}, r"`dropout` is the share .* Received: dropout=1.5"),
         ({"attention_dropout": -1}, r"Received: attention_dropout=-1"),
         ({"activation_dropout": 1}, r"Received: activation_dropout=1"),
+        ({"normalize_first": 1}, r"`normalize_first` must be True or False. Received: normalize_first=1"),
+        ({"remat": "no"}, r"Received: remat='no'"),
+        ({"activation": "rleu"}, r"`activation` is a function, .* Received: activation='rleu'"),
         ({"layer_norm_epsilon": 0.0}, r"`layer_norm_epsilon` must be a number above zero"),
     ],
 )

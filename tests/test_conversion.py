@@ -370,7 +370,9 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 def run(tmp_path_factory):
     """The folder of a run, as training leaves it."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "tiny")
-    folder.start(RunConfig.from_preset("tiny", source="a", target="b", valid_source="c", valid_target="d"))
+    sizes = tiny_model().config.to_dict()
+    files = {"source": "a", "target": "b", "valid_source": "c", "valid_target": "d"}
+    folder.start(RunConfig.from_preset("tiny", **files, vocabulary_size=sizes.pop("vocabulary_size"), model=sizes))
     tiny_tokenizer().save(folder.tokenizer_file)
     folder.checkpoints.mkdir()
     tiny_model().save(folder.model_file("final"))

@@ -11,6 +11,8 @@ import pytest
 
 import keras_attention as ka
 from keras_attention.demo import make_pairs
+from keras_attention.pipeline import RunConfig
+from keras_attention.training.presets import TRAINING_PRESETS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -73,6 +75,15 @@ def test_readme_listings_run(texts):
         keras.backend.clear_session()
     assert names["model"].count_params() > 0
     assert (texts / "saved_models" / "en-de" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/tutorial.md", "examples/train_translator.py"])
+def test_pages_train_as_the_command_does(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert 'from_preset("small", vocabulary_size=' in text
+    assert 'ka.training.preset_optimizer("small", model.config)' in text
+    assert re.findall(r"tokens_per_batch=(\d+)", text) == [str(TRAINING_PRESETS["small"]["tokens_per_batch"])]
+    assert re.findall(r"label_smoothing=([\d.]+)", text) == [str(RunConfig.label_smoothing)]
 
 
 def test_generation_listings_run():

@@ -4,9 +4,14 @@ import csv
 import dataclasses
 import errno
 import gzip
+import importlib
 import os
 import re
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,6 +21,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from keras_attention.cli import main
+from keras_attention.cli.group import Command
 from keras_attention.demo import make_pairs
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.pipeline import (
@@ -30,10 +36,13 @@ from keras_attention.pipeline import (
 from keras_attention.pipeline import (
     evaluate as evaluation,
 )
+from keras_attention.pipeline.lock import training_lock
 from keras_attention.text import PackedBatches, ParallelCorpus
 from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
+
+JOBS = importlib.import_module("keras_attention.pipeline.train")  # the attribute of this name is the function
 
 SETTINGS = {"vocabulary_size": 200, "evaluate_every": 3, "keep_checkpoints": 2, "score_sentences": 5}
 
@@ -208,6 +217,291 @@ def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys):
     assert int(optimizer.iterations) == 5
     assert optimizer.gradient_accumulation_steps == 2
     assert float(optimizer.learning_rate) == 0, "the schedule counts steps, not batches"
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A folder of its own with that run of seven steps."""
+    shutil.copytree(run.path, tmp_path / "copied")
+    return RunFolder(tmp_path / "copied")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocabulary_size": 5000},  # more pieces than the text can give
+        {"max_length": 1},
+        {"valid_source": "no such file"},
+    ],
+)
+def test_what_cannot_start_writes_nothing(tmp_path, config, changes):
+    with pytest.raises((ValueError, OSError)):
+        train(tmp_path / "new" / "run", dataclasses.replace(config, **changes), max_steps=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [{"epochs": 0}, {"max_steps": -1}, {"max_minutes": 0}, {"max_minutes": float("nan")}])
+def test_limits_are_checked_before_anything_is_read(tmp_path, config, limit, monkeypatch):
+    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    (name,) = limit
+    with pytest.raises(ValueError, match=rf"`{name}` must be a .* Received: {name}={limit[name]}"):
+        train(tmp_path / "run", config, **limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
+    """Also the folder of a run that diverged, or that was cut off at its first checkpoint."""
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FloatingPointError, match=r"has no checkpoint, so it takes other settings.* Training diverged"):
+        train(folder.path, dataclasses.replace(config, learning_rate_scale=1e30), max_steps=6)
+    assert folder.exists
+    assert not folder.trained
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step-00000099.weights.h5").write_text("of another model")
+    other = dataclasses.replace(config, vocabulary_size=150)
+    train(folder.path, other, max_steps=1)
+    assert folder.config == other
+    assert folder.tokenizer.vocabulary_size == 150
+    assert [path.name for path in folder.weights] == ["step-00000001.weights.h5"]
+
+
+def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch):
+    before = contents(copied.checkpoints)
+    monkeypatch.setattr(
+        JOBS.Score,
+        "on_epoch_end",
+        lambda self, epoch, logs: logs.update(val_perplexity=np.inf),
+    )
+    with pytest.raises(FloatingPointError, match=r"keeps the checkpoints from before.*Received: val_perplexity=inf"):
+        train(copied.path, max_steps=9)
+    assert contents(copied.checkpoints) == before
+
+
+def test_final_is_never_a_model_that_diverged(copied):
+    model = keras.models.load_model(copied.model_file("last"))
+    model.set_weights([np.full(weight.shape, np.nan) for weight in model.get_weights()])
+    model.save(copied.model_file("best"))
+    train(copied.path, max_steps=7)
+    assert copied.model_file("final").read_bytes() == copied.model_file("average").read_bytes()
+
+    final = copied.model_file("final").read_bytes()
+    for path in copied.weights:
+        model.save_weights(path)
+    done = command("train", copied.path, "--max-steps", 7)
+    assert done.exit_code == 1
+    assert "diverged: no checkpoint has a finite validation perplexity" in done.output
+    assert "Next:" not in done.output
+    assert copied.model_file("final").read_bytes() == final
+
+
+def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monkeypatch, capsys):
+    answers = iter([0.0])
+
+    def interrupted(*_):
+        try:
+            return next(answers)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(JOBS, "quick_bleu", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(copied.path, max_steps=99)
+    assert step_of(copied) > 7
+    assert not copied.model_file("final").exists()
+    assert not copied.model_file("average").exists()
+    capsys.readouterr()
+    copied.translator()
+    assert "has not finished training: using its checkpoint best" in capsys.readouterr().err
+    done = command("translate", copied.path, "--checkpoint", "final", given="a\n")
+    assert "has no checkpoint of this name, only best, last" in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--dtype", "mixed_bfloat16"],
+        ["--preset", "small"],
+        ["--vocabulary-size", 150],
+        ["--set", "learning_rate_scale=2.5"],
+        ["--set", "total_steps=9"],
+        ["--set", "evaluate_every=4"],
+        ["--set", "model={num_layers: 2}"],
+    ],
+)
+def test_a_setting_that_a_run_cannot_change_is_refused_by_name(copied, arguments):
+    before = contents(copied.path)
+    name = arguments[1].split("=")[0] if arguments[0] == "--set" else arguments[0][2:].replace("-", "_")
+    done = command("train", copied.path, *arguments, "--max-steps", 8)
+    assert done.exit_code == 1
+    assert f"Differing: {name}: " in done.output
+    assert contents(copied.path) == before
+
+
+def test_settings_that_change_no_weight_may_change(copied, texts, tmp_path):
+    moved = tmp_path / "moved.en"
+    shutil.copy(texts["train.en"], moved)
+    same = ["--preset", "tiny", "--dtype", "float32", "--set", "seed=1"]
+    changes = ["--set", "keep_checkpoints=1", "--set", "score_sentences=2", "--source", moved]
+    done = command("train", copied.path, *same, *changes, "--max-steps", 7)
+    assert done.exit_code == 0, done.output
+    config = copied.config
+    assert (config.keep_checkpoints, config.score_sentences, config.source) == (1, 2, str(moved))
+    assert config.replace(keep_checkpoints=2, score_sentences=5, source=texts["train.en"]) == RunConfig.load(
+        copied.config_file
+    ).replace(keep_checkpoints=2, score_sentences=5, source=texts["train.en"])
+
+
+def other_tokenizer(run):
+    run.tokenizer_file.write_bytes(run.tokenizer_file.read_bytes().replace(b"e", b"f", 1))
+
+
+def other_setting(old, new):
+    def change(run):
+        text = run.config_file.read_text()
+        assert old in text
+        run.config_file.write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message", "commands"),
+    [
+        (other_tokenizer, "tokenizer.model is not the tokenizer that the run was trained with", "train translate"),
+        (lambda run: run.tokenizer_file.unlink(), "tokenizer.model is missing, and the weights", "train translate"),
+        (other_setting("num_layers: 1", "num_layers: 2"), "num_layers: 1 there, 2 here", "train translate"),
+        (other_setting("dtype: float32", "dtype: mixed_bfloat16"), "'float32' there, 'mixed_b", "train translate"),
+        (other_setting("optimizer: adam", "optimizer: muon"), "was not trained with the optimizer", "train"),
+        (other_setting("scale: 0.42", "scale: 0.43"), "other values of learning_rate", "train"),
+        (other_setting("seed: 1\n", ""), "it lacks seed", "train translate"),
+        (lambda run: run.model_file("last").write_bytes(b""), "last.keras is damaged: it is not a zip", "train"),
+        (lambda run: run.model_file("final").write_bytes(b"PK"), "final.keras is damaged: it is not", "translate"),
+        (lambda run: run.model_file("last").unlink(), "last.keras, which is missing", "train"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(copied, damage, message, commands):
+    damage(copied)
+    before = contents(copied.path)
+    for name in commands.split():
+        arguments = ["--max-steps", 8] if name == "train" else ["--beam-size", 1]
+        done = command(name, copied.path, *arguments, given="a\n")
+        assert done.exit_code == 1, done.output
+        assert message in done.output
+        assert done.output.strip().count("Error:") == 1
+    assert contents(copied.path) == before
+
+
+def test_a_checkpoint_that_was_cut_off_names_the_others(copied):
+    file = copied.model_file("final")
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(
+        ValueError, match=r"final\.keras is damaged: .*Other checkpoints of the run: average, best, last"
+    ):
+        copied.translator()
+
+
+def test_text_that_changed_is_not_trained_on(copied, texts, tmp_path):
+    for name, split in (("target", "train.de"), ("valid_source", "valid.en")):
+        other = tmp_path / split
+        other.write_bytes(Path(texts[split]).read_bytes().replace(b"1", b"2"))
+        with pytest.raises(ValueError, match=rf"The text has changed since the run .* Received: {name}="):
+            train(copied.path, copied.config.replace(**{name: str(other)}), max_steps=8)
+
+
+def test_one_training_at_a_time(copied):
+    """The lock is another process's, and goes with it, however it ends."""
+    code = (
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, copied.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        done = command("train", copied.path, "--max-steps", 7)
+        assert done.exit_code == 1
+        assert "Another process trains in" in done.output
+        assert copied.translator(), "reading needs no lock"
+        other.kill()
+        other.wait()
+    with training_lock(copied.path), pytest.raises(ValueError, match="Another process"), training_lock(copied.path):
+        pass
+
+
+def test_a_file_system_without_locks_is_trained_on(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with training_lock(tmp_path / "a" / "run"):
+        (tmp_path / "a" / "run" / "file").write_text("kept")
+    assert (tmp_path / "a" / "run" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space"),
+        (errno.EROFS, "Read-only file system; choose a folder on a disk that can be written"),
+        (errno.EACCES, "Permission denied; take a file or folder that you may read and write"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(texts, tmp_path, monkeypatch, number, advice):
+    def refuse(**_):
+        raise OSError(number, os.strerror(number), "elsewhere")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    files = [
+        f"--{side}={texts[name]}" for side, name in zip(("source", "target"), ("train.en", "train.de"), strict=True)
+    ]
+    files += [f"--valid-source={texts['valid.en']}", f"--valid-target={texts['valid.de']}"]
+    done = command("train", tmp_path / "run", *files, "--max-steps", 1)
+    assert done.exit_code == 1
+    assert done.output == f"Error: {tmp_path / 'run'}: {advice}" + done.output.split(advice)[1]
+    assert done.output.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorflows_errors_of_a_full_disk_are_one_line():
+    def refuse():
+        raise tf.errors.ResourceExhaustedError(None, None, "{{a}} x/saved_model.pb; No space left on device [Op:B]\n")
+
+    done = CliRunner().invoke(Command("export", callback=refuse))
+    assert done.exit_code == 1
+    assert done.output == (
+        "Error: x/saved_model.pb; No space left on device; "
+        "free some space on this disk, or choose a folder on another\n"
+    )
+
+
+def test_a_run_that_cannot_be_written_is_evaluated(run, texts, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scores.json")
+
+    monkeypatch.setattr("keras_attention.pipeline.card.write_whole", refuse)
+    done = command("evaluate", run.path, texts["valid.en"], texts["valid.de"], "--beam-size", 1)
+    assert done.exit_code == 0, done.output
+    assert "BLEU" in done.stdout
+    assert "does not keep these scores for its model card: [Errno 30] Read-only file system" in done.stderr
+
+
+def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
+    (tmp_path / "file").write_text("")
+    files = [f"--source={texts['train.en']}", f"--target={texts['train.de']}"]
+    files += [f"--valid-source={texts['valid.en']}", f"--valid-target={texts['valid.de']}"]
+    done = command("train", tmp_path / "file" / "run", *files, "--max-steps", 1)
+    assert done.exit_code == 1
+    assert "file/run: Not a directory; a file is where a folder must be" in done.output
+    done = command("tokenizer", texts["train.en"], "--vocabulary-size", 150, "-o", tmp_path)
+    assert done.exit_code == 1
+    assert f"{tmp_path}: Is a directory; this is a folder: name a file" in done.output
+    done = command("export", run.path, tmp_path / "file" / "served")
+    assert done.exit_code == 1
+    assert "Not a directory" in done.output
 
 
 def test_wrong_calls(tmp_path, run, config):

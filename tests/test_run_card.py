@@ -51,5 +51,9 @@ def test_scores_of_another_checkpoint_or_an_older_one_are_left_out(run, scores):
 def test_no_run_and_no_checkpoint(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="not the folder of a training run"):
         run_card(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"only final, best: choose one .* Received: checkpoint='average'"):
+        run_card(run.path, "average")
+    for checkpoint in ("final", "best"):
+        run.model_file(checkpoint).unlink()
     with pytest.raises(FileNotFoundError, match=r"no checkpoint yet: train it\. Received: checkpoint='average'"):
         run_card(run.path, "average")

@@ -6,7 +6,8 @@ import pytest
 from backends import numpy
 
 import keras_attention as ka
-from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, paper_optimizer
+from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, Muon, paper_optimizer, preset_optimizer
+from keras_attention.training.presets import TRAINING_PRESETS
 
 
 @pytest.mark.parametrize("hidden_dim", [512, 97])
@@ -139,3 +140,28 @@ def test_accumulated_batches_amount_to_one_large_batch(lengths):
     assert int(optimizer.iterations) == 1
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind", "warmup_steps", "scale"),
+    [("tiny", "Adam", 300, 0.42), ("small", "Muon", 200, 1.5), ("base", "Adam", 4000, 1.0), ("big", "Adam", 4000, 1.0)],
+)
+def test_a_preset_trains_with_its_own_settings(preset, kind, warmup_steps, scale):
+    config = ka.TransformerConfig.from_preset(preset, 101)
+    optimizer = preset_optimizer(preset, config, total_steps=41, gradient_accumulation_steps=3)
+    assert isinstance(optimizer, Muon if kind == "Muon" else keras.optimizers.Adam)
+    assert optimizer.gradient_accumulation_steps == 3
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    expected = InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps=41, batches_per_step=3)
+    assert schedule.get_config() == expected.get_config()
+
+
+def test_what_is_said_of_the_presets_is_so():
+    for settings in TRAINING_PRESETS.values():
+        tokens, steps, scale = (settings[name] for name in ("tokens_per_batch", "warmup_steps", "learning_rate_scale"))
+        assert f"| {tokens:,} | {steps:,} | {scale:g} |" in preset_optimizer.__doc__
+
+
+def test_a_preset_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"`preset` is one of .*'small'.* Received: preset='large'"):
+        preset_optimizer("large", ka.TransformerConfig(101))

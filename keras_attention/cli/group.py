@@ -1,6 +1,9 @@
 """What the commands share: the group they belong to, the kinds of their arguments."""
 
+import errno
 import os
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +34,19 @@ def _verbose_option() -> click.Option:
     return click.Option(["--verbose"], is_flag=True, expose_value=False, callback=remember, help=words)
 
 
+REMEDIES = {
+    errno.ENOENT: "there is no such file: check its name",
+    errno.ENOSPC: "free some space on this disk, or choose a folder on another",
+    errno.EDQUOT: "your quota on this disk is used up: free some of it, or choose a folder on another",
+    errno.EACCES: "take a file or folder that you may read and write, or change its permissions",
+    errno.EPERM: "take a file or folder that you may read and write, or change its permissions",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.EISDIR: "this is a folder: name a file",
+    errno.ENOTDIR: "a file is where a folder must be: name another folder, or move the file away",
+    errno.EEXIST: "a file is where a folder must be: name another folder, or move the file away",
+}
+
+
 class Command(click.Command):
     """A command whose expected errors are one line, without a traceback."""
 
@@ -54,10 +70,30 @@ class Command(click.Command):
             ctx.with_resource(left_out())
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, FileNotFoundError, MissingExtraError) as error:
-            if os.environ.get("KERAS_ATTENTION_TRACEBACK"):
-                raise
-            raise click.ClickException(str(error)) from error
+        except _expected_errors() as error:
+            if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
+                raise  # Click ends quietly where nobody reads on
+            raise click.ClickException(_describe(error)) from error
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Those of the library and of the disk, TensorFlow's among them where it was needed at all."""
+    tensorflow = sys.modules.get("tensorflow")
+    theirs = () if tensorflow is None else (tensorflow.errors.OpError,)
+    return (ValueError, TypeError, FloatingPointError, OSError, MissingExtraError, *theirs)
+
+
+def _describe(error: Exception) -> str:
+    """One line that names the file and says how to fix it."""
+    if type(error).__module__.startswith("tensorflow"):
+        known = [number for number in REMEDIES if os.strerror(number) in str(error)]
+        message = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())  # without the operation's own names
+        return f"{message}; {REMEDIES[known[0]]}" if known else message
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(error.errno)
+    return f"{where}{error.strerror}{'' if remedy is None else f'; {remedy}'}"
 
 
 class Group(click.Group):

@@ -1,5 +1,6 @@
 """Commands from text files to a trained run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 @click.option("--target", type=FILE, help="Its translations, line by line.")
 @click.option("--valid-source", type=FILE, help="Sentences kept for validation.")
 @click.option("--valid-target", type=FILE, help="Their translations.")
-@click.option("--preset", type=click.Choice(["tiny", "small", "base", "big"]), default="small", help="Sizes.")
-@click.option("--vocabulary-size", default=8000, help="Pieces of the tokenizer that both languages share.")
-@click.option("--dtype", type=DTYPE, default="float32")
+@click.option("--preset", type=click.Choice(["tiny", "small", "base", "big"]), show_default="small", help="Sizes.")
+@click.option(
+    "--vocabulary-size", type=int, show_default="8000", help="Pieces of the tokenizer that both languages share."
+)
+@click.option("--dtype", type=DTYPE, show_default="float32")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another setting of the run's config.yaml.")
 @click.option("--epochs", type=int, help="Passes over the training text, earlier ones counted in.")
 @click.option("--max-steps", type=int, help="Steps, earlier ones counted in.")
@@ -68,7 +71,7 @@ def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: floa
     """
     from keras_attention.pipeline import train as train_run
 
-    config = _config(options)
+    config = _config(run, **options)
     train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes)
     click.echo(f"{run}: trained. Next: keras-attention export {run} saved_models/{Path(run).name}")
 
@@ -101,25 +104,21 @@ def demo(locale: str, minutes: float, folder: str | None, dtype: str) -> None:
     run_demo(locale, minutes, folder or f"runs/demo-{locale}", dtype)
 
 
-def _config(options: dict[str, Any]) -> Any:
-    """The config of a new run; None where no text files are given, to go on with an existing one."""
-    import dataclasses
+def _config(run: str, changes: Sequence[str], **options: Any) -> Any:
+    """The config of a new run, or of the run that the folder holds with the given settings changed."""
+    from keras_attention.pipeline import RunConfig, RunFolder
+    from keras_attention.pipeline.config import FILES, read_yaml
 
-    import yaml
-
-    from keras_attention.pipeline import RunConfig
-
-    files = ("source", "target", "valid_source", "valid_target")
-    missing = ["--" + name.replace("_", "-") for name in files if options[name] is None]
-    if len(missing) == len(files):
-        return None
+    given = {name: value for name, value in options.items() if value is not None}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set takes NAME=VALUE. Received: {change}")
+        given[name] = read_yaml(value)
+    folder = RunFolder(run)
+    missing = ["--" + name.replace("_", "-") for name in FILES if name not in given]
+    if folder.trained or len(missing) == len(FILES):
+        return folder.config.replace(**given)
     if missing:
         raise click.UsageError(f"A new run needs four text files. Missing: {', '.join(missing)}")
-    known = [field.name for field in dataclasses.fields(RunConfig)]
-    changes = {}
-    for change in options.pop("changes"):
-        name, equals, value = change.partition("=")
-        if not equals or name not in known:
-            raise click.UsageError(f"--set takes NAME=VALUE with a name among {', '.join(known)}. Received: {change}")
-        changes[name] = yaml.safe_load(value)
-    return RunConfig.from_preset(**{**options, **changes})
+    return RunConfig.from_preset(**{"preset": "small", **given})

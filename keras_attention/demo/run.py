@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_attention import serving
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.demo.phrases import Pair, make_pairs, split_pairs
+from keras_attention.layers.arguments import positive_number
 from keras_attention.pipeline import RunConfig, RunFolder, score, train
 
 NUM_PAIRS = 20_000
@@ -31,8 +32,9 @@ def run_demo(
         The share of unseen test phrases that were translated exactly.
 
     Raises:
-        ValueError: An unknown locale.
+        ValueError: An unknown locale, or no minutes.
     """
+    positive_number(minutes, "minutes")
     folder = Path(folder)
     pairs, test_pairs = split_pairs(make_pairs(locale, NUM_PAIRS), NUM_TEST)
     pairs, valid_pairs = split_pairs(pairs, NUM_VALID)

@@ -1,8 +1,10 @@
 """What layers share about their arguments: checks, with messages that say how to mend them, and precedence."""
 
+import difflib
 import math
 import numbers
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -142,6 +144,49 @@ def positive_number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be a number above zero. Received: {name}={value!r}")
     return value if isinstance(value, int) else float(value)
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Returns the value if it is True or False.
+
+    Args:
+        value: What the caller gave.
+        name: The argument's name, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is anything else.
+
+    Example:
+        >>> boolean(True, "normalize_first")
+        True
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return value
+
+
+def known_names(names: Iterable[Any], known: Sequence[str], what: str) -> None:
+    """Checks the names of settings.
+
+    Args:
+        names: What the caller gave.
+        known: The names there are.
+        what: What has these settings, for the message.
+
+    Raises:
+        ValueError: A name is not among them; the message suggests the nearest.
+
+    Example:
+        >>> known_names(["num_layers"], ["num_heads", "num_layers"], "`model`")
+    """
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean `{nearest[0]}`?" if nearest else "."
+            raise ValueError(f"{what} has no setting `{name}`{hint} There are {', '.join(known)}. Received: {name}")
 
 
 def concrete_integer(value: Any) -> int | None:

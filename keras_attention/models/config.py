@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from keras_attention.layers.arguments import positive_integer, positive_number, probability
+from keras_attention.layers.arguments import boolean, positive_integer, positive_number, probability
+from keras_attention.layers.feed_forward import feed_forward_activation
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TransformerConfig:
             less memory for more time. Nothing else depends on it.
 
     Raises:
-        ValueError: A size that cannot be, or heads that do not divide the width.
+        ValueError: A size that cannot be, heads that do not divide the width, or an unknown activation.
 
     Example:
         >>> TransformerConfig(vocabulary_size=37000).num_parameters
@@ -56,12 +57,18 @@ class TransformerConfig:
             self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             self._set(name, probability(getattr(self, name), name))
+        for name in ("normalize_first", "use_attention_bias", "remat"):
+            self._set(name, boolean(getattr(self, name), name))
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
+        feed_forward_activation(self.activation)
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 "`num_heads` must divide `hidden_dim`. "
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
             )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, **changes: Any) -> "TransformerConfig":

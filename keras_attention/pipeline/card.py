@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.pipeline.evaluate import Scores
-from keras_attention.pipeline.folder import CHECKPOINTS, RunFolder
+from keras_attention.pipeline.folder import RunFolder
 from keras_attention.training import write_whole
 
 
@@ -24,7 +24,7 @@ def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None
         "signature": scores.bleu_signature,
         "chrf": scores.chrf,
         "chrf_signature": scores.chrf_signature,
-        "checkpoint": _checkpoint(folder, checkpoint).stem,
+        "checkpoint": folder.checkpoint_file(checkpoint).stem,
         **about,
     }
     text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
@@ -50,7 +50,7 @@ def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
     files = ("source", "target", "valid_source", "valid_target")
     return {
         "data": {name: str(getattr(folder.config, name)) for name in files},
-        "bleu": _scores(folder, _checkpoint(folder, checkpoint)),
+        "bleu": _scores(folder, folder.checkpoint_file(checkpoint)),
     }
 
 
@@ -64,12 +64,3 @@ def _scores(run: RunFolder, checkpoint: Path) -> dict[str, Any] | None:
         return None
     entry = json.loads(file.read_text(encoding="utf-8"))
     return entry if entry["checkpoint"] == checkpoint.stem else None
-
-
-def _checkpoint(run: RunFolder, name: str | None) -> Path:
-    """The file that `RunFolder.translator` loads."""
-    files = [run.model_file(each) for each in CHECKPOINTS if name in (None, each)]
-    found = [file for file in files if file.exists()]
-    if not found:
-        raise FileNotFoundError(f"{run.path} has no checkpoint yet: train it. Received: checkpoint={name!r}")
-    return found[0]

@@ -1,21 +1,23 @@
 """What defines a training run, as the file `config.yaml` of its folder holds it."""
 
 import dataclasses
+import numbers
+import os
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from keras_attention.layers.arguments import boolean, known_names, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
+from keras_attention.training import write_whole
+from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
-# What each preset was found to want on a validation set, in half an hour or less on two CPU cores.
-TRAINING_PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"tokens_per_batch": 512, "warmup_steps": 300, "learning_rate_scale": 0.42},
-    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.5},
-    "base": {"tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
-    "big": {"tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
-}
+FILES = ("source", "target", "valid_source", "valid_target")
+DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class RunConfig:
         score_sentences: Validation sentences that are translated for BLEU at each evaluation.
         seed: Of the weights, the dropout and the order of the data.
 
+    Raises:
+        ValueError: A setting of the wrong type or out of its range; the message names it.
+
     Example:
         >>> config = RunConfig.from_preset("small", source="train.en", target="train.de",
         ...                                valid_source="dev.en", valid_target="dev.de")
@@ -77,6 +82,21 @@ class RunConfig:
     score_sentences: int = 200
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(getattr(self, name), name))
+        sizes = self.transformer()
+        object.__setattr__(self, "model", {name: getattr(sizes, name) for name in self.model})
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of all settings.
+
+        Returns:
+            A list.
+        """
+        return [each.name for each in dataclasses.fields(cls)]
+
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> "RunConfig":
         """The schedule that suits a preset, with changes.
@@ -89,11 +109,26 @@ class RunConfig:
             A config.
 
         Raises:
-            ValueError: An unknown preset.
+            ValueError: An unknown preset or setting, or a value that cannot be.
         """
-        if preset not in TRAINING_PRESETS:
-            raise ValueError(f"`preset` is one of {', '.join(TRAINING_PRESETS)}. Received: preset={preset!r}")
+        _one_of(TRAINING_PRESETS)(preset, "preset")
+        known_names(changes, cls.names(), "A run")
         return cls(preset=preset, **{**TRAINING_PRESETS[preset], **changes})
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """A config with other settings.
+
+        Args:
+            **changes: Attributes that differ.
+
+        Returns:
+            Another config.
+
+        Raises:
+            ValueError: An unknown setting, or a value that cannot be.
+        """
+        known_names(changes, self.names(), "A run")
+        return dataclasses.replace(self, **changes)
 
     def transformer(self) -> TransformerConfig:
         """The sizes of the model.
@@ -109,7 +144,8 @@ class RunConfig:
         Args:
             path: The file.
         """
-        Path(path).write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True))
+        text = yaml.dump(dataclasses.asdict(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        write_whole(Path(path), lambda beside: Path(beside).write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "RunConfig":
@@ -122,9 +158,123 @@ class RunConfig:
             The config.
 
         Raises:
-            ValueError: The file does not hold a config.
+            ValueError: The file does not hold a config, or not all of it.
         """
         try:
-            return cls(**yaml.safe_load(Path(path).read_text()))
-        except (TypeError, yaml.YAMLError) as error:
+            settings = read_yaml(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(settings, dict):
+                raise ValueError("it holds no settings by name")
+            known_names(settings, cls.names(), "A run")
+            missing = [name for name in cls.names() if name not in settings]
+            if missing:
+                raise ValueError(
+                    f"it lacks {', '.join(missing)}. A file that was cut off or edited is not guessed at: "
+                    "put the missing lines back"
+                )
+            return cls(**settings)
+        except ValueError as error:
             raise ValueError(f"{path} is not the config of a training run: {error}") from error
+
+
+def read_yaml(text: str) -> Any:
+    """Reads YAML in which 1e-3 is a number, as in YAML 1.2 and in Python.
+
+    Args:
+        text: A document.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: The text is not YAML.
+
+    Example:
+        >>> read_yaml("1e-3"), read_yaml("{num_layers: 2}")
+        (0.001, {'num_layers': 2})
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+# YAML 1.1, which PyYAML reads, wants a point and a sign in the exponent.
+for each in (_Loader, _Dumper):
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    each.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+
+Check = Callable[[Any, str], Any]
+
+
+def _one_of(options: Collection[str]) -> Check:
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, str) or value not in options:
+            raise ValueError(f"`{name}` is one of {', '.join(options)}. Received: {name}={value!r}")
+        return value
+
+    return check
+
+
+def _optional(check: Check) -> Check:
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def _file(value: Any, name: str) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"`{name}` must be the path of a text file. Received: {name}={value!r}")
+    return os.fspath(value)
+
+
+def _share(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be a number, at least 0 and below 1. Received: {name}={value!r}")
+    return float(value)
+
+
+def _seed(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**32:
+        raise ValueError(f"`{name}` must be an integer, at least 0 and below 2**32. Received: {name}={value!r}")
+    return int(value)
+
+
+def _sizes(value: Any, name: str) -> dict[str, Any]:
+    known = [each.name for each in dataclasses.fields(TransformerConfig) if each.name != "vocabulary_size"]
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"`{name}` must be a dictionary with names among {', '.join(known)}. Received: {name}={value!r}"
+        )
+    known_names(value, known, f"`{name}`")
+    return value
+
+
+_COUNTS = (
+    "vocabulary_size",
+    "tokens_per_batch",
+    "max_length",
+    "gradient_accumulation",
+    "warmup_steps",
+    "evaluate_every",
+    "keep_checkpoints",
+    "score_sentences",
+)
+_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(FILES, _file),
+    "preset": _one_of(TRAINING_PRESETS),
+    **dict.fromkeys(_COUNTS, positive_integer),
+    "split_digits": boolean,
+    "model": _sizes,
+    "dtype": _one_of(DTYPES),
+    **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_integer)),
+    "optimizer": _one_of(OPTIMIZERS),
+    "learning_rate_scale": positive_number,
+    "label_smoothing": _share,
+    "seed": _seed,
+}

@@ -1,18 +1,28 @@
 """Losses, metrics, the schedule, callbacks and averaging. They run on every Keras backend."""
 
 from keras_attention.training.averaging import average_checkpoints
-from keras_attention.training.callbacks import Checkpoints, Score, StopAfter, Throughput, weight_files, write_whole
+from keras_attention.training.callbacks import (
+    Checkpoints,
+    FailOnDivergence,
+    Score,
+    StopAfter,
+    Throughput,
+    weight_files,
+    write_whole,
+)
 from keras_attention.training.chunked_loss import ChunkedTrainer, chunked_cross_entropy
 from keras_attention.training.fused_adam import FusedAdam
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.muon import Muon, muon_optimizer
+from keras_attention.training.presets import preset_optimizer
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 
 __all__ = [
     "Checkpoints",
     "ChunkedTrainer",
+    "FailOnDivergence",
     "FusedAdam",
     "InverseSqrtSchedule",
     "MaskedAccuracy",
@@ -27,6 +37,7 @@ __all__ = [
     "keep_freed_memory",
     "muon_optimizer",
     "paper_optimizer",
+    "preset_optimizer",
     "token_cross_entropy",
     "weight_files",
     "write_whole",

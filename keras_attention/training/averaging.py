@@ -1,5 +1,6 @@
 """Averaging of checkpoints."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,20 @@ def _mean(model: Any, paths: Sequence[str | Path]) -> list[np.ndarray]:
     """The mean of each weight, read into the model one file after the other."""
     totals = None
     for path in paths:
-        try:
-            model.load_weights(path)
-        except Exception as error:
-            raise ValueError(
-                f"`paths` are checkpoints of the same `model`, which this file is not, or it is damaged: {error} "
-                f"Received: paths with {str(path)!r}"
-            ) from error
+        _load(model, path)
         weights = [np.asarray(weight, "float64") for weight in model.get_weights()]
         totals = weights if totals is None else [a + b for a, b in zip(totals, weights, strict=True)]
     return [total / len(paths) for total in totals]
+
+
+def _load(model: Any, path: str | Path) -> None:
+    try:
+        model.load_weights(path)
+    except PermissionError:
+        raise
+    except Exception as error:
+        is_damaged = isinstance(error, OSError | zipfile.BadZipFile)
+        reason = "is damaged; remove it" if is_damaged else f"is of another model: {error}"
+        raise ValueError(
+            f"`paths` are checkpoints of the same `model`, and {path} {reason}. Received: paths with {str(path)!r}"
+        ) from error

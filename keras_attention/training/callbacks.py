@@ -1,7 +1,8 @@
 """Callbacks that `fit` takes beside those of Keras."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,35 @@ class StopAfter(keras.callbacks.Callback):
         done = self.steps is not None and int(self.model.optimizer.iterations) >= self.steps
         if late or done:
             self.model.stop_training = True
+
+
+class FailOnDivergence(keras.callbacks.Callback):
+    """Ends training with an error when the loss, or a figure of the validation, is no longer a finite number.
+
+    `keras.callbacks.TerminateOnNaN` ends `fit` without one, and the callbacks at the end of the epoch save the broken
+    weights. With this one before them in the list, the checkpoints from before remain.
+
+    Raises:
+        FloatingPointError: In `fit`, when training has diverged.
+
+    Example:
+        >>> FailOnDivergence().on_train_batch_end(0, {"loss": 2.5})
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._check(logs or {}, ("loss",))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._check(logs or {}, ("loss", "val_loss", "val_perplexity"))
+
+    def _check(self, logs: Mapping[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            value = float(logs.get(name, 0.0))
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"Training diverged at step {int(self.model.optimizer.iterations):,}. Use a lower learning rate or "
+                    f"a longer warm-up. Received: {name}={value}"
+                )
 
 
 class Score(keras.callbacks.Callback):
@@ -140,16 +170,18 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         step = int(self.model.optimizer.iterations)
-        write_whole(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights)
+        # What HDF5 needs at most: the numbers, and a few headers for each weight.
+        size = sum(4 * math.prod(weight.shape) + 8192 for weight in self.model.weights)
+        write_whole(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights, size)
         for path in weight_files(self.folder)[: -self.keep]:
             path.unlink()
+        # After the weights and before the best: a run that is cut off at any of them can be resumed and averaged.
+        write_whole(self.folder / "last.keras", self.model.save)
         value = (logs or {}).get(self.monitor)
         if value is not None and value < self.best:
             self.best = float(value)
             write_whole(self.folder / "best.keras", self.model.save)
             write_whole(self.folder / "best.txt", lambda path: Path(path).write_text(repr(self.best)))
-        # Last, so that the step it holds is one whose other files are there.
-        write_whole(self.folder / "last.keras", self.model.save)
 
 
 def weight_files(folder: str | Path) -> list[Path]:

@@ -1,0 +1,67 @@
+"""How each preset of the model trains: one place for `compile` and for the runs of the command line."""
+
+from typing import Any
+
+import keras
+
+from keras_attention.layers.arguments import one_of
+from keras_attention.training.muon import muon_optimizer
+from keras_attention.training.schedules import paper_optimizer
+
+OPTIMIZERS = {"adam": paper_optimizer, "muon": muon_optimizer}
+
+# The settings that did best on a validation set, in half an hour or less on two CPU cores; those of the paper for its
+# own sizes.
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"optimizer": "adam", "tokens_per_batch": 512, "warmup_steps": 300, "learning_rate_scale": 0.42},
+    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.5},
+    "base": {"optimizer": "adam", "tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
+    "big": {"optimizer": "adam", "tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
+}
+
+
+def preset_optimizer(
+    preset: str,
+    config: Any,
+    total_steps: int | None = None,
+    gradient_accumulation_steps: int = 1,
+) -> keras.optimizers.Optimizer:
+    """The optimizer and the learning rate that suit a preset, as `keras-attention train` uses them.
+
+    | preset | optimizer | tokens a batch | warm-up steps | scale of the learning rate |
+    | --- | --- | --- | --- | --- |
+    | "tiny" | Adam | 512 | 300 | 0.42 |
+    | "small" | Muon | 2,048 | 200 | 1.5 |
+    | "base", "big" | Adam | 25,000 | 4,000 | 1 |
+
+    They go together: a batch of another size wants another learning rate.
+
+    Args:
+        preset: "tiny", "small", "base" or "big".
+        config: Anything with a `hidden_dim`, such as `model.config`.
+        total_steps: As of `InverseSqrtSchedule`.
+        gradient_accumulation_steps: As of `paper_optimizer`.
+
+    Returns:
+        An optimizer for `compile`.
+
+    Raises:
+        ValueError: An unknown preset, or a number of steps that is not above zero.
+
+    Example:
+        >>> from keras_attention import TransformerConfig
+        >>> config = TransformerConfig.from_preset("small", vocabulary_size=8000)
+        >>> type(preset_optimizer("small", config)).__name__
+        'Muon'
+
+    Source: Vaswani et al. 2017, section 5.3, for "base" and "big".
+    """
+    one_of(preset, "preset", tuple(TRAINING_PRESETS))
+    settings = TRAINING_PRESETS[preset]
+    return OPTIMIZERS[settings["optimizer"]](
+        config,
+        settings["warmup_steps"],
+        settings["learning_rate_scale"],
+        total_steps=total_steps,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+    )

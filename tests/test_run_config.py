@@ -1,0 +1,130 @@
+"""The settings of a run: what each may be, and the file that keeps them."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from keras_attention.pipeline import RunConfig
+
+FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
+COUNTS = [
+    "vocabulary_size",
+    "tokens_per_batch",
+    "max_length",
+    "gradient_accumulation",
+    "warmup_steps",
+    "evaluate_every",
+    "keep_checkpoints",
+    "score_sentences",
+    "packed_rows",
+    "total_steps",
+]
+
+
+def made(**changes):
+    return RunConfig.from_preset("tiny", **{**FILES, **changes})
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "abc"])
+def test_a_count_is_a_positive_integer(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer. Received: {name}={value!r}"):
+        made(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("source", "", "`source` must be the path of a text file. Received: source=''"),
+        ("valid_target", 3, "`valid_target` must be the path"),
+        ("preset", "huge", "`preset` is one of tiny, small, base, big. Received: preset='huge'"),
+        ("preset", ["tiny"], r"Received: preset=\['tiny'\]"),
+        ("split_digits", 1, "`split_digits` must be True or False. Received: split_digits=1"),
+        ("dtype", "float8", "`dtype` is one of float32, mixed_bfloat16, mixed_float16. Received: dtype='float8'"),
+        ("optimizer", "sgd", "`optimizer` is one of adam, muon. Received: optimizer='sgd'"),
+        ("learning_rate_scale", "fast", "`learning_rate_scale` must be a number above zero"),
+        ("learning_rate_scale", float("nan"), "Received: learning_rate_scale=nan"),
+        ("learning_rate_scale", True, "Received: learning_rate_scale=True"),
+        ("label_smoothing", 1.5, "`label_smoothing` must be a number, at least 0 and below 1. Received: .*=1.5"),
+        ("label_smoothing", float("nan"), "Received: label_smoothing=nan"),
+        ("seed", -1, r"`seed` must be an integer, at least 0 and below 2\*\*32. Received: seed=-1"),
+        ("seed", 2**32, "Received: seed=4294967296"),
+        ("model", None, "`model` must be a dictionary with names among num_layers, .* Received: model=None"),
+        ("model", {"layers": 2}, "`model` has no setting `layers`; did you mean `num_layers`?"),
+        ("model", {"vocabulary_size": 5}, "`model` has no setting `vocabulary_size`"),
+        ("model", {"num_heads": 7}, "`num_heads` must divide `hidden_dim`"),
+        ("model", {"normalize_first": "yes"}, "`normalize_first` must be True or False"),
+        ("model", {"activation": "rleu"}, "`activation` is a function, .* Received: activation='rleu'"),
+        ("evaluate_evry", 5, "A run has no setting `evaluate_evry`; did you mean `evaluate_every`?"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**{**FILES, name: value}) if name != "evaluate_evry" else made(**{name: value})
+    with pytest.raises(ValueError, match=message):
+        made().replace(**{name: value})
+
+
+def test_what_is_given_is_kept_as_plain_values(tmp_path):
+    config = made(
+        source=pathlib.Path("a b.en"),
+        seed=np.int64(7),
+        learning_rate_scale=np.float32(0.5),
+        model={
+            "num_layers": np.int32(1),
+            "dropout": 0.25,
+        },
+    )
+    assert config.source == "a b.en"
+    config.save(tmp_path / "config.yaml")
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("text", ["1e-3", "+2E+1", "5.e-1", "0.001"])
+def test_numbers_are_read_as_python_reads_them(text, tmp_path):
+    file = tmp_path / "config.yaml"
+    made(learning_rate_scale=0.125).save(file)
+    file.write_text(file.read_text().replace("0.125", text))
+    assert RunConfig.load(file).learning_rate_scale == float(text)
+
+
+def test_a_name_that_looks_like_a_number_stays_a_name(tmp_path):
+    config = made(source="1e3", target="ß 1:30")
+    config.save(tmp_path / "config.yaml")
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda text: "".join(text.splitlines(True)[:4]),
+            r"config.yaml is not the .*: it lacks preset, vocabulary_size",
+        ),
+        (lambda text: text.replace("seed: 1\n", ""), "it lacks seed"),
+        (lambda text: text + "sede: 2\n", "A run has no setting `sede`; did you mean `seed`?"),
+        (lambda text: text.replace("seed: 1", "seed: one"), "`seed` must be an integer"),
+        (lambda text: "", "it holds no settings by name"),
+        (lambda text: "a: [", "not YAML: while parsing"),
+        (lambda text: "- 1\n", "it holds no settings by name"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(damage, message, tmp_path):
+    file = tmp_path / "config.yaml"
+    made().save(file)
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(ValueError, match=message) as caught:
+        RunConfig.load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "config.yaml"
+    made().save(file)
+    monkeypatch.setattr(pathlib.Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match=r"config\.yaml"):
+        made(seed=2).save(file)
+    monkeypatch.undo()
+    assert RunConfig.load(file) == made()
+    assert list(tmp_path.iterdir()) == [file]
