@@ -14,7 +14,7 @@ from keras_attention.cli import main
 from keras_attention.demo import make_pairs
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.pipeline import RunConfig, RunFolder, average, compare_weights, score, train
-from keras_attention.text import PackedBatches, ParallelCorpus
+from keras_attention.text import PackedBatches, ParallelCorpus, TokenBatches
 from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
@@ -340,3 +340,30 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, texts, tmp_p
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_each_help_has_an_example(name):
     assert "keras-attention" in command(name, "--help").output.split("Example:")[1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"packed_rows": 2, "max_length": 40, "gradient_accumulation": 2}], ids=["by tokens", "packed"]
+)
+def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, changes):
+    """Not the first again: the seed and the number of the epoch decide which pairs a batch holds."""
+    config, kind = dataclasses.replace(config, **changes), PackedBatches if "packed_rows" in changes else TokenBatches
+    epochs, lengths, plan = [], [], kind.plan
+
+    def watched(batches, epoch):
+        if getattr(batches, "shuffle", True):  # not those that validate
+            epochs.append(epoch)
+            lengths.append(len(batches))
+        return plan(batches, epoch)
+
+    monkeypatch.setattr(kind, "plan", watched)
+    train(tmp_path / "run", config, max_steps=1)
+    assert epochs[0] == 0
+    epoch_steps = lengths[0] // config.gradient_accumulation
+    epochs.clear()
+    train(tmp_path / "run", max_steps=epoch_steps + 2)  # into the second epoch
+    assert epochs[0] == 0
+    assert 1 in epochs
+    epochs.clear()
+    train(tmp_path / "run", max_steps=epoch_steps + 3)
+    assert epochs[0] == 1

@@ -139,3 +139,23 @@ def test_accumulated_batches_amount_to_one_large_batch(lengths):
     assert int(optimizer.iterations) == 1
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_defaults_are_the_papers():
+    schedule = InverseSqrtSchedule(512)
+    assert schedule.get_config() == {
+        "hidden_dim": 512,
+        "warmup_steps": 4000,
+        "scale": 1.0,
+        "total_steps": None,
+        "batches_per_step": 1,
+    }
+    assert paper_optimizer(ka.TransformerConfig(100)).gradient_accumulation_steps is None
+    assert paper_optimizer(ka.TransformerConfig(100), gradient_accumulation_steps=2).gradient_accumulation_steps == 2
+
+
+def test_the_end_that_is_known_reaches_the_optimizers_schedule():
+    optimizer = paper_optimizer(ka.TransformerConfig(100), 3, 2.0, None, 5, 2)
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    assert (schedule.warmup_steps, schedule.scale, schedule.total_steps, schedule.batches_per_step) == (3, 2.0, 5, 2)
+    assert schedule.hidden_dim == 512
