@@ -60,6 +60,7 @@ def test_lists_become_arrays_of_the_inputs_dtype(value, dtype, expected):
         ([{"b64": "YQ=="}], tf.int32, "Type: dict is not of expected type: int32"),
         ([{"b64": "YQ==", "more": 1}], tf.string, "Type: dict is not of expected type: string"),
         ([{"b64": "YQ=!"}], tf.string, "Unable to base64 decode"),
+        ([1e39], tf.float32, "overflow"),
         ([[1], 2], tf.int32, "JSON Value: 2 found at incorrect level: 2$"),
         ([[1], [[2]]], tf.int32, "list at unexpected level: 2 expected < 2$"),
         ([[1, 2], [3, 4, 5]], tf.int32, "unexpected size: 3 expected size: 2$"),
@@ -263,3 +264,24 @@ def test_a_code_has_the_status_that_tf_serving_gives_it():
         assert RequestError(code, "why").http_status == status
     error = RequestError("RESOURCE_EXHAUSTED", "why", 413)
     assert (error.code, error.message, str(error), error.http_status) == ("RESOURCE_EXHAUSTED", "why", "why", 413)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{}", "Missing 'inputs' or 'instances' key"),
+        (
+            b'{"inputs": 1, "instances": 1}',
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist",
+        ),
+        (b"\xff", 'JSON Parse error: not UTF-8 (invalid start byte); send bytes as {"b64": ...}'),
+        (b'{"inputs": ' + b"[" * 100_000, "JSON Parse error: too many levels"),
+        (b"[3]", "JSON Value: [3] Is not object"),
+        (b'{"inputs": [{"b64": "YQ=!"}]}', 'input \'x\': Unable to base64 decode {"b64": "YQ=!"}'),
+    ],
+    ids=range(6),
+)
+def test_messages_word_by_word(body, message):
+    with pytest.raises(RequestError) as refused:
+        read_request(body, lambda name: taking(tf.string))
+    assert refused.value.message.endswith(message)
