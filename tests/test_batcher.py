@@ -222,3 +222,61 @@ def test_inputs_of_different_lengths_are_refused(gate):
 def test_limits_are_positive(name):
     with pytest.raises(ValueError, match=f"{name} must be above 0. Received: {name}=-1"):
         Limits(**{name: -1})
+
+
+def test_each_run_is_told_with_its_signature_and_rows(gate):
+    told = []
+    batcher = Batcher(gate, observe=lambda signature, number: told.append((signature.name, number)))
+    first = batcher.submit(TRIPLE, rows(1))
+    assert gate.entered.wait(LONG)
+    answers = [batcher.submit(DOUBLE, rows(number)) for number in (2, 3)]
+    gate.open.set()
+    assert [len(answer.result(LONG)["y"]) for answer in (first, *answers)] == [1, 2, 3]
+    batcher.close()
+    assert told == [("triple", 1), ("double", 5)]
+
+
+def test_a_request_of_as_many_rows_as_allowed_and_a_queue_of_one(make, gate):
+    batcher = make(request_rows=5, queue=1)
+    with pytest.raises(RequestError, match=r"may have 5 rows; send several\. Received: 6 rows"):
+        batcher.submit(DOUBLE, rows(6))
+    most = batcher.submit(DOUBLE, rows(5))
+    with pytest.raises(RequestError, match="has 1 requests waiting"):
+        batcher.submit(DOUBLE, rows(1))
+    gate.open.set()
+    assert len(most.result(LONG)["y"]) == 5
+
+
+def test_a_batch_that_takes_too_long_is_not_run_again():
+    gate, entered, batches = threading.Event(), threading.Event(), []
+
+    def run(signature, inputs):
+        entered.set()
+        assert gate.wait(LONG)
+        batches.append(len(inputs["x"]))
+        if signature is DOUBLE:
+            raise RequestError("DEADLINE_EXCEEDED", "too slow")
+        return {"y": inputs["x"]}
+
+    batcher = Batcher(run)
+    first = batcher.submit(TRIPLE, rows(1))
+    assert entered.wait(LONG)
+    answers = [batcher.submit(DOUBLE, rows(2)) for _ in range(3)]
+    gate.set()
+    assert len(first.result(LONG)["y"]) == 1
+    for answer in answers:
+        with pytest.raises(RequestError, match="too slow"):
+            answer.result(LONG)
+    batcher.close()
+    assert batches == [1, 6]
+
+
+def test_closing_twice_and_closing_nothing(gate):
+    gate.open.set()
+    batcher = Batcher(gate)
+    assert batcher.waiting == 0
+    batcher.close()
+    batcher.close()
+    with pytest.raises(RequestError, match=r"The server is shutting down\. Try again later") as refused:
+        batcher.submit(DOUBLE, rows(1))
+    assert (refused.value.code, refused.value.http_status) == ("UNAVAILABLE", 503)

@@ -182,3 +182,67 @@ def test_little_padding_on_sentences_of_people(tmp_path):
     batches = TokenBatches.from_pairs(corpus.sample(40_009), tokenizer, tokens_per_batch=4096)
     assert batches.num_left_out == 0
     assert batches.padding <= 0.05
+
+
+def test_no_two_of_seed_and_epoch_share_an_order(ids):
+    orders = {
+        np.concatenate(TokenBatches(*ids, tokens_per_batch=BUDGET, seed=seed).plan(epoch)).tobytes()
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(orders) == 16
+
+
+def test_lengths_of_the_source_rise_and_fall_in_turn(ids):
+    plan = TokenBatches(*ids, tokens_per_batch=BUDGET, shuffle=False).plan(0)
+    found = lengths_of(ids, np.concatenate(plan))
+    assert found == sorted(found, key=lambda pair: (pair[1], -pair[0] if pair[1] % 2 else pair[0]))
+    # The cuts are the same in every epoch, whichever pairs of equal lengths stand between them.
+    shuffled = TokenBatches(*ids, tokens_per_batch=BUDGET).plan(0)
+    assert sorted(lengths_of(ids, index) for index in shuffled) == sorted(lengths_of(ids, index) for index in plan)
+
+
+def test_the_order_of_batches_is_shuffled_too(ids, batches):
+    widths = [max(pair[1] for pair in lengths_of(ids, index)) for index in batches.plan(0)]
+    assert widths != sorted(widths)
+
+
+def test_the_least_that_is_allowed():
+    batches = TokenBatches([[], []], [[], []], tokens_per_batch=1, max_length=1, seed=0)
+    assert [len(index) for index in batches.plan(0)] == [1, 1]
+    assert (batches.num_pairs, batches.num_left_out, batches.padding) == (2, 0, 0.0)
+
+
+def test_defaults_are_4096_tokens_of_256_at_most_shuffled_by_seed_1():
+    row = [5] * 255
+    for batches in (
+        TokenBatches([row] * 17 + [[5] * 256], [[7]] * 18),
+        TokenBatches.from_pairs([("x" * 255, "y")] * 17 + [("x" * 256, "y")], Letters()),
+    ):
+        assert [len(index) for index in TokenBatches([row] * 17, [[7]] * 17, shuffle=False).plan(0)] == [16, 1]
+        assert sorted(len(index) for index in batches.plan(0)) == [1, 16]
+        assert (batches.num_left_out, batches.max_length, batches.tokens_per_batch) == (1, 256, 4096)
+        assert (batches.seed, batches.shuffle) == (1, True)
+
+
+class Letters:
+    """A tokenizer whose pieces are letters."""
+
+    def encode(self, texts):
+        return [[ord(letter) for letter in text] for text in texts]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tokens_per_batch": 8}, {"max_length": 3}, {"seed": 5}, {"shuffle": False}],
+    ids=str,
+)
+def test_pairs_of_texts_make_the_batches_of_their_pieces(options):
+    pairs = [("ab", "c"), ("d", "efg"), ("hi", "k"), ("l", "m"), ("no", "p"), ("q", "r")]
+    sides = [Letters().encode(side) for side in zip(*pairs, strict=True)]
+    found = TokenBatches.from_pairs(pairs, Letters(), **options)
+    expected = TokenBatches(*sides, **options)
+    assert [index.tolist() for index in found.plan(3)] == [index.tolist() for index in expected.plan(3)]
+    inputs, _ = found.batch([1])
+    assert inputs["source"].tolist() == [[ord("d"), EOS_ID]]
+    assert found.summary() == expected.summary()

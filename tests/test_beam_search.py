@@ -425,3 +425,108 @@ def test_length_penalty():
     lengths = tf.constant([1, 7, 19])
     np.testing.assert_allclose(length_penalty(lengths, 0.6), ((5 + lengths.numpy()) / 6) ** 0.6)
     assert length_penalty(lengths, 0.0).numpy().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_defaults_are_the_papers():
+    """Four beams, an exponent of 0.6, one hypothesis, and the ids of the tokenizer's special tokens."""
+    table = make_table(7, seed=47, scale=1.0)
+    state = {"sentence": tf.repeat(tf.range(7), 4), "prefix": tf.zeros([28, 0], tf.int32)}
+    first = []
+
+    def step(ids, state):
+        first.append(ids.numpy())
+        return table_step(table)(ids, state)
+
+    found = beam_search(step, state, batch_size=7, max_length=DEPTH)
+    assert (first[0] == BOS).all()
+    for sentence in range(7):
+        assert_same(as_lists(found, sentence), list_search(table[sentence], 4, DEPTH, 0.6, 1))
+    beyond = np.arange(found.ids.shape[2]) >= found.lengths.numpy()[..., None]
+    assert beyond.any() and (found.ids.numpy()[beyond] == PAD).all()
+
+
+def test_other_special_ids():
+    """The same table with the tokens renamed gives the same hypotheses, renamed."""
+    table = make_table(7, seed=53, scale=1.0)
+    expected = search(table, 3, DEPTH, num_return=3)
+    # Token 1 ends, 3 is a word, and 4 fills up.
+    swapped = np.zeros_like(table)
+    rename = {0: 0, 1: 3, 2: 2, 3: 1, 4: 4}
+    for code in range(sum(V**depth for depth in range(DEPTH))):
+        tokens, rest = [], code
+        while rest:
+            tokens.append((rest - 1) % V)
+            rest = (rest - 1) // V
+        swapped[:, node([rename[token] for token in tokens[::-1]])] = table[:, code][:, list(rename.values())]
+    found = search(swapped, 3, DEPTH, num_return=3, eos_id=1, pad_id=4, bos_id=0)
+    for sentence in range(7):
+        mine, wanted = as_lists(found, sentence), as_lists(expected, sentence)
+        assert_same(mine, [(score, [rename[token] for token in tokens]) for score, tokens in wanted])
+    beyond = np.arange(found.ids.shape[2]) >= found.lengths.numpy()[..., None]
+    assert beyond.any() and (found.ids.numpy()[beyond] == 4).all()
+
+
+def test_an_empty_place_whose_logits_are_broken_spoils_no_sentence():
+    """At the first step all beams but one stand empty."""
+    table = make_table(2, seed=59, scale=1.0)
+    expected = search(table, 3, 3, num_return=3)
+    step = table_step(table)
+
+    def broken(ids, state):
+        logits, after = step(ids, state)
+        empty = (tf.range(tf.size(ids)) % 3 > 0) & (tf.shape(after["prefix"])[1] == 1)
+        return tf.where(empty[:, None], np.nan, logits), after
+
+    state = {"sentence": tf.repeat(tf.range(2), 3), "prefix": tf.zeros([6, 0], tf.int32)}
+    found = beam_search(broken, state, batch_size=2, beam_size=3, max_length=3, num_return=3)
+    for sentence in range(2):
+        assert_same(as_lists(found, sentence), as_lists(expected, sentence))
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(3, 2), (4, 3), (5, 5)])
+def test_sentences_leave_the_batch_once_a_quarter_is_done(batch, rows):
+    table = make_table(batch, scale=0.0)
+    table[0, node([]), EOS] = 30.0
+    table[1:, :, 1] = 30.0
+    fed = []
+    step = table_step(table)
+
+    def watched(ids, state):
+        fed.append(len(ids))
+        return step(ids, state)
+
+    state = {"sentence": tf.range(batch), "prefix": tf.zeros([batch, 0], tf.int32)}
+    beam_search(watched, state, batch_size=batch, beam_size=1, max_length=DEPTH)
+    assert fed == [batch] + [rows] * (DEPTH - 1)
+
+
+def test_a_search_stops_where_nothing_live_can_win():
+    """With an exponent of 0 a live hypothesis that is worth what the finished one is worth cannot overtake it."""
+    for likely, steps in ((0.0, 1), (np.log(2.0), DEPTH)):
+        table = np.full((1, NODES, V), -np.inf, "float32")
+        table[0, :, 1] = 0.0
+        table[0, node([]), EOS] = -likely
+        found = search(table, 2, DEPTH, length_penalty=0.0)
+        assert found.ids.shape[2] == steps
+        assert as_lists(found, 0)[0][1] == [EOS]
+
+
+def test_the_first_and_the_last_token_of_the_vocabulary_may_be_the_end():
+    for eos in (0, V - 1):
+        table = make_table(1, scale=0.0)
+        table[0, :, eos] = 9.0
+        assert search(table, 2, 3, eos_id=eos, pad_id=1).ids.numpy()[0, 0, 0] == eos
+    with pytest.raises(ValueError, match="Received: eos_id=-1"):
+        search(make_table(1), 2, 3, eos_id=-1)
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_state_of_a_row_too_few_or_too_many_is_refused(rows):
+    with pytest.raises(ValueError, match=rf"one row for each beam.*shape \({rows}, 1\), batch_size=2, beam_size=2"):
+        beam_search(
+            lambda ids, state: (tf.zeros([tf.size(ids), V]), state),
+            tf.zeros([rows, 1]),
+            batch_size=2,
+            beam_size=2,
+            max_length=2,
+        )

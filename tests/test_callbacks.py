@@ -338,3 +338,37 @@ def test_damaged_weights_are_called_damaged(model, tmp_path, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=r"step\.weights\.h5 is damaged"):
         average_checkpoints(model, [file])
+
+
+def test_ten_weights_are_kept_by_default(model, tmp_path):
+    fit(model, 12, Checkpoints(tmp_path))
+    assert [path.name for path in weight_files(tmp_path)] == [
+        f"step-{STEPS * epoch:08d}.weights.h5" for epoch in range(3, 13)
+    ]
+
+
+def test_an_equal_value_does_not_replace_the_best(model, tmp_path):
+    fit(model, 3, Logs(val_loss=[2.0, 2.0, 2.5]), Checkpoints(tmp_path))
+    assert steps_taken(keras.models.load_model(tmp_path / "best.keras")) == STEPS
+    assert float((tmp_path / "best.txt").read_text()) == 2.0
+    resumed = keras.models.load_model(tmp_path / "last.keras")
+    fit(resumed, 1, Logs(val_loss=[2.0]), Checkpoints(tmp_path))
+    assert steps_taken(keras.models.load_model(tmp_path / "best.keras")) == STEPS
+
+
+def test_the_best_value_of_an_earlier_run_is_read_to_the_last_digit(model, tmp_path):
+    value = 1 / 3
+    fit(model, 1, Logs(val_loss=[value]), Checkpoints(tmp_path))
+    resumed, checkpoints = keras.models.load_model(tmp_path / "last.keras"), Checkpoints(tmp_path)
+    checkpoints.set_model(resumed)
+    checkpoints.on_train_begin()
+    assert checkpoints.best == value
+    checkpoints.on_epoch_end(1)  # an epoch without logs is none to compare
+    assert checkpoints.best == value
+
+
+def test_throughput_sums_up_its_epochs(model, monkeypatch):
+    clock, throughput = Clock(monkeypatch), Throughput(tokens_per_step=7000)
+    fit(model, 4, clock.after_each_batch(9.0), throughput)
+    assert (throughput.steps, throughput.seconds) == (4 * STEPS, 4 * STEPS * 9.0)
+    assert throughput.summary() == "1.8 minutes of training, 778 source and target tokens/s"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attention.decoding.candidates import Alive, grow
+from keras_attention.decoding.candidates import Alive, Candidates, grow, keep_alive
 
 B, K, EOS = 5, 3, 3
 
@@ -76,3 +76,78 @@ def test_one_row_stands_for_equal_beams():
     each, _ = grow(alive_of(log_probs), tf.repeat(logits, K, axis=0), tf.zeros([B], tf.bool), EOS)
     for mine, wanted in zip(one, each, strict=True):
         np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_of_an_empty_place_break_nothing(value):
+    """A place without a hypothesis is still run through the model; what comes out of it is no one's."""
+    random = np.random.default_rng(13)
+    logits = random.normal(size=(B, K, 7)).astype("float32")
+    log_probs = -random.random((B, K)).astype("float32")
+    log_probs[2, 1] = -np.inf
+    clean, _ = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
+    logits[2, 1] = value
+    candidates, broken = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
+    assert not broken.numpy().any()
+    for mine, wanted in zip(candidates, clean, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+    assert 1 not in candidates.parents.numpy()[2, np.isfinite(candidates.log_probs.numpy()[2])]
+
+
+@pytest.mark.parametrize("vocabulary_size", [7, 128])
+def test_a_broken_row_breaks_its_sentence_at_any_place_of_the_row(vocabulary_size):
+    log_probs = -np.random.default_rng(17).random((B, K)).astype("float32")
+    for place in (0, vocabulary_size - 1):
+        logits = np.zeros((B, K, vocabulary_size), "float32")
+        logits[3, 0, place] = np.nan
+        logits[1, 2] = -np.inf
+        _, broken = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
+        assert broken.numpy().tolist() == [False, True, False, True, False]
+
+
+def test_a_token_that_must_come_comes_alone():
+    """The last step leaves eos at what the model gives it; a prefix costs nothing, also where it is the last step."""
+    random = np.random.default_rng(19)
+    logits = random.normal(size=(B, K, 11)).astype("float32")
+    log_probs = -np.sort(random.random((B, K)).astype("float32"))
+    final = tf.constant([True, False, True, False, False])
+    prefix = tf.constant([-1, 4, 0, -1, EOS])
+    candidates, broken = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), final, EOS, prefix)
+    assert not broken.numpy().any()
+    worth = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    for sentence, token in ((0, EOS), (1, 4), (2, 0), (4, EOS)):
+        expected = log_probs[sentence] + (worth[sentence, :, EOS] if sentence == 0 else 0)
+        order = np.argsort(-expected)
+        np.testing.assert_allclose(candidates.log_probs.numpy()[sentence, :K], expected[order], rtol=1e-5)
+        assert candidates.parents.numpy()[sentence, :K].tolist() == order.tolist()
+        assert candidates.ids.numpy()[sentence, :K].tolist() == [token] * K
+        assert np.isneginf(candidates.log_probs.numpy()[sentence, K:]).all()
+    free = [x.numpy()[3].tolist() for x in candidates]
+    expected = sorted_candidates(log_probs[3], logits[3])
+    assert list(zip(*free[1:], strict=True)) == [(beam, token) for _, beam, token in expected]
+
+
+def test_a_drawn_token_is_taken_at_the_cost_that_the_model_gives_it():
+    logits = np.random.default_rng(23).normal(size=(B, 11)).astype("float32")
+    drawn = tf.constant([0, 10, 5, 3, 7])
+    alive = Alive(tf.zeros([B, 1, 2], tf.int32), tf.fill([B, 1], -0.25))
+    final = tf.constant([False, False, True, False, False])
+    candidates, _ = grow(alive, tf.constant(logits), final, EOS, None, drawn)
+    expected = [0, 10, EOS, 3, 7]  # the last step ends, whatever was drawn
+    assert candidates.ids.numpy()[:, 0].tolist() == expected
+    worth = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(candidates.log_probs.numpy()[:, 0], worth[range(B), expected] - 0.25, rtol=1e-5)
+    assert np.isneginf(candidates.log_probs.numpy()[:, 1:]).all()
+
+
+def test_what_lives_on_are_the_best_that_do_not_end():
+    ids = tf.constant([[[5, 6], [7, 8], [9, 9]]])  # (1, K, t)
+    candidates = Candidates(
+        tf.constant([[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]]),
+        tf.constant([[2, 0, 1, 2, 1, 0]]),
+        tf.constant([[EOS, 4, EOS, 4, 5, 1]]),
+    )
+    alive, parents = keep_alive(Alive(ids, tf.zeros([1, K])), candidates, EOS)
+    assert alive.log_probs.numpy().tolist() == [[-2.0, -4.0, -5.0]]
+    assert parents.numpy().tolist() == [[0, 2, 1]]
+    assert alive.ids.numpy().tolist() == [[[5, 6, 4], [9, 9, 4], [7, 8, 5]]]

@@ -293,3 +293,114 @@ def test_bad_inputs(translator, language_model):
         generate(translator, SOURCES, prefix=[4, 5, 5])
     with pytest.raises(ValueError, match="give no `prefix`"):
         generate(language_model, PROMPTS, prefix=PROMPTS)
+
+
+@pytest.mark.parametrize("allowed", [{}, {"sample": True}], ids=["search", "draw"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam_size": 1},
+        {"length_penalty": 0.0},
+        {"min_length": 0},
+        {"min_length": 5, "max_length": 5},
+        {"min_length": 1, "max_length": 1},
+        {"no_repeat_ngram": 0},
+        {"no_repeat_ngram": 1},
+        {"num_return": 4},
+    ],
+    ids=str,
+)
+def test_options_at_the_edge_of_their_range(options, allowed):
+    for name, value in options.items():
+        assert getattr(DecodingOptions(**options, **allowed), name) == value
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"top_p": 1}, {"min_p": 0}, {"min_p": 1}, {"temperature": 1e-3}])
+def test_options_of_drawing_at_the_edge_of_their_range(options):
+    assert DecodingOptions(sample=True, **options).beams == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_return": True}, "`num_return` is 1 or more. Received: num_return=True"),
+        ({"min_length": -1}, "`min_length` is 0 or more"),
+        ({"min_length": 1.0}, "`min_length` is 0 or more.*min_length=1.0"),
+        ({"top_p": 0, "sample": True}, "`top_p` is above 0 and at most 1. Received: top_p=0"),
+        ({"min_p": -0.1, "sample": True}, "`min_p` is between 0 and 1"),
+        ({"temperature": float("inf"), "sample": True}, "`temperature` is a number above 0. Received: temperature=inf"),
+        ({"top_k": 1}, "`top_k` is for drawing"),
+        ({"top_p": 0.5}, "`top_p` is for drawing"),
+        ({"min_p": 0.5}, "`min_p` is for drawing"),
+        ({"num_return": 2, "beam_size": 1}, "num_return=2, beam_size=1"),
+    ],
+)
+def test_options_beyond_their_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        DecodingOptions(**options)
+
+
+def test_defaults_of_the_options():
+    options = DecodingOptions()
+    assert (options.beams, options.num_return, options.length_penalty) == (4, 1, 0.6)
+    assert (options.length_normalization, options.min_length, options.max_length) == ("gnmt", 1, None)
+    assert (options.no_repeat_ngram, options.sample, options.seed) == (0, False, 0)
+    assert (options.temperature, options.top_k, options.top_p, options.min_p) == (1.0, 0, 1.0, 0.0)
+    assert DecodingOptions(beam_size=3).beams == 3
+    assert DecodingOptions(sample=True, beam_size=1).beams == 1
+
+
+class Endless:
+    """A model that never ends a sentence by itself."""
+
+    def __init__(self, model):
+        self.init_cache, self.model = model.init_cache, model
+        if hasattr(model, "encode"):
+            self.encode = model.encode
+
+    def decode_step(self, *inputs):
+        logits, cache = self.model.decode_step(*inputs)
+        return logits - 1e4 * tf.one_hot(EOS, V), cache
+
+
+def test_outputs_have_50_tokens_more_than_their_inputs_at_most(translator, language_model):
+    """The end of the source does not count, that of the output does."""
+    greedily = DecodingOptions(beam_size=1)
+    for model, inputs, expected in ((translator, SOURCES, [53, 51, 52]), (language_model, PROMPTS, [52, 51, 50])):
+        write = tf.function(functools.partial(generate, Endless(model), options=greedily), autograph=False)
+        found = write(tf.constant(inputs))
+        assert found.lengths.numpy()[:, 0].tolist() == expected
+        assert [int(row[length - 1]) for row, length in zip(found.ids.numpy()[:, 0], expected, strict=True)] == [
+            EOS
+        ] * 3
+
+
+@pytest.mark.parametrize("kind", ["translator", "language_model"])
+def test_other_special_ids(kind, request):
+    """Greedy decoding with other ids, against the whole model run over all that is written."""
+    model, (bos, eos, pad) = request.getfixturevalue(kind), (1, 5, 4)
+    options = DecodingOptions(beam_size=1, min_length=3, max_length=6, no_repeat_ngram=2)
+    inputs = np.array([[3, 2, 5], [2, 1, 5]]) if kind == "translator" else np.array([[3, 2], [2, pad]])
+    expected = []
+    for row in inputs:
+        given = [] if kind == "translator" else [token for token in row if token != pad]
+        tokens = list(map(int, given))
+        while len(tokens) == len(given) or tokens[-1] != eos:
+            target = np.array([[bos, *tokens]])
+            logits = model({"source": row[None], "target": target} if kind == "translator" else target).numpy()[0, -1]
+            pairs = list(itertools.pairwise(tokens))
+            for token in range(V):
+                if token != eos and tokens and (tokens[-1], token) in pairs:
+                    logits[token] = -np.inf
+            if len(tokens) + 1 < len(given) + 3:
+                logits[eos] = -np.inf
+            tokens.append(eos if len(tokens) + 1 == len(given) + 6 else int(logits.argmax()))
+        expected.append(tokens)
+    found = generate(model, inputs, options, bos_id=bos, eos_id=eos, pad_id=pad)
+    longest = max(map(len, expected))
+    rows = [tokens + [pad] * (longest - len(tokens)) for tokens in expected]
+    assert found.ids.numpy()[:, 0].tolist() == rows
+    assert found.lengths.numpy()[:, 0].tolist() == list(map(len, expected))
+    streamed = list(stream(model, inputs, options, bos_id=bos, eos_id=eos, pad_id=pad))
+    read = 0 if kind == "translator" else 1  # tokens of each prompt that are read at once
+    assert np.stack([token.ids for token in streamed], axis=1).tolist() == [row[read:] for row in rows]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_attention import EncoderLayer, TransformerConfig
-from keras_attention.training import Muon, muon_optimizer
+from keras_attention.training import Muon, muon_optimizer, paper_optimizer
 from keras_attention.training.muon import as_matrix, is_matrix, orthogonalized
 
 
@@ -120,3 +120,34 @@ def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Muon(**arguments)
+
+
+def test_defaults_and_the_betas_are_checked():
+    optimizer = Muon()
+    assert float(optimizer.learning_rate) == pytest.approx(0.002)
+    assert (optimizer.momentum, optimizer.beta_1, optimizer.beta_2) == (0.95, 0.9, 0.98)
+    assert (optimizer.epsilon, optimizer.steps, optimizer.name) == (1e-9, 5, "muon")
+    assert Muon(name="other").name == "other"
+    assert Muon(momentum=0.0, beta_1=0.0, beta_2=0.0).momentum == 0
+    for name in ("beta_1", "beta_2"):
+        with pytest.raises(ValueError, match=f"`{name}`.*1.5"):
+            Muon(**{name: 1.5})
+
+
+def test_nothing_but_zeros_stays_so():
+    assert not keras.ops.convert_to_numpy(orthogonalized(keras.ops.zeros((5, 3)), steps=5)).any()
+
+
+@pytest.mark.parametrize("arguments", [(), (7,), (7, 3.0), (7, 3.0, 90), (7, 3.0, 90, 2)], ids=str)
+def test_a_run_with_muon_has_the_schedule_of_a_run_with_adam(arguments):
+    names = ("warmup_steps", "scale", "total_steps", "gradient_accumulation_steps")
+    config, given = TransformerConfig(100, hidden_dim=16, num_heads=2), dict(zip(names, arguments, strict=False))
+    muon, adam = muon_optimizer(config, *arguments), paper_optimizer(config, **given)
+    assert muon.get_config()["learning_rate"] == adam.get_config()["learning_rate"]
+    assert muon.gradient_accumulation_steps == adam.gradient_accumulation_steps
+    assert (muon.gradient_accumulation_steps is None) == (len(arguments) < 4)
+
+
+def test_a_kernel_of_one_axis_is_no_matrix():
+    assert not is_matrix(keras.Variable(random(5), name="kernel"))
+    assert is_matrix(keras.Variable(random(1, 5), name="kernel"))

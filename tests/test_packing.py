@@ -199,3 +199,68 @@ def test_hardly_any_padding_on_sentences_of_people():
     assert batches.padding < 0.03
     assert batches.source_length == 256 or batches.target_length == 256
     assert PAD_ID == 0
+
+
+def test_no_two_of_seed_and_epoch_share_an_order(ids):
+    orders = {
+        PackedBatches(*ids, row_length=ROW, rows_per_batch=ROWS, seed=seed).plan(epoch).tobytes()
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(orders) == 16
+
+
+def test_a_shuffle_exchanges_pairs_of_equal_lengths_and_whole_rows(ids, batches):
+    def rows_of_lengths(epoch):
+        rows = batches.plan(epoch).reshape(len(batches) * ROWS, -1)
+        return [tuple((len(ids[0][i]), len(ids[1][i])) for i in pairs_in(row)) for row in rows]
+
+    first, second = rows_of_lengths(0), rows_of_lengths(1)
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_the_least_that_is_allowed():
+    batches = PackedBatches([[], []], [[], []], row_length=1, rows_per_batch=1, seed=0)
+    assert batches.plan(0).shape == (2, 1, 1)
+    assert (batches.num_pairs, batches.num_left_out, batches.padding) == (2, 0, 0.0)
+
+
+class Letters:
+    """A tokenizer whose pieces are letters."""
+
+    def encode(self, texts):
+        return [[ord(letter) for letter in text] for text in texts]
+
+
+def test_defaults_are_16_rows_of_256_shuffled_by_seed_1():
+    for batches in (
+        PackedBatches([[5] * 255, [5] * 256], [[7] * 255, [7]]),
+        PackedBatches.from_pairs([("x" * 255, "y" * 255), ("x" * 256, "y")], Letters()),
+    ):
+        inputs, labels = batches.batch(batches.plan(0)[0])
+        assert inputs["source"].shape == labels.shape == (16, 256)
+        assert (batches.num_left_out, batches.row_length, batches.rows_per_batch, batches.seed) == (1, 256, 16, 1)
+
+
+@pytest.mark.parametrize("options", [{"row_length": 5}, {"rows_per_batch": 2}, {"seed": 5}], ids=str)
+def test_pairs_of_texts_make_the_batches_of_their_pieces(options):
+    pairs = [("ab", "c"), ("d", "efg"), ("hi", "k"), ("l", "m"), ("no", "p"), ("q", "rstuv")]
+    sides = [Letters().encode(side) for side in zip(*pairs, strict=True)]
+    found, expected = PackedBatches.from_pairs(pairs, Letters(), **options), PackedBatches(*sides, **options)
+    assert found.plan(3).tolist() == expected.plan(3).tolist()
+    for mine, wanted in zip(found.batch(found.plan(3)[0]), expected.batch(expected.plan(3)[0]), strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, mine, wanted)
+    assert found.summary() == expected.summary()
+
+
+def test_few_rows_are_left_almost_empty():
+    """Of pairs of the lengths of sentences, about as many rows are filled as the tokens need."""
+    random = np.random.default_rng(11)
+    lengths = np.clip(random.lognormal(2.5, 0.6, 4001).astype(int), 2, 64)[:, None]
+    lengths = np.clip(np.concatenate([lengths, lengths + random.integers(-4, 5, lengths.shape)], axis=1), 1, 64)
+    lengths = lengths[np.argsort(-lengths.max(axis=1), kind="stable")]
+    capacity = row_lengths(lengths, 128)
+    _, num_rows = pack(lengths, capacity, multiple=1)
+    least = int(np.ceil((lengths.sum(axis=0) / capacity).max()))
+    assert least <= num_rows <= 1.02 * least

@@ -37,7 +37,7 @@ from keras_attention.pipeline import (
     evaluate as evaluation,
 )
 from keras_attention.pipeline.lock import training_lock
-from keras_attention.text import PackedBatches, ParallelCorpus
+from keras_attention.text import PackedBatches, ParallelCorpus, TokenBatches
 from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
@@ -838,3 +838,25 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, texts, tmp_p
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_each_help_has_an_example(name):
     assert "keras-attention" in command(name, "--help").output.split("Example:")[1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"packed_rows": 2, "max_length": 40, "gradient_accumulation": 2}], ids=["by tokens", "packed"]
+)
+def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, changes):
+    """Not the first again: the seed and the number of the epoch decide which pairs a batch holds."""
+    config, kind = dataclasses.replace(config, **changes), PackedBatches if "packed_rows" in changes else TokenBatches
+    epochs, plan = [], kind.plan
+
+    def watched(batches, epoch):
+        if getattr(batches, "shuffle", True):  # not those that validate
+            epochs.append(epoch)
+        return plan(batches, epoch)
+
+    monkeypatch.setattr(kind, "plan", watched)
+    passes = config.gradient_accumulation  # so many passes are as many steps as there are batches
+    train(tmp_path / "run", config, epochs=passes)
+    assert epochs[0] == 0
+    epochs.clear()
+    train(tmp_path / "run", max_steps=step_of(RunFolder(tmp_path / "run")) + 1)
+    assert epochs[0] == passes

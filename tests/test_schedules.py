@@ -165,3 +165,23 @@ def test_what_is_said_of_the_presets_is_so():
 def test_a_preset_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"`preset` is one of .*'small'.* Received: preset='large'"):
         preset_optimizer("large", ka.TransformerConfig(101))
+
+
+def test_defaults_are_the_papers():
+    schedule = InverseSqrtSchedule(512)
+    assert schedule.get_config() == {
+        "hidden_dim": 512,
+        "warmup_steps": 4000,
+        "scale": 1.0,
+        "total_steps": None,
+        "batches_per_step": 1,
+    }
+    assert paper_optimizer(ka.TransformerConfig(100)).gradient_accumulation_steps is None
+    assert paper_optimizer(ka.TransformerConfig(100), gradient_accumulation_steps=2).gradient_accumulation_steps == 2
+
+
+def test_the_end_that_is_known_reaches_the_optimizers_schedule():
+    optimizer = paper_optimizer(ka.TransformerConfig(100), 3, 2.0, None, 5, 2)
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    assert (schedule.warmup_steps, schedule.scale, schedule.total_steps, schedule.batches_per_step) == (3, 2.0, 5, 2)
+    assert schedule.hidden_dim == 512

@@ -203,7 +203,7 @@ def _select_sentences(now: Search, indices: tf.Tensor) -> Search:
 
 
 def _is_mostly_unfinished(done: tf.Tensor) -> tf.Tensor:
-    """Whether at most a quarter of the batch is done, so that computing these costs less than removing them."""
+    """Whether less than a quarter of the batch is done, so that computing these costs less than removing them."""
     return 4 * tf.math.count_nonzero(done, dtype=tf.int32) < tf.maximum(tf.size(done), 1)
 
 
