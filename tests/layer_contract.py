@@ -15,6 +15,8 @@ from backends import HAS_XLA, compiled, dtype_of, gradients, mask_of, numpy, ten
 from oracle import path_within, weights_of
 from tensors import LENGTHS, PAST, B, S, T, V, assert_close, draw, float32, largest_difference, padding, randomize
 
+from keras_attention.layers.adaptation import matrices_within
+
 BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
 
 
@@ -101,6 +103,23 @@ class ConfigContract(Contract):
         assert [weight.path for weight in again.weights] == [weight.path for weight in layer.weights]
         inputs = self.draw_inputs()
         assert_close(reloaded(inputs), model(inputs), atol=0, rtol=0)
+
+    @pytest.mark.parametrize("part", ["all", "some"])
+    def test_what_is_frozen_stays_frozen(self, part, tmp_path):
+        layer = self.layer_class(**{**self.required, **self.every_argument}, trainable=part != "all")
+        model = self.model(layer)
+        if part == "some":
+            for _, matrix in list(matrices_within(layer))[::2]:
+                matrix.trainable = False
+        trained = [weight.trainable for weight in layer.weights]
+        assert any(trained) == (part == "some" and bool(trained))
+        assert len(model.trainable_weights) == sum(trained)
+        model.save(tmp_path / "model.keras")
+        for again in (keras.models.load_model(tmp_path / "model.keras"), keras.models.clone_model(model)):
+            assert [weight.trainable for weight in again.get_layer(layer.name).weights] == trained
+            assert again.get_layer(layer.name).get_config() == layer.get_config()
+        layer.trainable = True
+        assert len(model.trainable_weights) == len(layer.weights)
 
     def test_weights_have_paths_of_their_own(self):
         layer = self.make()

@@ -53,14 +53,11 @@ class Composite(keras.layers.Layer):
         layer.build = build_and_change  # as Keras wraps it: around all that a subclass of a subclass builds
         return layer
 
-    @property
-    def trainable(self) -> bool:
-        """Whether the layer is trained; setting it reaches everything inside."""
-        return super().trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        keras.layers.Layer.trainable.fset(self, value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "trainable":
+            super().__setattr__(name, value)
+            return
+        set_trainable(self, value)
         if self._changes is not None:
             self._changes = _Changes(self._changes.adaptations, {})
 
@@ -110,7 +107,8 @@ class Composite(keras.layers.Layer):
         super().build_from_config(config)
         self._changes = changes
         self._make_changes()
-        adapt(self, config.get("adaptations", {}))  # of a file by version 0.1
+        if "adaptations" in config:  # a file by version 0.1
+            adapt(self, config["adaptations"])
 
     def _make_changes(self) -> None:
         changes, self._changes = self._changes, None
@@ -210,6 +208,29 @@ def adaptations(layer: Any) -> dict[str, dict[str, Any]]:
         if any(value is not None for value in change.values()):
             found[path] = change
     return found
+
+
+def set_trainable(layer: Any, value: bool) -> None:
+    """Freezes or unfreezes a layer or model and everything inside.
+
+    With TensorFlow, Keras' own `layer.trainable = True` does nothing where the layer is trainable itself and only some
+    of what it holds is frozen.
+
+    Args:
+        layer: A layer or model.
+        value: Whether it is trained.
+
+    Example:
+        >>> from keras_attention import FeedForward
+        >>> network = FeedForward(8)
+        >>> network.build((None, None, 4))
+        >>> network.output_dense.trainable = False
+        >>> set_trainable(network, True)
+        >>> len(network.trainable_weights)
+        4
+    """
+    for each in (layer, *(child for _, child in _sub_layers(layer))):
+        keras.layers.Layer.trainable.fset(each, value)
 
 
 def trainable_flags(layer: Any, path: str = "") -> dict[str, bool]:

@@ -10,6 +10,7 @@ from keras_attention.layers.adaptation import (
     adaptations,
     enable_lora,
     matrices_within,
+    set_trainable,
     trainable_flags,
 )
 from keras_attention.models.config import TransformerConfig
@@ -30,6 +31,12 @@ class ConfiguredModel(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.dtype_policy = dtype_policy
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":
+            set_trainable(self, value)
+        else:
+            super().__setattr__(name, value)
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, dtype: Any = None, **changes: Any) -> Self:
