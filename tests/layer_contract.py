@@ -15,6 +15,8 @@ from backends import HAS_XLA, compiled, dtype_of, gradients, mask_of, numpy, ten
 from oracle import path_within, weights_of
 from tensors import LENGTHS, PAST, B, S, T, V, assert_close, draw, float32, largest_difference, padding, randomize
 
+from keras_attention.layers.adaptation import matrices_within
+
 BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
 
 
@@ -101,6 +103,24 @@ class ConfigContract(Contract):
         assert [weight.path for weight in again.weights] == [weight.path for weight in layer.weights]
         inputs = self.draw_inputs()
         assert_close(reloaded(inputs), model(inputs), atol=0, rtol=0)
+
+    def test_what_is_frozen_stays_frozen(self, tmp_path):
+        layer = self.layer_class(**{**self.required, **self.every_argument}, trainable=False)
+        model = self.model(layer)
+        assert model.trainable_weights == []
+        self.assert_frozen_alike(keras.models.clone_model(model), model)
+        layer.trainable = True
+        assert len(model.trainable_weights) == len(layer.weights)
+        for _, matrix in list(matrices_within(layer))[::2]:
+            matrix.trainable = False
+        model.save(tmp_path / "model.keras")
+        self.assert_frozen_alike(keras.models.load_model(tmp_path / "model.keras"), model)
+        layer.trainable = True
+        assert len(model.trainable_weights) == len(layer.weights)
+
+    def assert_frozen_alike(self, copy: Any, model: Any) -> None:
+        assert [weight.trainable for weight in copy.weights] == [weight.trainable for weight in model.weights]
+        assert copy.layers[-1].get_config() == model.layers[-1].get_config()
 
     def test_weights_have_paths_of_their_own(self):
         layer = self.make()

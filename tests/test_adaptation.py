@@ -1,4 +1,4 @@
-"""Low-rank adapters and int8 matrices: what they change, what they train, that they survive a file."""
+"""Low-rank adapters, int8 matrices and frozen layers: what they change, what trains, that they survive a file."""
 
 import keras
 import numpy as np
@@ -7,6 +7,7 @@ from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, V, draw
 
 import keras_attention as ka
 from keras_attention.layers.adaptation import adaptations
+from keras_attention.training import ChunkedTrainer
 
 RANK = 2
 # Keras', for each layer of a user's model that holds no matrix.
@@ -208,6 +209,177 @@ def test_a_trainable_adapted_model_is_loaded_as_it_was(tmp_path):
     again = reload(model, tmp_path)
     assert again.trainable is False
     assert again.trainable_weights == []
+
+
+def trained(model):
+    return [weight.trainable for weight in model.weights]
+
+
+def flags(layer):
+    """The attribute `trainable` of the layers of an encoder layer."""
+    attention = layer.self_attention
+    parts = attention, attention.query_dense, layer.self_attention_norm, layer.feed_forward.output_dense
+    return [each.trainable for each in parts]
+
+
+def with_optimizer(model):
+    """Compiled, with an optimizer as training leaves it."""
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    for variable in model.optimizer.variables[2:]:
+        variable.assign(draw(*variable.shape))
+    return model
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # Keras' warning that it skips the optimizer's state
+@pytest.mark.parametrize("name", LAYERS)
+def test_sub_layers_frozen_one_by_one_stay_frozen(name, tmp_path):
+    layer, model, _ = model_of(*LAYERS[name])
+    holders = [weight.path.rpartition("/")[0] for weight in layer.weights]
+    some = set(sorted(set(holders))[::2])
+    for weight, holder in zip(layer.weights, holders, strict=True):
+        weight.trainable = holder not in some
+    before = trained(model)
+    assert set(before) == {True, False}
+    again = reload(with_optimizer(model), tmp_path)
+    for variable, expected in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (variable, expected)))
+    copies = (
+        again,
+        keras.models.clone_model(model),
+        keras.models.clone_model(again),
+        model.from_config(model.get_config()),
+    )
+    for copy in copies:
+        assert trained(copy) == before
+        for value in (True, False, True):
+            copy.layers[-1].trainable = value
+            assert set(trained(copy)) == {value}
+
+
+@pytest.mark.parametrize("frozen", ["constructor", "attribute"])
+def test_a_frozen_layer_does_not_move(frozen):
+    layer = ka.EncoderLayer(F, H, trainable=frozen == "attribute", position=ka.RelativePositionBias(8, 20))
+    layer.trainable = False
+    inputs = keras.Input((None, M))
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)))
+    before = layer.get_weights()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(draw(B, T, M), draw(B, T, 1), verbose=0)
+    assert len(model.trainable_weights) == 2
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_layers_frozen_before_they_are_built():
+    frozen = ka.Encoder(3, F, H, normalize_first=True)
+    frozen.layers[1].trainable = frozen.final_norm.trainable = False
+    partly = ka.Encoder(2, F, H, trainable=False)
+    partly.layers[1].trainable = True
+    bias = ka.MultiHeadSelfAttention(H, position=ka.RelativePositionBias(8, 20, trainable=False))
+    expected = {frozen: [True, False, True], partly: [False, True]}
+    for encoder in (
+        frozen,
+        ka.Encoder.from_config(frozen.get_config()),
+        partly,
+        ka.Encoder.from_config(partly.get_config()),
+    ):
+        config = encoder.get_config()
+        encoder.build((None, None, M))
+        assert encoder.get_config() == config
+        trains = expected[frozen if encoder.final_norm else partly]
+        assert [{weight.trainable for weight in layer.weights} for layer in encoder.layers] == [
+            {each} for each in trains
+        ]
+    assert not any(weight.trainable for weight in frozen.final_norm.weights)
+    bias.build((None, None, M))
+    assert [weight.name for weight in bias.weights if not weight.trainable] == ["embeddings"]
+    again = ka.Encoder.from_config(frozen.get_config())
+    again.trainable = True
+    again.build((None, None, M))
+    assert all(trained(again))
+
+
+def language_model(**options):
+    return ka.CausalTransformer.from_preset("tiny", vocabulary_size=V, num_layers=1, **options)
+
+
+def translation_model(**options):
+    return ka.Transformer.from_preset("tiny", vocabulary_size=V, num_layers=1, **options)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("make", [language_model, translation_model])
+def test_what_is_frozen_in_a_model_stays_frozen(make, tmp_path):
+    model = make(remat=True)
+    block = model.get_layer("decoder").layers[0]
+    model.get_layer("embedding").trainable = block.self_attention.trainable = False
+    block.feed_forward.output_dense.trainable = False
+    block.self_attention_norm.weights[0].trainable = False
+    frozen = [weight for weight in model.weights if not weight.trainable]
+    assert len(frozen) == 1 + 4 + 2 + 1
+    inputs = IDS if len(model.inputs) == 1 else {"source": IDS, "target": IDS}
+    for trainer in (model, ChunkedTrainer(model)):
+        loss = {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)} if trainer is model else {}
+        trainer.compile(keras.optimizers.Adam(0.1), **loss)
+        before = {id(weight): keras.ops.convert_to_numpy(weight) for weight in model.weights}
+        trainer.fit(inputs, IDS, verbose=0)
+        moved = [not np.array_equal(before[id(w)], keras.ops.convert_to_numpy(w)) for w in model.weights]
+        assert moved == trained(model)
+    again = reload(model, tmp_path)
+    for variable, expected in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (variable, expected)))
+    for copy in (again, keras.models.clone_model(model), model.in_dtype("bfloat16"), again.in_dtype("float32")):
+        assert trained(copy) == trained(model)
+        assert flags(copy.get_layer("decoder").layers[0]) == flags(block) == [False, False, True, False]
+    if len(model.inputs) > 1:
+        assert len(model.packed().trainable_weights) == len(model.trainable_weights)
+    again.trainable = True
+    assert all(trained(again))
+
+
+def test_adapters_leave_frozen_what_was_frozen(tmp_path):
+    layer, model, _ = model_of(lambda: ka.EncoderLayer(F, H), 1)
+    layer.self_attention.trainable = False
+    layer.feed_forward.output_dense.trainable = False
+    layer.enable_lora(RANK)
+    assert len(layer.trainable_weights) == 2  # those of the first matrix of the feed-forward network
+    for weight in layer.self_attention_norm.weights:  # often trained with the adapters
+        weight.trainable = True
+    layer.feed_forward.output_dense.bias.trainable = True
+    names = sorted(weight.name for weight in model.weights if weight.trainable)
+    assert names == ["beta", "bias", "gamma", "lora_kernel_a", "lora_kernel_b"]
+    again = reload(with_optimizer(model), tmp_path)
+    for copy in (again, reload(again, tmp_path), keras.models.clone_model(model)):
+        assert adaptations(copy.layers[-1]) == adaptations(layer)
+        assert trained(copy) == trained(model)
+    layer.quantize("int8")
+    assert sorted(weight.name for weight in model.weights if weight.trainable) == names
+    assert trained(reload(model, tmp_path)) == trained(model)
+
+
+def test_adapters_freeze_what_trains_inside_a_frozen_layer():
+    layer, model, _ = model_of(lambda: ka.EncoderLayer(F, H), 1)
+    layer.trainable = False
+    layer.feed_forward.trainable = True
+    layer.enable_lora(RANK)
+    assert {weight.name for weight in model.trainable_weights} == {"lora_kernel_a", "lora_kernel_b"}
+    assert len(model.trainable_weights) == 2 * 2
+
+
+def test_what_trains_inside_a_frozen_layer_trains_with_remat():
+    encoder = ka.Encoder(1, F, H, remat=True, trainable=False)
+    encoder.layers[0].trainable = True
+    inputs = keras.Input((None, M))
+    model = keras.Model(inputs, keras.layers.Dense(1)(encoder(inputs)))
+    encoder.layers[0].trainable = False
+    encoder.layers[0].feed_forward.trainable = True
+    before = encoder.get_weights()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(draw(B, T, M), draw(B, T, 1), verbose=0)
+    moved = [not np.array_equal(*pair) for pair in zip(before, encoder.get_weights(), strict=True)]
+    assert moved == [weight.trainable for weight in encoder.weights]
+    assert sum(moved) == 4
 
 
 @pytest.mark.parametrize(

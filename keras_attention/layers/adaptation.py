@@ -1,12 +1,14 @@
-"""Low-rank adapters and quantization for layers that are made of other layers, and saving both.
+"""Low-rank adapters, quantization and freezing for layers that are made of other layers, and saving all of it.
 
 Keras adapts and quantizes a `Dense`, an `EinsumDense` or an `Embedding` once it is built. A layer that holds some of
-them passes the request on, and saves what became of each.
+them passes the request on, and saves what became of each. It also saves which of its sub-layers are frozen.
 """
 
+import dataclasses
+import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import keras
 
@@ -30,9 +32,34 @@ class QuantizableSubclass:
 class Composite(keras.layers.Layer):
     """Base of the layers that hold other layers.
 
-    Its build config names the matrices that were changed, so that a `.keras` file changes them again before it
-    fills in the weights.
+    The config names the matrices that were changed and the sub-layers that were frozen one by one, and a layer made
+    from it is changed alike once it is built: in a `.keras` file, before the weights are filled in.
+
+    A subclass makes each of its sub-layers with `trainable=self.trainable`: Keras' setter reaches only those that
+    exist already.
     """
+
+    _changes: "_Changes | None" = None  # to make once the layer is built
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        layer = super().__new__(cls, *args, **kwargs)
+        build = layer.build
+
+        @functools.wraps(build)
+        def build_and_change(*args: Any, **kwargs: Any) -> None:
+            build(*args, **kwargs)
+            layer._make_changes()
+
+        layer.build = build_and_change  # as Keras wraps it: around all that a subclass of a subclass builds
+        return layer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "trainable":
+            super().__setattr__(name, value)
+            return
+        set_trainable(self, value)
+        if self._changes is not None:
+            self._changes = _Changes(self._changes.adaptations, {})
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
         """Freezes the layer and trains a product of two thin matrices beside each matrix inside.
@@ -63,13 +90,38 @@ class Composite(keras.layers.Layer):
         for _, matrix in matrices_within(self):
             matrix.quantize(mode, config=config, **options)
 
-    def get_build_config(self) -> dict[str, Any] | None:
-        config = super().get_build_config()
-        return config and {**config, "adaptations": adaptations(self)}
+    def get_config(self) -> dict[str, Any]:
+        changes = self._changes or _Changes(adaptations(self), trainable_flags(self))
+        return {**super().get_config(), **{name: value for name, value in vars(changes).items() if value}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        arguments = dict(config)
+        changes = _Changes(arguments.pop("adaptations", {}), arguments.pop("trainable_flags", {}))
+        layer = super().from_config(arguments)
+        layer._changes = changes
+        return layer
 
     def build_from_config(self, config: dict[str, Any]) -> None:
+        changes, self._changes = self._changes, None
         super().build_from_config(config)
-        adapt(self, config.get("adaptations", {}))
+        self._changes = changes
+        self._make_changes()
+        if "adaptations" in config:  # a file by version 0.1
+            adapt(self, config["adaptations"])
+
+    def _make_changes(self) -> None:
+        changes, self._changes = self._changes, None
+        if changes is not None:
+            adapt(self, changes.adaptations, changes.trainable_flags)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changes:
+    """What a layer differs in from another that was just made with its arguments."""
+
+    adaptations: dict[str, dict[str, Any]]
+    trainable_flags: dict[str, bool]
 
 
 def matrices_within(layer: Any, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -158,26 +210,102 @@ def adaptations(layer: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def adapt(layer: Any, changes: dict[str, dict[str, Any]]) -> None:
-    """Does to a layer or model what `adaptations` found in another.
+def set_trainable(layer: Any, value: bool) -> None:
+    """Freezes or unfreezes a layer or model and everything inside.
+
+    With TensorFlow, Keras' own `layer.trainable = True` does nothing where the layer is trainable itself and only some
+    of what it holds is frozen.
+
+    Args:
+        layer: A layer or model.
+        value: Whether it is trained.
+
+    Example:
+        >>> from keras_attention import FeedForward
+        >>> network = FeedForward(8)
+        >>> network.build((None, None, 4))
+        >>> network.output_dense.trainable = False
+        >>> set_trainable(network, True)
+        >>> len(network.trainable_weights)
+        4
+    """
+    for each in (layer, *(child for _, child in _sub_layers(layer))):
+        keras.layers.Layer.trainable.fset(each, value)
+
+
+def trainable_flags(layer: Any, path: str = "") -> dict[str, bool]:
+    """Which sub-layers and weights inside a layer or model are frozen, where what holds them is not, or the reverse.
+
+    Args:
+        layer: A layer or model.
+        path: Put before the names.
+
+    Returns:
+        The attribute `trainable` of each, by its path. Of a matrix with an adapter, all weights are named.
+
+    Example:
+        >>> from keras_attention import FeedForward
+        >>> network = FeedForward(8)
+        >>> network.build((None, None, 4))
+        >>> network.output_dense.trainable = False
+        >>> trainable_flags(network)
+        {'output': False}
+    """
+    flags = {}
+    for child in _children(layer):
+        inside = f"{path}{child.name}"
+        if child.built and not child.weights:
+            continue  # dropout, say, whose name is not the same in a copy
+        if child.trainable != layer.trainable:
+            flags[inside] = child.trainable
+        flags.update(trainable_flags(child, f"{inside}/"))
+    for weight in _own_weights(layer):
+        if weight.trainable != layer.trainable or getattr(layer, "lora_enabled", False):
+            flags[f"{path}{weight.name}"] = weight.trainable
+    return flags
+
+
+def adapt(layer: Any, changes: dict[str, dict[str, Any]], flags: dict[str, bool] | None = None) -> None:
+    """Does to a layer or model what `adaptations` and `trainable_flags` found in another.
 
     Args:
         layer: A built layer or model.
         changes: From `adaptations`.
+        flags: From `trainable_flags`; None, in old files, leaves nothing but the adapters to train.
     """
+    for path, child in _sub_layers(layer):
+        if path in (flags or {}):
+            child.trainable = flags[path]
     matrices = dict(matrices_within(layer)) if changes else {}
     for path, change in changes.items():
         if change["lora_rank"]:
             matrices[path].enable_lora(change["lora_rank"], lora_alpha=change["lora_alpha"])
         if change["quantization"]:
             matrices[path].quantize(change["quantization"])
-    if any(change["lora_rank"] for change in changes.values()):
+    if flags is None and any(change["lora_rank"] for change in changes.values()):
         _freeze_all_but_adapters(layer)
+    for holder_path, holder in [("", layer), *((f"{path}/", child) for path, child in _sub_layers(layer))]:
+        for weight in _own_weights(holder):
+            weight.trainable = (flags or {}).get(f"{holder_path}{weight.name}", weight.trainable)
 
 
 def _freeze_all_but_adapters(layer: Any) -> None:
-    for weight in layer.trainable_weights:
-        weight.trainable = weight.name.startswith("lora_")
+    for weight in layer.weights:  # a frozen layer may hold one that trains, which `trainable_weights` leaves out
+        weight.trainable = weight.trainable and weight.name.startswith("lora_")
+
+
+def _sub_layers(layer: Any, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """All layers inside, each after what holds it, with its path."""
+    for child in _children(layer):
+        inside = f"{path}{child.name}"
+        yield inside, child
+        yield from _sub_layers(child, f"{inside}/")
+
+
+def _own_weights(layer: Any) -> list[Any]:
+    """Those that no layer inside holds."""
+    inside = {id(weight) for child in _children(layer) for weight in child.weights}
+    return [weight for weight in layer.weights if id(weight) not in inside]
 
 
 def _children(layer: Any) -> Iterator[keras.layers.Layer]:

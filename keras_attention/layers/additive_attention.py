@@ -69,7 +69,7 @@ class AdditiveAttention(Composite):
         self.query_dense.build(query_shape)
         self.key_dense.build(key_shape)
         self.score_dense.build((None, None, None, self.units))
-        self.weights_dropout = Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self.weights_dropout = Dropout(self.dropout, seed=self.seed, trainable=self.trainable, dtype=self.dtype_policy)
 
     def call(
         self,
@@ -138,7 +138,12 @@ class AdditiveAttention(Composite):
     def _dense(self, name: str, units: int) -> keras.layers.Dense:
         initializer = initializer_for(name, self.kernel_initializer)
         return keras.layers.Dense(
-            units, use_bias=False, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
+            units,
+            use_bias=False,
+            kernel_initializer=initializer,
+            trainable=self.trainable,
+            dtype=self.dtype_policy,
+            name=name,
         )
 
     def _real(self, value: Any, value_mask: Any, key_mask: Any) -> Any:

@@ -265,12 +265,13 @@ def initializer_for(name: str, initializer: Any) -> Any:
     return type(initializer).from_config(config)
 
 
-def own_copy(layer: Any, name: str, **changes: Any) -> Any:
+def own_copy(layer: Any, name: str, trainable: bool = True, **changes: Any) -> Any:
     """A layer of its own for each layer that was given the same one as an argument.
 
     Args:
         layer: A layer that is not built, what `serialize_keras_object` made of one, or None.
         name: Of the copy, which its weights' paths then carry.
+        trainable: False freezes the copy; True leaves it as the layer is.
         **changes: Other arguments that the copy does not take from the layer.
 
     Returns:
@@ -293,7 +294,10 @@ def own_copy(layer: Any, name: str, **changes: Any) -> Any:
             f"`{name}` is an object such as RotaryPosition(), AlibiBias() or RelativePositionBias(). "
             f"Received: {name}={layer!r}"
         )
-    return type(layer).from_config({**layer.get_config(), "name": name, **changes})
+    copy = type(layer).from_config({**layer.get_config(), "name": name, **changes})
+    if not trainable:
+        copy.trainable = False
+    return copy
 
 
 def first_given(*options: Any) -> Any:

@@ -120,7 +120,7 @@ class MultiHeadAttention(ProjectedHeads):
         self.seed = integer_or_none(seed, "seed")
         self.num_kv_heads = self.num_heads if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
-        self.position = own_copy(position, "position", dtype=self.dtype_policy)
+        self.position = own_copy(position, "position", self.trainable, dtype=self.dtype_policy)
         self._check_options()
 
     def call(

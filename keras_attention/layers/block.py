@@ -83,7 +83,7 @@ class Block(Composite):
         self.normalization = one_of(normalization, "normalization", tuple(NORMALIZATIONS))
         self.num_kv_heads = None if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
-        self.position = own_copy(position, "position")
+        self.position = own_copy(position, "position", self.trainable)
 
     def block_config(self) -> dict[str, Any]:
         """The arguments above, in a form that can be saved.
@@ -141,11 +141,15 @@ class Block(Composite):
 
     def _norm(self, name: str) -> keras.layers.Layer:
         return make_normalization(
-            self.normalization, epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+            self.normalization,
+            epsilon=self.layer_norm_epsilon,
+            trainable=self.trainable,
+            dtype=self.dtype_policy,
+            name=name,
         )
 
     def _dropout(self) -> Dropout:
-        return Dropout(self.dropout, dtype=self.dtype_policy)
+        return Dropout(self.dropout, trainable=self.trainable, dtype=self.dtype_policy)
 
     def _attention_arguments(self, name: str) -> dict[str, Any]:
         return {
@@ -160,6 +164,7 @@ class Block(Composite):
         return {
             "kernel_initializer": initializer_for(name, self.kernel_initializer),
             "bias_initializer": initializer_for(name, self.bias_initializer),
+            "trainable": self.trainable,
             "dtype": self.dtype_policy,
             "name": name,
         }

@@ -66,7 +66,7 @@ class FeedForward(Composite):
         self.intermediate_dense = self._dense("intermediate", self.intermediate_dim, activation)
         self.gate_dense = self._dense("gate", self.intermediate_dim) if gated else None
         self.output_dense = self._dense("output", inputs_shape[-1])
-        self.dropout_layer = Dropout(self.dropout, dtype=self.dtype_policy)
+        self.dropout_layer = Dropout(self.dropout, trainable=self.trainable, dtype=self.dtype_policy)
         self.intermediate_dense.build(inputs_shape)
         if gated:
             self.gate_dense.build(inputs_shape)
@@ -107,6 +107,7 @@ class FeedForward(Composite):
             activation=activation,
             kernel_initializer=initializer_for(name, self.kernel_initializer),
             bias_initializer=initializer_for(name, self.bias_initializer),
+            trainable=self.trainable,
             dtype=self.dtype_policy,
             name=name,
         )

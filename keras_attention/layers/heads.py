@@ -53,10 +53,11 @@ class ProjectedHeads(Composite):
         self.key_dense.build(key_shape)
         self.value_dense.build(value_shape)
         self.output_dense.build((*query_shape[:-1], self.num_heads, value_dim))
-        self.weights_dropout = Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        base = {"trainable": self.trainable, "dtype": self.dtype_policy}
+        self.weights_dropout = Dropout(self.dropout, seed=self.seed, **base)
         if self.qk_norm:
-            self.query_norm = make_normalization("rms", dtype=self.dtype_policy, name="query_norm")
-            self.key_norm = make_normalization("rms", dtype=self.dtype_policy, name="key_norm")
+            self.query_norm = make_normalization("rms", name="query_norm", **base)
+            self.key_norm = make_normalization("rms", name="key_norm", **base)
             self.query_norm.build((None, *queries))
             self.key_norm.build((None, *keys))
         if self.position is not None:
@@ -134,6 +135,7 @@ class ProjectedHeads(Composite):
             activity_regularizer=self.projection_regularizer,
             kernel_constraint=self.kernel_constraint,
             bias_constraint=self.bias_constraint,
+            trainable=self.trainable,
             dtype=self.dtype_policy,
             name=name,
             **options,

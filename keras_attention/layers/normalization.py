@@ -44,7 +44,7 @@ def make_normalization(kind: str, **options: Any) -> keras.layers.Layer:
 
     Args:
         kind: "layer", (x − mean) / √(variance + ε) · γ + β, or "rms", x / √(mean of squares + ε) · γ.
-        **options: `epsilon`, `name`, `dtype`.
+        **options: `epsilon`, `name`, `dtype`, `trainable`.
 
     Returns:
         A layer.

@@ -35,7 +35,9 @@ def rematerialize(layer: keras.layers.Layer, *inputs: Any, **arguments: Any) -> 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 3.
     """
     given = [each for each in inputs if each is not None]
-    weights, others = layer.trainable_variables, layer.non_trainable_variables
+    # By the variables: a frozen layer leaves one inside that trains out of its `trainable_variables`.
+    weights = [each for each in layer.variables if each.trainable]
+    others = [each for each in layer.variables if not each.trainable]
     # Read once and, where they change, copied: both passes start from the same.
     seeds = [(each, each.value * 1) for each in others if each.path.endswith(SEED)]
     frozen = [(each, ops.copy(each)) for each in others if not each.path.endswith(SEED)]

@@ -5,7 +5,14 @@ from typing import Any, Self
 
 import keras
 
-from keras_attention.layers.adaptation import adapt, adaptations, enable_lora, matrices_within
+from keras_attention.layers.adaptation import (
+    adapt,
+    adaptations,
+    enable_lora,
+    matrices_within,
+    set_trainable,
+    trainable_flags,
+)
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
 from keras_attention.ops.cached_attention import cached_attention
@@ -24,6 +31,12 @@ class ConfiguredModel(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.dtype_policy = dtype_policy
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":
+            set_trainable(self, value)
+        else:
+            super().__setattr__(name, value)
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, dtype: Any = None, **changes: Any) -> Self:
@@ -126,6 +139,7 @@ class ConfiguredModel(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
             "adaptations": adaptations(self),
+            "trainable_flags": trainable_flags(self),
         }
 
     @classmethod
@@ -133,9 +147,10 @@ class ConfiguredModel(keras.Model):
         arguments = dict(config)
         arguments["config"] = TransformerConfig(**arguments["config"])
         trainable, changes = arguments.pop("trainable", True), arguments.pop("adaptations", {})
+        flags = arguments.pop("trainable_flags", None)
         model = cls(**arguments)
-        model.trainable = trainable  # before the adapters freeze the rest
-        adapt(model, changes)
+        model.trainable = trainable  # before the flags of what it holds
+        adapt(model, changes, flags)
         return model
 
     def _layers_by_name(self) -> dict[str, keras.layers.Layer]:
