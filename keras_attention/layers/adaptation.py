@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
+from keras_attention.layers.shaped_layer import ShapedLayer
 
 
 class QuantizableSubclass:
@@ -27,7 +28,7 @@ class QuantizableSubclass:
         super().quantize(mode, type_check=False, config=config)
 
 
-class Composite(keras.layers.Layer):
+class Composite(ShapedLayer):
     """Base of the layers that hold other layers.
 
     Its build config names the matrices that were changed, so that a `.keras` file changes them again before it

@@ -137,20 +137,21 @@ def start_position(start_index: Any) -> Any:
     return start_index
 
 
-def check_batches_and_lengths(query: Any, value: Any, key: Any) -> None:
+def check_batches_and_lengths(query_shape: Any, value_shape: Any, key_shape: Any) -> None:
     """Refuses a query, value and key that do not fit together. Sizes that are not known yet are not looked at.
 
     Args:
-        query: (B, …, M).
-        value: (B, …, M).
-        key: (B, …, M), or None.
+        query_shape: (B, …, M).
+        value_shape: (B, …, M).
+        key_shape: (B, …, M), or None.
 
     Raises:
         ValueError: A batch or a length differs.
     """
-    check_same("query", query.shape[:1], "value", value.shape[:1], "batch")
-    if key is not None:
-        check_same("key", key.shape[:-1], "value", value.shape[:-1], "batch and length, a key for each value")
+    check_same("query", query_shape[:1], "value", value_shape[:1], "batch")
+    if key_shape is not None:
+        what = "batch and length, a key for each value: all sizes but the last must be equal"
+        check_same("key", key_shape[:-1], "value", value_shape[:-1], what)
 
 
 def check_same(name: str, shape: Any, other_name: str, other: Any, what: str) -> None:
@@ -160,16 +161,17 @@ def check_same(name: str, shape: Any, other_name: str, other: Any, what: str) ->
         name: Of what has the first shape, for the message.
         shape: A shape.
         other_name: Of what has the second shape.
-        other: Another of the same rank.
+        other: Another.
         what: The meaning of the axes.
 
     Raises:
-        ValueError: A size differs.
+        ValueError: A size differs, or the rank.
 
     Example:
         >>> check_same("query", (2, None), "value", (2, 3), "batch and length")
     """
-    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(shape, other, strict=True)):
+    pairs = zip(shape, other, strict=False)
+    if len(shape) != len(other) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
         raise ValueError(
             f"`{name}` and `{other_name}` must have the same {what}. "
             f"Received: {tuple(shape)} of {name}, {tuple(other)} of {other_name}"
