@@ -119,11 +119,10 @@ def test_padding_masks_of_both_sides_in_a_decoder_of_packed_rows():
 
 WRAPPED = {
     "encoder layer": lambda: ka.EncoderLayer(19, H),
-    "stack": lambda: ka.Encoder(2, 19, H, normalize_first=True),
     "attention": lambda: ka.MultiHeadSelfAttention(H),
     "network": lambda: ka.FeedForward(19),
     "positions": lambda: ka.LearnedPositionalEncoding(S),
-    "language model": lambda: ka.Decoder(2, 19, H),
+    "language model": lambda: ka.DecoderLayer(19, H, normalize_first=True),
 }
 
 

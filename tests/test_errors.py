@@ -578,6 +578,11 @@ SHAPES = {
         [(B, T, M), (B, S, M), (B, 3, M)],
         r"`key` and `value` .* all sizes but the last must be equal. Received: \(2, 3\) of key, \(2, 7\) of value",
     ),
+    "rank of the key": (
+        lambda: attention(),
+        [(B, T, 3, M), (B, S, 3, M), (B, S, M)],
+        r"`key` must have shape of 4 axes: the ranks of `query` and `key` must be equal. .*key.shape=\(2, 7, 33\)",
+    ),
     "rank of the key, additive": (
         lambda: ka.AdditiveAttention(F),
         [(B, T, M), (B, S, M), (B, M)],

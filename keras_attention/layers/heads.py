@@ -157,9 +157,9 @@ class ProjectedHeads(Composite):
         check_given(query_shape, "query")
         rank = len(query_shape)
         check_shape(query_shape, "query", None if self.attention_axes or rank > 3 else 3)
-        check_shape(value_shape, "value", rank)
+        check_shape(value_shape, "value", rank, like="query")
+        check_shape(key_shape, "key", rank, like="query")
         check_batches_and_lengths(query_shape, value_shape, key_shape)
-        check_shape(key_shape, "key", rank)
         head_dim = self._head_dim(query_shape[-1])
         if self.position is not None:
             self.position.check_head_dim(head_dim)

@@ -39,13 +39,14 @@ def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
     return ops.convert_to_tensor(x, sparse=False)
 
 
-def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
+def check_shape(shape: Any, name: str, rank: int | None = 3, like: str | None = None) -> None:
     """Refuses a shape that is not that of a batch of sequences of vectors of known width.
 
     Args:
         shape: Of the argument.
         name: The argument's name, for the message.
         rank: How many axes it has; None for three or more.
+        like: The argument that has as many axes, where that is the reason for the rank.
 
     Raises:
         TypeError: None in the place of a tensor.
@@ -56,9 +57,10 @@ def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
     """
     check_given(shape, name)
     if len(shape) < 3 if rank is None else len(shape) != rank:
-        axes = "(batch, length, width)" if rank == 3 or rank is None else f"one of {rank} axes, as the query has"
+        axes = "(batch, length, width)" if rank == 3 or rank is None else f"of {rank} axes"
+        equal = f": the ranks of `{like}` and `{name}` must be equal" if like else ""
         vectors = "vectors, such as a TokenEmbedding makes of ids, in " if len(shape) == 2 else ""
-        raise ValueError(f"`{name}` must have {vectors}shape {axes}. Received: {name}.shape={tuple(shape)}")
+        raise ValueError(f"`{name}` must have {vectors}shape {axes}{equal}. Received: {name}.shape={tuple(shape)}")
     if shape[-1] is None:
         raise ValueError(f"The last axis of `{name}`, its width, must be known. Received: {name}.shape={tuple(shape)}")
 
@@ -161,17 +163,16 @@ def check_same(name: str, shape: Any, other_name: str, other: Any, what: str) ->
         name: Of what has the first shape, for the message.
         shape: A shape.
         other_name: Of what has the second shape.
-        other: Another.
+        other: Another of the same rank.
         what: The meaning of the axes.
 
     Raises:
-        ValueError: A size differs, or the rank.
+        ValueError: A size differs.
 
     Example:
         >>> check_same("query", (2, None), "value", (2, 3), "batch and length")
     """
-    pairs = zip(shape, other, strict=False)
-    if len(shape) != len(other) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
+    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(shape, other, strict=True)):
         raise ValueError(
             f"`{name}` and `{other_name}` must have the same {what}. "
             f"Received: {tuple(shape)} of {name}, {tuple(other)} of {other_name}"
