@@ -248,8 +248,8 @@ class LayerContract(ConfigContract):
             symbols = [self.symbol(x, known=True) for x in inputs]
             before = layer.compute_output_spec(*symbols, **variant)
             assert not layer.built
-            eager, after = layer(*inputs, **variant), layer(*symbols, **variant)
-            for symbolic in (before, after):
+            eager, called = layer(*inputs, **variant), layer(*symbols, **variant)
+            for symbolic in (before, called, layer.compute_output_spec(*symbols, **variant)):
                 keras.tree.assert_same_structure(symbolic, eager)
                 for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
                     assert (tuple(one.shape), dtype_of(one)) == (tuple(other.shape), dtype_of(other)), variant

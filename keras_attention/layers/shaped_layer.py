@@ -20,6 +20,7 @@ class ShapedLayer(keras.layers.Layer):
         if "training" not in signature.parameters:
             kwargs.pop("training", None)  # a Sequential gives it to every layer
         if self.built:
+            args, kwargs = keras.tree.map_structure(self._converted, (args, kwargs))  # as a call does
             outputs = keras.Operation.compute_output_spec(self, *args, **kwargs)
             return keras.tree.map_structure(self._in_compute_dtype, outputs)
         given = signature.bind(*args, **kwargs).arguments
@@ -34,11 +35,16 @@ class ShapedLayer(keras.layers.Layer):
             lambda shape: keras.KerasTensor(shape, dtype=self.compute_dtype), weights
         )
 
+    def _converted(self, argument: Any) -> Any:
+        is_symbol = isinstance(argument, keras.KerasTensor)
+        return self.dtype_policy.convert_input(argument, self.autocast, self.input_dtype) if is_symbol else argument
+
     def _in_compute_dtype(self, output: keras.KerasTensor) -> keras.KerasTensor:
-        # torch traces with weights in the dtype that they are stored in, not in that of the computation.
-        if keras.config.backend() == "torch" and self.autocast and "float" in output.dtype:
-            return keras.KerasTensor(output.shape, dtype=self.compute_dtype)
-        return output
+        # torch, and a trace that no call started, have weights in the dtype that they are stored in.
+        # float64 is left alone: JAX may compute float32 instead.
+        if not self.autocast or self.compute_dtype == "float64" or "float" not in output.dtype:
+            return output
+        return keras.KerasTensor(output.shape, dtype=self.compute_dtype)
 
     def _weights_shapes(self, *shapes: Any) -> tuple[Any, ...]:
         """The shapes of what `return_attention_scores` adds, from the arguments of `compute_output_shape`."""
