@@ -5,6 +5,7 @@ A class names what its layer is built and called with; the tests here know nothi
 
 import inspect
 import itertools
+import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -238,6 +239,40 @@ class LayerContract(ConfigContract):
                 unknown = {} if known else {B, T, S, PAST, PAST + T}
                 expected = tuple(None if size in unknown else size for size in other.shape)
                 assert tuple(one.shape) == expected, variant
+
+    @pytest.mark.parametrize("arguments", ["required", "every_argument"])
+    def test_output_shape_needs_no_weights(self, arguments):
+        layer, inputs = self.layer_class(**getattr(self, arguments)), self.draw_inputs()
+        shapes = [x.shape for x in inputs]
+        unknown = [(None, None, x.shape[-1]) for x in inputs]
+        config, numbers = layer.get_config(), random.getstate()
+        found = self.output_shapes(layer, shapes), self.output_shapes(layer, unknown)
+        assert not layer.built and not layer.weights and not layer.variables
+        assert layer.get_config() == config
+        assert random.getstate() == numbers, "it draws random numbers, which the next initializer would have drawn"
+        output = layer(*inputs)
+        for known, any_length in (found, (self.output_shapes(layer, shapes), self.output_shapes(layer, unknown))):
+            assert known == {tuple(output.shape)}
+            assert any_length == {(None, None, *output.shape[2:])}
+
+    def output_shapes(self, layer: Any, shapes: list[Any]) -> set[tuple[int | None, ...]]:
+        """What the layer says of shapes given by position, as lists and by name."""
+        named = {f"{name}_shape": shape for name, shape in zip(self.inputs, shapes, strict=True)}
+        compute = layer.compute_output_shape
+        return {compute(*shapes), compute(*map(list, shapes)), compute(**named)}
+
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+    def test_symbolic_outputs_are_the_same_before_the_layer_is_built(self, policy):
+        for variant in LayerContract.variants(self):
+            layer, inputs = self.layer_class(**self.required, dtype=policy), self.draw_inputs()
+            symbols = [self.symbol(x, known=True) for x in inputs]
+            before = layer.compute_output_spec(*symbols, **variant)
+            assert not layer.built
+            eager, called = layer(*inputs, **variant), layer(*symbols, **variant)
+            for symbolic in (before, called, layer.compute_output_spec(*symbols, **variant)):
+                keras.tree.assert_same_structure(symbolic, eager)
+                for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
+                    assert (tuple(one.shape), dtype_of(one)) == (tuple(other.shape), dtype_of(other)), variant
 
     def test_dropout_at_inference_changes_no_output(self):
         layer, inputs = self.make(), self.draw_inputs()

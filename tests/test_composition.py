@@ -115,3 +115,46 @@ def test_padding_masks_of_both_sides_in_a_decoder_of_packed_rows():
     # The second sequence alone
     alone = layer(x[1:, 2:], memory[1:, 3:])
     assert_close(output[1:, 2:], alone)
+
+
+WRAPPED = {
+    "encoder layer": lambda: ka.EncoderLayer(19, H),
+    "attention": lambda: ka.MultiHeadSelfAttention(H),
+    "network": lambda: ka.FeedForward(19),
+    "positions": lambda: ka.LearnedPositionalEncoding(S),
+    "language model": lambda: ka.DecoderLayer(19, H, normalize_first=True),
+}
+
+
+@pytest.mark.parametrize("frames", [3, None])
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_layer_over_the_frames_of_a_video(kind, frames, tmp_path):
+    layer, inputs = WRAPPED[kind](), keras.Input((frames, T, M))
+    model = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
+    assert model.output_shape == (None, frames, T, M)
+    x = draw(B, 3, T, M)
+    model.compile("sgd", "mse")
+    model.fit(x, x, verbose=0)
+    output = model.predict(x, verbose=0)
+    assert_close(output, np.stack([layer(x[:, frame]) for frame in range(3)], axis=1))
+    model.save(tmp_path / "model.keras")
+    assert_close(keras.models.load_model(tmp_path / "model.keras").predict(x, verbose=0), output)
+
+
+def test_implicit_masks_reach_a_layer_over_frames():
+    ids = np.random.randint(1, V, (B, 3, T)).astype("int32")
+    ids[1, :, 2:] = 0
+    inputs = keras.Input((3, None), dtype="int32")
+    x = keras.layers.Embedding(V, M, mask_zero=True)(inputs)
+    model = keras.Model(inputs, keras.layers.TimeDistributed(ka.EncoderLayer(19, H))(x))
+    assert_close(model(ids)[1:, :, :2], model(ids[1:, :, :2]))
+
+
+def test_a_sequential_model_says_its_shape_before_it_has_inputs():
+    model = keras.Sequential([ka.PositionalEncoding(), ka.EncoderLayer(19, H), ka.Encoder(2, 19, H), ka.FeedForward(7)])
+    assert model.compute_output_shape((None, T, M)) == (None, T, M)
+    assert model.compute_output_spec(keras.KerasTensor((B, None, M))).shape == (B, None, M)
+    assert not any(layer.built for layer in model.layers)
+    assert model(draw(B, T, M)).shape == model.compute_output_shape((B, T, M)) == (B, T, M)
+    embedded = keras.Sequential([ka.TokenEmbedding(V, M), ka.EncoderLayer(19, H)])
+    assert embedded.compute_output_shape((B, T)) == (B, T, M)

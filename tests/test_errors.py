@@ -540,6 +540,77 @@ def test_none_for_a_tensor(layer):
         layer(None)
 
 
+# What is asked for the shape of its output, for which shapes. Building it for them says the same.
+SHAPES = {
+    "heads and width": (lambda: ka.EncoderLayer(F, 4), [(B, T, M)], r"`num_heads` must divide .*width=33"),
+    "heads and width in a stack": (lambda: ka.Decoder(2, F, 4), [(B, T, M)], r"`num_heads` must divide .*width=33"),
+    "heads and width of attention": (
+        lambda: ka.MultiHeadSelfAttention(4),
+        [(None, None, M)],
+        r"must divide the width of x, .* Received: num_heads=4, width=33",
+    ),
+    "shared heads": (lambda: ka.Encoder(2, F, H, num_kv_heads=2), [(B, T, M)], r"num_heads=3, num_kv_heads=2"),
+    "odd width to turn": (
+        lambda: ka.EncoderLayer(F, H, position=ka.RotaryPosition()),
+        [(B, T, M)],
+        r"`key_dim` must be even. Received: key_dim=11",
+    ),
+    "odd width to turn in attention": (
+        lambda: attention(position=ka.RotaryPosition()),
+        [(B, T, M)],
+        r"`key_dim` must be even. Received: key_dim=11",
+    ),
+    "rank": (self_attention, [(B, M)], r"must have vectors, .*shape=\(2, 33\)"),
+    "rank of a position": (ka.PositionalEncoding, [(B, T, 3, M)], r"`inputs` must have shape .*shape=\(2, 5, 3, 33\)"),
+    "rank of a network": (lambda: ka.FeedForward(F), [(B, M)], r"`inputs` must have vectors, .*shape=\(2, 33\)"),
+    "rank of a block": (lambda: ka.EncoderLayer(F, H), [(B, T, 3, M)], r"`inputs` must have shape .*\(2, 5, 3, 33\)"),
+    "rank of the memory": (
+        lambda: ka.DecoderLayer(F, H),
+        [(B, T, M), (B, M)],
+        r"`encoder_sequence` must have vectors, .*shape=\(2, 33\)",
+    ),
+    "no width": (lambda: ka.FeedForward(F), [(B, T, None)], r"its width, must be known. .*shape=\(2, 5, None\)"),
+    "axes": (lambda: attention(attention_axes=3), [(B, T, 3, M)], r"`attention_axes` names axes .*\(3,\) for inputs"),
+    "batches": (lambda: attention(), [(B, T, M), (7, S, M)], r"same batch. Received: \(2,\) of query, \(7,\) of value"),
+    "batches of a decoder": (lambda: ka.Decoder(2, F, H), [(B, T, M), (7, S, M)], r"same batch. Received: \(2,\) of"),
+    "value longer than key": (
+        lambda: attention(),
+        [(B, T, M), (B, S, M), (B, 3, M)],
+        r"`key` and `value` .* all sizes but the last must be equal. Received: \(2, 3\) of key, \(2, 7\) of value",
+    ),
+    "rank of the key": (
+        lambda: attention(),
+        [(B, T, 3, M), (B, S, 3, M), (B, S, M)],
+        r"`key` must have shape of 4 axes: the ranks of `query` and `key` must be equal. .*key.shape=\(2, 7, 33\)",
+    ),
+    "rank of the key, additive": (
+        lambda: ka.AdditiveAttention(F),
+        [(B, T, M), (B, S, M), (B, M)],
+        r"`key` must have vectors, .*key.shape=\(2, 33\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", SHAPES)
+def test_a_wrong_shape(mistake):
+    make, shapes, message = SHAPES[mistake]
+    with pytest.raises(ValueError, match=message):
+        make().compute_output_shape(*shapes)
+    with pytest.raises(ValueError, match=message):
+        make().build(*shapes)
+
+
+def test_shapes_that_need_what_a_layer_was_built_without():
+    layer = built(ka.DecoderLayer(F, H))
+    with pytest.raises(ValueError, match=r"built without an encoder sequence, so it has no cross-attention"):
+        layer.compute_output_shape((B, T, M), (B, S, M))
+    cache = layer.init_cache(B)
+    with pytest.raises(ValueError, match=r"must be built before `compute_output_spec`"):
+        ka.DecoderLayer(F, H).compute_output_spec(keras.KerasTensor((B, T, M)), self_attention_cache=cache)
+    with pytest.raises(TypeError, match=r"`value` must be a tensor .*value=None"):
+        ka.AdditiveAttention(F).compute_output_shape((B, T, M), None)
+
+
 def test_text():
     text = tf.constant([["a", "b"]])
     with pytest.raises(TypeError, match=r"token ids, which a tokenizer makes of text. Received: inputs.dtype=string"):

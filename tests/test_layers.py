@@ -272,10 +272,60 @@ class TestTokenEmbedding(ConfigContract):
             logits = layer(x, reverse=True)
             assert (logits.shape, logits.dtype) == ((*tokens.shape, V), dtype_of(layer(layer(ids), reverse=True)))
 
+    def test_output_shape_needs_no_weights(self):
+        layer, (ids,) = ka.TokenEmbedding(V, M), self.draw_inputs()
+        for _ in range(2):  # before the layer is built, and after
+            assert layer.compute_output_shape([B, T]) == (B, T, M)
+            assert layer.compute_output_shape((None, None)) == (None, None, M)
+            assert layer.compute_output_shape((B, None, M), reverse=True) == (B, None, V)
+            with pytest.raises(ValueError, match=rf"vectors of width {M}. Received: shape \(2, 5, 29\)"):
+                layer.compute_output_shape((B, T, MEMORY_WIDTH), reverse=True)
+            assert layer(ids).shape == (B, T, M)
+
     def test_nothing_is_printed(self, capfd):
         layer = self.make(mask_zero=True)
         layer(layer(self.draw_inputs()[0]), reverse=True)
         assert capfd.readouterr() == ("", "")
+
+
+# Arguments of attention, then the shapes of query, value and key.
+ATTENTION_SHAPES = {
+    "widths": ({"value_dim": 19, "num_kv_heads": 1}, (B, T, M), (B, S, 29), (B, S, 23)),
+    "output": ({"output_shape": 23}, (B, T, M), (B, S, 29)),
+    "outputs": ({"output_shape": (23, 29), "use_gate": True}, (B, T, M), (B, S, 29)),
+    "images": ({}, (B, T, 3, M), (B, S, 1, 29)),
+    "images, outputs": ({"output_shape": (23, 29)}, (B, T, 3, M), (B, S, 13, 29), (B, S, 13, 19)),
+    "first axis": ({"attention_axes": 1}, (B, T, 3, M), (B, S, 3, 29)),
+    "axes": ({"attention_axes": (-2, 1)}, (B, T, 3, 13, M), (B, S, 3, 11, 29)),
+}
+
+
+@pytest.mark.parametrize("case", ATTENTION_SHAPES)
+def test_the_shapes_of_attention_are_those_of_a_call(case):
+    options, *shapes = ATTENTION_SHAPES[case]
+    layer, inputs = ka.MultiHeadAttention(H, D, **options), [draw(*shape) for shape in shapes]
+    symbols = [keras.KerasTensor(shape) for shape in shapes]
+    before = layer.compute_output_shape(*shapes)
+    both = layer.compute_output_spec(*symbols, return_attention_scores=True)
+    batch_unknown = layer.compute_output_shape(*[(None, *shape[1:]) for shape in shapes])
+    assert not layer.built
+    output, weights = layer(*inputs, return_attention_scores=True)
+    assert before == both[0].shape == tuple(output.shape) == layer.compute_output_shape(*shapes)
+    assert both[1].shape == tuple(weights.shape)
+    assert batch_unknown == (None, *before[1:])
+
+
+def test_output_shapes_without_the_second_sequence():
+    assert ka.MultiHeadAttention(H, D, output_shape=23).compute_output_shape((B, T, M)) == (B, T, 23)
+    for layer in (ka.DecoderLayer(F, H), ka.Decoder(2, F, H)):
+        symbol = keras.KerasTensor((B, T, M))
+        assert layer.compute_output_shape((B, T, M)) == layer.compute_output_shape((B, T, M), (B, S, 29)) == (B, T, M)
+        before = layer.compute_output_spec(symbol, return_attention_scores=True)
+        after = layer(symbol, return_attention_scores=True)
+        keras.tree.assert_same_structure(before, after)
+        shapes = [[each.shape for each in keras.tree.flatten(specs)] for specs in (before, after)]
+        assert shapes[0] == shapes[1]
+        assert layer.compute_output_shape((B, T, M)) == (B, T, M)
 
 
 @pytest.mark.parametrize("make", [ka.PositionalEncoding, lambda: ka.LearnedPositionalEncoding(31)])

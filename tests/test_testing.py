@@ -82,6 +82,14 @@ class WrongCount(Mixer):
         return [keras.KerasTensor(x.shape, dtype=self.compute_dtype)] * 2
 
 
+class WrongComputedShape(Mixer):
+    def compute_output_shape(self, x_shape):
+        return (*x_shape[:-1], self.units if self.built else 1)
+
+    def compute_output_spec(self, x, mask=None, training=None):
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+
 class IgnoresMask(Mixer):
     def mean(self, x, mask):
         return keras.ops.mean(x, axis=1)
@@ -150,6 +158,11 @@ BROKEN = [
     (WrongShape, "symbolic", r"the shape in a functional model is \(2, 33, 5\), that of a call is \(2, 5, 33\)"),
     (WrongDtype, "symbolic", r"the dtype in a functional model is float64, that of a call is float32"),
     (WrongCount, "symbolic", r"a functional model gets 2 outputs, a call gives 1"),
+    (
+        WrongComputedShape,
+        "symbolic",
+        r"compute_output_shape says \(2, 5, 1\) \(not built yet\), the shape of a call is \(2, 5, 33\)",
+    ),
     (IgnoresMask, "padding", r"row 0, whose mask has \[2\] real positions, trimmed to these and padded, differ by"),
     (ChangesCallersMask, "caller_masks", r"changes 10 of 10 entries of the mask of input 0"),
     (

@@ -13,6 +13,7 @@ from typing import Any, Self
 import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
+from keras_attention.layers.shaped_layer import ShapedLayer
 
 
 class QuantizableSubclass:
@@ -29,7 +30,7 @@ class QuantizableSubclass:
         super().quantize(mode, type_check=False, config=config)
 
 
-class Composite(keras.layers.Layer):
+class Composite(ShapedLayer):
     """Base of the layers that hold other layers.
 
     The config names the matrices that were changed and the sub-layers that were frozen one by one, and a layer made

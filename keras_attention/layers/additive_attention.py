@@ -61,8 +61,7 @@ class AdditiveAttention(Composite):
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
         value_shape = value_shape or query_shape
         key_shape = key_shape or value_shape
-        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
-            check_shape(shape, name)
+        _check_shapes(query_shape, value_shape, key_shape)
         self.query_dense = self._dense("query", self.units)
         self.key_dense = self._dense("key", self.units)
         self.score_dense = self._dense("score", 1)
@@ -108,7 +107,7 @@ class AdditiveAttention(Composite):
         """
         key = value if key is None else key
         query, value, key = (check_sequence(x, n) for x, n in ((query, "query"), (value, "value"), (key, "key")))
-        check_batches_and_lengths(query, value, key)
+        check_batches_and_lengths(query.shape, value.shape, key.shape)
         (query_mask, value_mask, key_mask, attention_mask), valid = checked_masks(
             query_mask=query_mask, value_mask=value_mask, key_mask=key_mask, attention_mask=attention_mask
         )
@@ -122,9 +121,14 @@ class AdditiveAttention(Composite):
         logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
         weights = ops.cast(masked_softmax(logits, mask), value.dtype)  # (B, T, S)
         dropped = self.weights_dropout(weights, training=training) if self.dropout else weights
-        output = nan_unless(valid, ops.matmul(dropped, value))  # (B, T, E)
+        output = ops.cast(ops.matmul(dropped, value), value.dtype)  # (B, T, E); torch's product of float64 is float32
+        output = nan_unless(valid, output)
         weights = nan_unless(valid, weights)
         return (output, weights) if return_attention_scores else output
+
+    def compute_output_shape(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> tuple[int | None, ...]:
+        _check_shapes(query_shape, value_shape, key_shape or value_shape)
+        return (*query_shape[:-1], value_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -134,6 +138,9 @@ class AdditiveAttention(Composite):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
         }
+
+    def _weights_shapes(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> tuple[Any, ...]:
+        return ((*query_shape[:-1], value_shape[1]),)
 
     def _dense(self, name: str, units: int) -> keras.layers.Dense:
         initializer = initializer_for(name, self.kernel_initializer)
@@ -167,3 +174,9 @@ class AdditiveAttention(Composite):
         if causal:
             found.append(masks.causal_mask(ops.shape(query)[1], ops.shape(value)[1]))  # (T, S)
         return masks.combine_masks(*found)
+
+
+def _check_shapes(query_shape: Any, value_shape: Any, key_shape: Any) -> None:
+    for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
+        check_shape(shape, name)
+    check_batches_and_lengths(query_shape, value_shape, key_shape)

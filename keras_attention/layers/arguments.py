@@ -236,6 +236,25 @@ def one_of(value: Any, name: str, options: tuple[str, ...]) -> str:
     return value
 
 
+def check_heads_share(num_heads: int, num_kv_heads: int) -> None:
+    """Refuses heads of keys and values that the heads of queries cannot share evenly.
+
+    Args:
+        num_heads: H.
+        num_kv_heads: G.
+
+    Raises:
+        ValueError: G does not divide H.
+
+    Example:
+        >>> check_heads_share(8, 2)
+    """
+    if num_heads % num_kv_heads:
+        raise ValueError(
+            f"`num_kv_heads` must divide `num_heads`. Received: num_heads={num_heads}, num_kv_heads={num_kv_heads}"
+        )
+
+
 def initializer_for(name: str, initializer: Any) -> Any:
     """An initializer for one of several weights that were given the same one.
 

@@ -221,6 +221,26 @@ class MultiHeadAttention(ProjectedHeads):
             results.append(memory)
         return output if len(results) == 1 else tuple(results)
 
+    def compute_output_shape(
+        self, query_shape: Any, value_shape: Any = None, key_shape: Any = None
+    ) -> tuple[int | None, ...]:
+        """The shape of the output, which needs no weights.
+
+        Args:
+            query_shape: (B, …, M).
+            value_shape: (B, …, M); None where attention is to a cache alone.
+            key_shape: (B, …, M); that of the value by default.
+
+        Returns:
+            (B, …, M), or the sizes of the argument `output_shape` instead of M.
+
+        Raises:
+            ValueError: Shapes that the layer cannot be built for.
+        """
+        value_shape = value_shape or query_shape
+        self._check_shapes(query_shape, value_shape, key_shape or value_shape)
+        return (*query_shape[:-1], *(self.output_dims or query_shape[-1:]))
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

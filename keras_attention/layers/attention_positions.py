@@ -18,6 +18,13 @@ class AttentionPosition(keras.layers.Layer):
     def build(self, heads_shape: Any) -> None:
         """Args: heads_shape: that of the queries, (B, H, T, D)."""
 
+    def check_head_dim(self, head_dim: int) -> None:
+        """Refuses a width that this strategy has no use for.
+
+        Args:
+            head_dim: D.
+        """
+
     def turn(self, x: Any, positions: Any) -> Any:
         """What to compare in place of these queries or keys.
 
@@ -93,10 +100,11 @@ class RotaryPosition(AttentionPosition):
         self.max_wavelength = positive_number(max_wavelength, "max_wavelength")
 
     def build(self, heads_shape: Any) -> None:
-        if heads_shape[-1] % 2:
-            raise ValueError(
-                f"RotaryPosition turns pairs, so `key_dim` must be even. Received: key_dim={heads_shape[-1]}"
-            )
+        self.check_head_dim(heads_shape[-1])
+
+    def check_head_dim(self, head_dim: int) -> None:
+        if head_dim % 2:
+            raise ValueError(f"RotaryPosition turns pairs, so `key_dim` must be even. Received: key_dim={head_dim}")
 
     def turn(self, x: Any, positions: Any) -> Any:
         return rotate(x, positions, self.max_wavelength)

@@ -161,6 +161,22 @@ class AttentionAxes:
         """
         if self.is_sequence:
             return weights
-        sizes = ops.shape(query)
-        attended = [ops.shape(x)[i] for x in (query, value) for i in self.attended]
-        return ops.reshape(weights, (*(sizes[i] for i in self.outer), weights.shape[1], *attended))
+        return ops.reshape(weights, self.weights_shape(weights.shape[1], ops.shape(query), ops.shape(value)))
+
+    def weights_shape(self, heads: int, query_shape: Any, value_shape: Any) -> tuple[Any, ...]:
+        """The shape of attention weights with the axes of the inputs.
+
+        Args:
+            heads: H.
+            query_shape: (B, …, M).
+            value_shape: (B, …, M).
+
+        Returns:
+            (outer axes, H, attended axes of the query, attended axes of the value).
+
+        Example:
+            >>> AttentionAxes(rank=3).weights_shape(2, (3, 5, 16), (3, None, 16))
+            (3, 2, 5, None)
+        """
+        attended = [shape[i] for shape in (query_shape, value_shape) for i in self.attended]
+        return (*(query_shape[i] for i in self.outer), heads, *attended)

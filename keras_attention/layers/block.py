@@ -6,6 +6,7 @@ import keras
 
 from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import (
+    check_heads_share,
     initializer_for,
     one_of,
     own_copy,
@@ -16,6 +17,7 @@ from keras_attention.layers.arguments import (
 from keras_attention.layers.attention import MultiHeadAttention
 from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.feed_forward import FeedForward, feed_forward_activation, serialize_activation
+from keras_attention.layers.input_checks import check_shape
 from keras_attention.layers.normalization import NORMALIZATIONS, make_normalization
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
 
@@ -122,7 +124,6 @@ class Block(Composite):
         return x if self.normalize_first else norm(x)
 
     def _self_attention(self, width: int) -> MultiHeadSelfAttention:
-        self._check_heads(width)
         return MultiHeadSelfAttention(
             self.num_heads, position=self.position, **self._attention_arguments("self_attention")
         )
@@ -169,8 +170,14 @@ class Block(Composite):
             "name": name,
         }
 
-    def _check_heads(self, width: int) -> None:
+    def _check_sequence_shape(self, shape: Any, name: str) -> None:
+        """Refuses a shape that the layer cannot be built for."""
+        check_shape(shape, name)
+        width = shape[-1]
         if width % self.num_heads:
             raise ValueError(
                 f"`num_heads` must divide the width of the inputs. Received: num_heads={self.num_heads}, width={width}"
             )
+        check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
+        if self.position is not None:
+            self.position.check_head_dim(width // self.num_heads)

@@ -40,7 +40,7 @@ def check_attention_call(
     if value is None and cache is None:
         raise ValueError("Give `value`, `cache` or both. Received: value=None, cache=None")
     if value is not None:
-        check_batches_and_lengths(query, value, key)
+        check_batches_and_lengths(query.shape, value.shape, None if key is None else key.shape)
     if cache is not None:
         _check_cache(axes, query, cache, query_segment_ids)
     if (query_segment_ids is None) != (value_segment_ids is None):

@@ -11,7 +11,7 @@ from keras import ops
 from keras_attention.layers.arguments import as_tuple, first_given
 from keras_attention.layers.block import Block
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
-from keras_attention.layers.input_checks import check_built, check_sequence, check_shape
+from keras_attention.layers.input_checks import check_batches_and_lengths, check_built, check_sequence, check_shape
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -31,12 +31,11 @@ class DecoderLayer(Block):
 
     def build(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> None:
         shape = decoder_sequence_shape
-        check_shape(shape, "decoder_sequence")
+        self._check_shapes(shape, encoder_sequence_shape)
         self.self_attention = self._self_attention(shape[-1])
         self.self_attention_norm = self._norm("self_attention_norm")
         self.cross_attention = None
         if encoder_sequence_shape is not None:
-            check_shape(encoder_sequence_shape, "encoder_sequence")
             self.cross_attention = self._cross_attention(shape[-1])
             self.cross_attention_norm = self._norm("cross_attention_norm")
             self.cross_attention.build(shape, encoder_sequence_shape)
@@ -46,6 +45,14 @@ class DecoderLayer(Block):
         self.residual_dropout = self._dropout()
         for layer in (self.self_attention, self.self_attention_norm, self.feed_forward, self.feed_forward_norm):
             layer.build(shape)
+
+    def compute_output_shape(
+        self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None
+    ) -> tuple[int | None, ...]:
+        if self.built:
+            self._check_memory(encoder_sequence_shape)
+        self._check_shapes(decoder_sequence_shape, encoder_sequence_shape)
+        return tuple(decoder_sequence_shape)
 
     def call(
         self,
@@ -154,6 +161,17 @@ class DecoderLayer(Block):
         check_built(self, "project_memory")
         self._check_memory(encoder_sequence)
         return self.cross_attention.project(encoder_sequence)
+
+    def _check_shapes(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any) -> None:
+        self._check_sequence_shape(decoder_sequence_shape, "decoder_sequence")
+        if encoder_sequence_shape is not None:
+            check_shape(encoder_sequence_shape, "encoder_sequence")
+            check_batches_and_lengths(decoder_sequence_shape, encoder_sequence_shape, None)
+
+    def _weights_shapes(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> tuple[Any, ...]:
+        batch, length, _ = decoder_sequence_shape
+        keys = [shape[1] for shape in (decoder_sequence_shape, encoder_sequence_shape) if shape is not None]
+        return tuple((batch, self.num_heads, length, each) for each in keys)
 
     def _check_memory(self, *given: Any) -> None:
         if self.cross_attention is None and any(each is not None for each in given):

@@ -79,6 +79,11 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         self._check_inputs(inputs, reverse)
         return super().compute_output_spec(inputs, reverse=reverse)
 
+    def compute_output_shape(self, input_shape: Any, reverse: bool = False) -> tuple[int | None, ...]:
+        if reverse:
+            self._check_vectors(input_shape)
+        return tuple(super().compute_output_shape(input_shape, reverse))
+
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         # Keras' layer makes the mask while it looks vectors up, and not at all once it is quantized.
         is_ids = "int" in keras.backend.standardize_dtype(inputs.dtype)
@@ -108,7 +113,11 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
                 "`inputs` are token ids, integers, since floats cannot tell large ids apart: give them, or the "
                 f'keras.Input, dtype="int32". Received: inputs.dtype={dtype}'
             )
-        if reverse and inputs.shape[-1] != self.output_dim:
+        if reverse:
+            self._check_vectors(inputs.shape)
+
+    def _check_vectors(self, shape: Any) -> None:
+        if shape[-1] != self.output_dim:
             raise ValueError(
-                f"In reverse, `inputs` are vectors of width {self.output_dim}. Received: shape {tuple(inputs.shape)}"
+                f"In reverse, `inputs` are vectors of width {self.output_dim}. Received: shape {tuple(shape)}"
             )

@@ -9,7 +9,7 @@ import keras
 
 from keras_attention.layers.arguments import as_tuple, first_given
 from keras_attention.layers.block import Block
-from keras_attention.layers.input_checks import check_sequence, check_shape
+from keras_attention.layers.input_checks import check_sequence
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -27,7 +27,7 @@ class EncoderLayer(Block):
     """
 
     def build(self, inputs_shape: Any) -> None:
-        check_shape(inputs_shape, "inputs")
+        self._check_sequence_shape(inputs_shape, "inputs")
         self.self_attention = self._self_attention(inputs_shape[-1])
         self.self_attention_norm = self._norm("self_attention_norm")
         self.feed_forward_norm = self._norm("feed_forward_norm")
@@ -35,6 +35,10 @@ class EncoderLayer(Block):
         self.residual_dropout = self._dropout()
         for layer in (self.self_attention, self.self_attention_norm, self.feed_forward, self.feed_forward_norm):
             layer.build(inputs_shape)
+
+    def compute_output_shape(self, inputs_shape: Any) -> tuple[int | None, ...]:
+        self._check_sequence_shape(inputs_shape, "inputs")
+        return tuple(inputs_shape)
 
     def call(
         self,
@@ -78,3 +82,7 @@ class EncoderLayer(Block):
         y = self.feed_forward(self._enter(self.feed_forward_norm, x), training=training)
         x = self._leave(self.feed_forward_norm, x, y, training)
         return (x, *weights) if weights else x
+
+    def _weights_shapes(self, inputs_shape: Any) -> tuple[Any, ...]:
+        batch, length, _ = inputs_shape
+        return ((batch, self.num_heads, length, length),)

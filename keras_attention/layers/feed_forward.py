@@ -91,6 +91,10 @@ class FeedForward(Composite):
         inner = self.dropout_layer(inner, training=training)
         return ops.reshape(self.output_dense(inner), ops.shape(inputs))  # (B, T, M)
 
+    def compute_output_shape(self, inputs_shape: Any) -> tuple[int | None, ...]:
+        check_shape(inputs_shape, "inputs", None)
+        return tuple(inputs_shape)
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

@@ -8,12 +8,12 @@ from typing import Any
 from keras import ops
 
 from keras_attention.layers.adaptation import Composite
-from keras_attention.layers.arguments import initializer_for, positive_integer
+from keras_attention.layers.arguments import check_heads_share, initializer_for, positive_integer
 from keras_attention.layers.axes import AttentionAxes
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache, empty_cache
 from keras_attention.layers.call_checks import check_attention_bias
 from keras_attention.layers.dropout import Dropout
-from keras_attention.layers.input_checks import check_built, check_given, check_shape
+from keras_attention.layers.input_checks import check_batches_and_lengths, check_built, check_given, check_shape
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.projection import Projection
 from keras_attention.layers.score_bias import ScoreBias
@@ -28,14 +28,10 @@ class ProjectedHeads(Composite):
     """What `MultiHeadAttention` is made of; its arguments say how."""
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
-        check_given(query_shape, "query")
         value_shape = value_shape or query_shape
         key_shape = key_shape or value_shape
+        self.axes = self._check_shapes(query_shape, value_shape, key_shape)
         rank = len(query_shape)
-        check_shape(query_shape, "query", None if self.attention_axes or rank > 3 else 3)
-        check_shape(value_shape, "value", rank)
-        check_shape(key_shape, "key", rank)
-        self.axes = AttentionAxes(rank, self.attention_axes)
         head_dim = self._head_dim(query_shape[-1])
         value_dim = self.value_dim or head_dim
         queries, keys = (self.num_heads, head_dim), (self.num_kv_heads, head_dim)
@@ -158,12 +154,25 @@ class ProjectedHeads(Composite):
         length = ops.shape(x)[1] if self.axes.is_sequence else self.axes.length(x)
         return ops.arange(length, dtype="int32") + offset
 
+    def _check_shapes(self, query_shape: Any, value_shape: Any, key_shape: Any) -> AttentionAxes:
+        """Refuses shapes that the layer cannot be built for; gives their axes."""
+        check_given(query_shape, "query")
+        rank = len(query_shape)
+        check_shape(query_shape, "query", None if self.attention_axes or rank > 3 else 3)
+        check_shape(value_shape, "value", rank, like="query")
+        check_shape(key_shape, "key", rank, like="query")
+        check_batches_and_lengths(query_shape, value_shape, key_shape)
+        head_dim = self._head_dim(query_shape[-1])
+        if self.position is not None:
+            self.position.check_head_dim(head_dim)
+        return AttentionAxes(rank, self.attention_axes)
+
+    def _weights_shapes(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> tuple[Any, ...]:
+        axes = AttentionAxes(len(query_shape), self.attention_axes)
+        return (axes.weights_shape(self.num_heads, query_shape, value_shape),)
+
     def _check_options(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                "`num_kv_heads` must divide `num_heads`. "
-                f"Received: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}"
-            )
+        check_heads_share(self.num_heads, self.num_kv_heads)
         if self.flash_attention and self.dropout:
             raise ValueError(
                 "Flash attention has no dropout: give dropout=0 or flash_attention=None. "

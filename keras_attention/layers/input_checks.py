@@ -39,13 +39,14 @@ def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
     return ops.convert_to_tensor(x, sparse=False)
 
 
-def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
+def check_shape(shape: Any, name: str, rank: int | None = 3, like: str | None = None) -> None:
     """Refuses a shape that is not that of a batch of sequences of vectors of known width.
 
     Args:
         shape: Of the argument.
         name: The argument's name, for the message.
         rank: How many axes it has; None for three or more.
+        like: The argument that has as many axes, where that is the reason for the rank.
 
     Raises:
         TypeError: None in the place of a tensor.
@@ -56,9 +57,10 @@ def check_shape(shape: Any, name: str, rank: int | None = 3) -> None:
     """
     check_given(shape, name)
     if len(shape) < 3 if rank is None else len(shape) != rank:
-        axes = "(batch, length, width)" if rank == 3 or rank is None else f"one of {rank} axes, as the query has"
+        axes = "(batch, length, width)" if rank == 3 or rank is None else f"of {rank} axes"
+        equal = f": the ranks of `{like}` and `{name}` must be equal" if like else ""
         vectors = "vectors, such as a TokenEmbedding makes of ids, in " if len(shape) == 2 else ""
-        raise ValueError(f"`{name}` must have {vectors}shape {axes}. Received: {name}.shape={tuple(shape)}")
+        raise ValueError(f"`{name}` must have {vectors}shape {axes}{equal}. Received: {name}.shape={tuple(shape)}")
     if shape[-1] is None:
         raise ValueError(f"The last axis of `{name}`, its width, must be known. Received: {name}.shape={tuple(shape)}")
 
@@ -137,20 +139,21 @@ def start_position(start_index: Any) -> Any:
     return start_index
 
 
-def check_batches_and_lengths(query: Any, value: Any, key: Any) -> None:
+def check_batches_and_lengths(query_shape: Any, value_shape: Any, key_shape: Any) -> None:
     """Refuses a query, value and key that do not fit together. Sizes that are not known yet are not looked at.
 
     Args:
-        query: (B, …, M).
-        value: (B, …, M).
-        key: (B, …, M), or None.
+        query_shape: (B, …, M).
+        value_shape: (B, …, M).
+        key_shape: (B, …, M), or None.
 
     Raises:
         ValueError: A batch or a length differs.
     """
-    check_same("query", query.shape[:1], "value", value.shape[:1], "batch")
-    if key is not None:
-        check_same("key", key.shape[:-1], "value", value.shape[:-1], "batch and length, a key for each value")
+    check_same("query", query_shape[:1], "value", value_shape[:1], "batch")
+    if key_shape is not None:
+        what = "batch and length, a key for each value: all sizes but the last must be equal"
+        check_same("key", key_shape[:-1], "value", value_shape[:-1], what)
 
 
 def check_same(name: str, shape: Any, other_name: str, other: Any, what: str) -> None:

@@ -10,11 +10,12 @@ from keras import ops
 
 from keras_attention.layers.arguments import concrete_integer, positive_integer, positive_number
 from keras_attention.layers.input_checks import check_sequence, check_shape, start_position
+from keras_attention.layers.shaped_layer import ShapedLayer
 from keras_attention.ops.masks import check_segments_fit, segment_positions
 from keras_attention.ops.positions import sinusoids
 
 
-class AddedPositions(keras.layers.Layer):
+class AddedPositions(ShapedLayer):
     """Base: y_t = √M x_t + P(t), with position vectors P that a subclass gives.
 
     Scaling and adding stand in one layer because `x * 2` and `x + y` on Keras tensors lose the mask.
@@ -31,6 +32,10 @@ class AddedPositions(keras.layers.Layer):
 
     def build(self, inputs_shape: Any) -> None:
         check_shape(inputs_shape, "inputs")
+
+    def compute_output_shape(self, inputs_shape: Any) -> tuple[int | None, ...]:
+        check_shape(inputs_shape, "inputs")
+        return tuple(inputs_shape)
 
     def position_vectors(self, positions: Any, width: int) -> Any:
         """P(t), for each position.

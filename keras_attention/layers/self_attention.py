@@ -38,6 +38,9 @@ class MultiHeadSelfAttention(MultiHeadAttention):
     def build(self, x_shape: Any) -> None:
         super().build(x_shape)
 
+    def compute_output_shape(self, x_shape: Any) -> tuple[int | None, ...]:
+        return super().compute_output_shape(x_shape)
+
     def call(
         self,
         x: Any,
@@ -95,6 +98,9 @@ class MultiHeadSelfAttention(MultiHeadAttention):
             value_segment_ids=segment_ids,
             cache=cache,
         )
+
+    def _weights_shapes(self, x_shape: Any) -> tuple[Any, ...]:
+        return super()._weights_shapes(x_shape, x_shape)
 
     def _check_key_dim(self, key_dim: int | None) -> int | None:
         return None if key_dim is None else positive_integer(key_dim, "key_dim")

@@ -57,6 +57,9 @@ class Stack(Block):
             return rematerialize(layer, *sequences, **arguments)
         return as_tuple(layer(*sequences, **arguments))
 
+    def _weights_shapes(self, *shapes: Any) -> tuple[Any, ...]:
+        return tuple((each,) * self.num_layers for each in self.layers[0]._weights_shapes(*shapes))
+
     def _finish(self, x: Any) -> Any:
         return x if self.final_norm is None else self.final_norm(x)
 
@@ -77,6 +80,9 @@ class Encoder(Stack):
 
     def build(self, inputs_shape: Any) -> None:
         self._build_layers(inputs_shape)
+
+    def compute_output_shape(self, inputs_shape: Any) -> tuple[int | None, ...]:
+        return self.layers[0].compute_output_shape(inputs_shape)
 
     def call(
         self,
@@ -137,6 +143,11 @@ class Decoder(Stack):
 
     def build(self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None) -> None:
         self._build_layers(decoder_sequence_shape, encoder_sequence_shape)
+
+    def compute_output_shape(
+        self, decoder_sequence_shape: Any, encoder_sequence_shape: Any = None
+    ) -> tuple[int | None, ...]:
+        return self.layers[0].compute_output_shape(decoder_sequence_shape, encoder_sequence_shape)
 
     def call(
         self,

@@ -170,6 +170,23 @@ def _symbolic(case: _Case) -> None:
             raise _Broken(f"a functional model gets {count[0]} outputs, a call gives {count[1]}")
         for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
             _same_kind(one, other, known)
+    if case.layer_class.compute_output_shape is not keras.layers.Layer.compute_output_shape:
+        for layer in (case.layer, case.layer_class.from_config(case.layer.get_config())):
+            found, expected = _computed_shape(case, layer), tuple(keras.tree.flatten(eager)[0].shape)
+            if found != expected:
+                built = "built" if layer.built else "not built yet"
+                raise _Broken(f"compute_output_shape says {found} ({built}), the shape of a call is {expected}")
+
+
+def _computed_shape(case: _Case, layer: Any) -> tuple[Any, ...]:
+    """What `compute_output_shape` says of the first output."""
+    names = case.names or tuple(inspect.signature(layer.call).parameters)
+    shapes = {f"{name}_shape": x.shape for name, x in zip(names, case.inputs, strict=False)}
+    first, *others = inspect.signature(layer.compute_output_shape).parameters
+    found = layer.compute_output_shape(
+        shapes.get(first, case.inputs[0].shape), **{name: shapes[name] for name in others if name in shapes}
+    )
+    return tuple(found[0] if isinstance(found[0], list | tuple) else found)
 
 
 def _same_kind(symbol: Any, tensor: Any, known: bool) -> None:
