@@ -329,17 +329,24 @@ CALLS = {
     ),
     "floats for ids": (
         lambda: ka.TokenEmbedding(V, M, mask_zero=True),
-        [np.ones((B, T), "float32")],
+        [np.ones((B, M), "float32")],  # as wide as vectors
         {},
         TypeError,
-        r"`inputs` are token ids, integers, .* keras.Input, dtype=\"int32\". Received: inputs.dtype=float32",
+        r"`inputs` are token ids: .* keras.Input, dtype=\"int32\". Received: inputs.dtype=float32",
     ),
     "booleans for ids": (
         lambda: ka.TokenEmbedding(V, M),
         [np.ones((B, T), "bool")],
         {},
         TypeError,
-        r"`inputs` are token ids, integers, .* Received: inputs.dtype=bool",
+        r"`inputs` are token ids: .* Received: inputs.dtype=bool",
+    ),
+    "half-precision floats for ids": (
+        lambda: ka.TokenEmbedding(V, M),
+        [np.ones((B, T), "float16")],
+        {},
+        TypeError,
+        r"`inputs` are token ids: .* Received: inputs.dtype=float16",
     ),
     "start as float": (ka.PositionalEncoding, [x()], {"start_index": 1.5}, TypeError, r"is an integer. .*index=1.5"),
     "start as text": (ka.PositionalEncoding, [x()], {"start_index": "a"}, TypeError, r"Received: start_index='a'"),
@@ -617,7 +624,7 @@ def test_text():
         ka.TokenEmbedding(7, M)(text)
     with pytest.raises(TypeError, match=FLOATS.format("inputs", "string")):
         built(ka.FeedForward(F))(tf.fill((B, T, M), "a"))
-    with pytest.raises(TypeError, match=r"`padding_mask` is boolean, True = attend.*Received: dtype=string"):
+    with pytest.raises(TypeError, match=r"`padding_mask` holds booleans, or numbers that are 0 or 1. Received: padding_mask.dtype=string"):
         self_attention()(x(), padding_mask=tf.fill((B, T), "yes"))
 
 

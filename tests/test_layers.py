@@ -341,7 +341,16 @@ def test_positions_start_at_an_integer_of_any_kind(make):
 
 
 def test_the_mask_of_ids_is_the_same_symbolic_and_eager():
-    for dtype in ("int32", "int64", "uint8"):
+    for dtype in ("int32", "int64", "uint8", "float32", "float64"):
         layer, ids = ka.TokenEmbedding(V, M, mask_zero=True), np.array([[3, 5, 0], [7, 0, 0]], dtype)
         assert mask_of(layer(keras.Input((None,), dtype=dtype))) is not None
         np.testing.assert_array_equal(numpy(mask_of(layer(ids))), ids != 0)
+
+
+def test_a_sequential_model_without_an_input_has_the_mask_of_its_ids():
+    """Keras gives it an input of floats."""
+    embedding = ka.TokenEmbedding(V, M, mask_zero=True)
+    model = keras.Sequential([embedding, ka.EncoderLayer(F, H), keras.layers.GlobalAveragePooling1D()])
+    ids = np.array([[3, 5, 0, 0], [7, 2, 9, 0]])
+    assert_close(model(ids)[:1], model(ids[:1, :2]))
+    assert_close(model.predict(ids, verbose=0)[1:], model.predict(ids[1:, :3], verbose=0))

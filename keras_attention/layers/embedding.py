@@ -62,14 +62,16 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         """Looks vectors up, or multiplies by all of them.
 
         Args:
-            inputs: Token ids (B, T), integers; in reverse, vectors (B, T, M).
+            inputs: Token ids (B, T), integers or, as from a `keras.Input` without a dtype, whole numbers in float32 or
+                float64; in reverse, vectors (B, T, M).
             reverse: Whether to make logits.
 
         Returns:
             Vectors (B, T, M); in reverse, logits (B, T, V).
 
         Raises:
-            TypeError: Ids that are no integers, such as floats or text.
+            TypeError: Ids that are text, booleans or half-precision floats; floats as wide as vectors, which have no
+                mask.
             ValueError: Vectors of another width.
         """
         self._check_inputs(inputs, reverse)
@@ -85,9 +87,8 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         return tuple(super().compute_output_shape(input_shape, reverse))
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        # Keras' layer makes the mask while it looks vectors up, and not at all once it is quantized.
-        is_ids = "int" in keras.backend.standardize_dtype(inputs.dtype)
-        return ops.not_equal(inputs, 0) if self.mask_zero and is_ids else None
+        # Keras' layer makes the mask while it looks vectors up: not for symbolic ids, and not once it is quantized.
+        return ops.not_equal(inputs, 0) if self.mask_zero and not self._may_be_vectors(inputs) else None
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
         outputs = super().quantized_call(inputs, reverse=reverse)
@@ -108,13 +109,19 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         if dtype == "string":
             raise TypeError("`inputs` are token ids, which a tokenizer makes of text. Received: inputs.dtype=string")
-        if not reverse and "int" not in dtype:
-            raise TypeError(
-                "`inputs` are token ids, integers, since floats cannot tell large ids apart: give them, or the "
-                f'keras.Input, dtype="int32". Received: inputs.dtype={dtype}'
-            )
         if reverse:
             self._check_vectors(inputs.shape)
+        elif "int" not in dtype and (
+            dtype not in ("float32", "float64") or (self.mask_zero and self._may_be_vectors(inputs))
+        ):
+            raise TypeError(
+                '`inputs` are token ids: give them, or the keras.Input, dtype="int32". '
+                f"Received: inputs.dtype={dtype}, inputs.shape={tuple(inputs.shape)}"
+            )
+
+    def _may_be_vectors(self, inputs: Any) -> bool:
+        """Whether inputs have the dtype and the width of the vectors that the layer takes in reverse."""
+        return "int" not in keras.backend.standardize_dtype(inputs.dtype) and inputs.shape[-1] == self.output_dim
 
     def _check_vectors(self, shape: Any) -> None:
         if shape[-1] != self.output_dim:
