@@ -226,11 +226,11 @@ def test_mistakes_get_a_message(make, message):
         make()
 
 
-def test_float_masks_are_refused():
-    x, memory, mask = draw(B, T, M), draw(B, S, M), np.zeros((B, S))
-    with pytest.raises(TypeError, match=r"boolean, True = attend.*mask > 0"):
+def test_additive_masks_are_refused():
+    x, memory, mask = draw(B, T, M), draw(B, S, M), np.where(np.arange(S) < 3, 0.0, -1e9)[None].repeat(B, axis=0)
+    with pytest.raises(ValueError, match=r"holds booleans, or numbers that are 0 or 1.*`attention_bias`"):
         ka.EncoderLayer(F, H)(memory, padding_mask=mask)
-    with pytest.raises(TypeError, match=r"boolean, True = attend"):
+    with pytest.raises(ValueError, match=r"holds booleans, or numbers that are 0 or 1.*`attention_bias`"):
         ka.DecoderLayer(F, H)(x, memory, encoder_padding_mask=mask)
 
 
