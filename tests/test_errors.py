@@ -486,6 +486,21 @@ def test_a_mask_with_other_numbers_than_0_and_1(mistake):
         make()(*inputs, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("decoder_padding_mask", (B, T)),
+        ("decoder_attention_mask", (B, T, T)),
+        ("encoder_padding_mask", (B, S)),
+        ("encoder_attention_mask", (B, T, S)),
+    ],
+)
+def test_a_wrong_mask_has_the_name_that_the_caller_knows(name, shape):
+    layer, additive = ka.DecoderLayer(F, H), np.full(shape, -1e9, "float32")
+    with pytest.raises(ValueError, match=rf"`{name}` holds booleans, .* go to `attention_bias`"):
+        layer(draw(B, T, M), draw(B, S, M), **{name: additive})
+
+
 def filled(layer, batch=B, **options):
     return built(layer).init_cache(batch, **options)
 
