@@ -411,3 +411,26 @@ def test_mistakes_get_a_message(make, message):
     layer, _, _ = model_of(lambda: ka.FeedForward(F), 1)
     with pytest.raises(ValueError, match=message):
         make(layer)
+
+
+@pytest.mark.parametrize("change", ["int8", "lora"])
+@pytest.mark.parametrize("make", [ka.training.FusedAdam, keras.optimizers.Adam], ids=["fused", "keras"])
+def test_a_trained_model_is_changed_saved_and_trained_on(make, change, tmp_path):
+    model = ka.Transformer.from_preset("tiny", vocabulary_size=V, num_layers=1, hidden_dim=8, num_heads=2)
+    inputs = {"source": IDS, "target": IDS[:, :3]}
+    model.compile(make(0.01), ka.training.MaskedCrossEntropy())
+    model.train_on_batch(inputs, IDS[:, 1:4])
+    if change == "int8":
+        model.quantize("int8")
+    else:
+        model.enable_lora(RANK)
+    again = reload(model, tmp_path)  # a warning that the optimizer's state does not fit would fail
+    assert len(again.optimizer.variables) == len(model.optimizer.variables)
+    assert model.optimizer.learning_rate == 0.01
+    before = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    model.fit(inputs, IDS[:, 1:4], verbose=0)
+    again.fit(inputs, IDS[:, 1:4], verbose=0)
+    moved = [
+        np.abs(keras.ops.convert_to_numpy(w) - b).max() for w, b in zip(model.trainable_weights, before, strict=True)
+    ]
+    assert max(moved) > 0.005

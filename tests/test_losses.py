@@ -401,3 +401,20 @@ def test_compiled_model_survives_a_file(language_model, tmp_path):
     language_model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again.evaluate(ids, ids, verbose=0), before, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ignore_id", [1.5, "0", True, [0]])
+@pytest.mark.parametrize("make", [MaskedCrossEntropy, MaskedAccuracy, Perplexity])
+def test_an_ignored_label_is_an_integer_or_none(make, ignore_id):
+    with pytest.raises(ValueError, match=r"`ignore_id` is an integer, or None\. Received: ignore_id="):
+        make(ignore_id=ignore_id)
+    assert type(make(ignore_id=np.int64(-100)).get_config()["ignore_id"]) is int  # which JSON can hold
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="other backends have no tensors of text")
+def test_labels_and_weights_are_numbers():
+    logits, text = keras.ops.zeros((2, 3, 5)), np.full((2, 3), "1")
+    with pytest.raises(TypeError, match=r"`y_true` holds numbers\. Received: y_true\.dtype=string"):
+        MaskedCrossEntropy()(text, logits)
+    with pytest.raises(TypeError, match=r"`sample_weight` holds numbers\. Received: sample_weight\.dtype=string"):
+        MaskedCrossEntropy()(np.ones((2, 3)), logits, text)

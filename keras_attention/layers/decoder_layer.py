@@ -12,6 +12,7 @@ from keras_attention.layers.arguments import as_tuple, first_given
 from keras_attention.layers.block import Block
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 from keras_attention.layers.input_checks import check_batches_and_lengths, check_built, check_sequence, check_shape
+from keras_attention.ops.mask_values import checked_masks
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -101,6 +102,13 @@ class DecoderLayer(Block):
             with these positions appended.
         """
         x = check_sequence(decoder_sequence, "decoder_sequence")
+        # Here they have the names that the caller knows; what wrong ones come to, the attention layers void.
+        checked_masks(
+            decoder_padding_mask=decoder_padding_mask,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_padding_mask=encoder_padding_mask,
+            encoder_attention_mask=encoder_attention_mask,
+        )
         self._check_memory(encoder_sequence, cross_attention_cache)
         y, *results = as_tuple(
             self.self_attention(

@@ -61,7 +61,9 @@ class ConfiguredModel(keras.Model):
         return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
-        """Freezes the model and trains a product of two thin matrices beside each matrix. Compile it afterwards.
+        """Freezes the model and trains a product of two thin matrices next to each matrix.
+
+        The optimizer of a compiled model starts anew, since other weights are trained from now on.
 
         Args:
             rank: Width of the thin matrices.
@@ -80,9 +82,12 @@ class ConfiguredModel(keras.Model):
         Source: Hu et al. 2021 (LoRA), section 4.
         """
         enable_lora(self, rank, lora_alpha, pattern)
+        self._renew_optimizer()
 
     def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
         """Keeps the matrices in fewer bits, with a scale for each column.
+
+        The optimizer of a compiled model starts anew, without moments of the matrices.
 
         Args:
             mode: "int8", or another that Keras knows.
@@ -94,6 +99,15 @@ class ConfiguredModel(keras.Model):
         matrices = [id(matrix) for _, matrix in matrices_within(self)]
         filters = (lambda layer: id(layer) in matrices) if filters is None else filters
         super().quantize(mode, config=config, filters=filters, **options)
+        self._renew_optimizer()
+
+    def _renew_optimizer(self) -> None:
+        """Makes the optimizer's state anew for the weights that are trained now, as a file with it is read."""
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is not None and optimizer.built:
+            self.optimizer = type(optimizer).from_config(optimizer.get_config())
+            self.optimizer.build(self.trainable_variables)
+            self.make_train_function(force=True)
 
     def in_dtype(self, dtype: Any) -> Self:
         """A copy with the same weights in another dtype.

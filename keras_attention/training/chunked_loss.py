@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import positive_integer, probability
+from keras_attention.layers.arguments import integer_or_none, positive_integer, probability
 from keras_attention.training.losses import gather_labels
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.tokens import share_of_replica, tokens_of, weighted
@@ -52,7 +52,7 @@ class ChunkedTrainer(keras.Model):
         **kwargs: `name` and the like.
 
     Raises:
-        ValueError: An ε outside [0, 1), a chunk size that is not a positive integer.
+        ValueError: An ε outside [0, 1), a chunk size that is not a positive integer, an `ignore_id` that is no integer.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -83,7 +83,7 @@ class ChunkedTrainer(keras.Model):
         self.dtype_policy = model.dtype_policy
         self.embedding = model.get_layer("embedding")
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
-        self.ignore_id = ignore_id
+        self.ignore_id = integer_or_none(ignore_id, "ignore_id")
         self.chunk_size = positive_integer(chunk_size, "chunk_size")
         self.accuracy, self.perplexity = MaskedAccuracy(), Perplexity()
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import probability
+from keras_attention.layers.arguments import integer_or_none, probability
 from keras_attention.training.tokens import Tokens, share_of_replica, tokens_of, weighted
 
 
@@ -22,7 +22,8 @@ class MaskedCrossEntropy(keras.losses.Loss):
 
     `sample_weight` gives w_t, 1 by default: a number, or weights of sentences, (B,) or (B, 1), or of tokens, (B, T) or
     (B, T, 1). The mean is over the n tokens whatever their weights, and with `reduction="mean_with_sample_weight"` over
-    the sum of the weights of the tokens. A token that an implicit mask of the logits hides is ignored like padding.
+    the sum of the weights of the tokens, Σ_t w_t, whatever the shape they are given in. A token that an implicit mask
+    of the logits hides is ignored like padding.
 
     A label outside the vocabulary raises an error. Where nothing can raise, in a function that XLA or JAX compiles,
     the loss is NaN.
@@ -34,8 +35,8 @@ class MaskedCrossEntropy(keras.losses.Loss):
         **kwargs: `reduction`, `dtype`.
 
     Raises:
-        ValueError: An ε outside [0, 1); labels or weights whose shapes do not fit the logits; a label outside the
-            vocabulary.
+        ValueError: An ε outside [0, 1); an `ignore_id` that is no integer; labels or weights whose shapes do not fit
+            the logits; a label outside the vocabulary.
 
     Example:
         >>> loss = MaskedCrossEntropy(label_smoothing=0.1)
@@ -50,7 +51,7 @@ class MaskedCrossEntropy(keras.losses.Loss):
     ):
         super().__init__(name=name, **kwargs)
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
-        self.ignore_id = ignore_id
+        self.ignore_id = integer_or_none(ignore_id, "ignore_id")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # Not Keras' own, which would keep labels in the dtype of the loss and divide by what an implicit mask hides.

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.arguments import integer_or_none
 from keras_attention.training.losses import exponentials_and_log_sum, gather_labels
 from keras_attention.training.tokens import tokens_of, weighted
 
@@ -23,7 +24,7 @@ class TokenMetric(keras.metrics.Metric):
 
     def __init__(self, name: str, ignore_id: int | None = 0, **kwargs: Any):
         super().__init__(name=name, **kwargs)
-        self.ignore_id = ignore_id
+        self.ignore_id = integer_or_none(ignore_id, "ignore_id")
         self.total = self.add_weight(name="total", initializer="zeros")
         self.count = self.add_weight(name="count", initializer="zeros")
 

@@ -51,8 +51,9 @@ def tokens_of(
 
     Raises:
         ValueError: Shapes that do not fit, or a label outside the vocabulary.
+        TypeError: Labels or weights that are no numbers.
     """
-    y_true = ops.convert_to_tensor(y_true)
+    y_true = _numbers(y_true, "y_true")
     shape = tuple(y_pred.shape[:-1])  # (B, T), with None where unknown
     if not _fits(_trimmed(y_true, shape).shape, shape):
         raise ValueError(
@@ -119,6 +120,14 @@ def _implicit_mask(y_pred: Any) -> Any:
     return ops.cast(_Ones("implicit_mask", reduction=None, dtype=dtype)(y_pred, y_pred), "bool")
 
 
+def _numbers(x: Any, name: str) -> Any:
+    x = ops.convert_to_tensor(x)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if not dtype.startswith(("int", "uint", "float", "bfloat", "bool")):
+        raise TypeError(f"`{name}` holds numbers. Received: {name}.dtype={dtype}")
+    return x
+
+
 def _trimmed(x: Any, shape: tuple[int | None, ...]) -> Any:
     """Without the last axis, if that is one of size 1 too many."""
     return ops.squeeze(x, axis=-1) if len(x.shape) == len(shape) + 1 and x.shape[-1] == 1 else x
@@ -134,7 +143,7 @@ def _fits(shape: Any, wanted: Any, broadcast: bool = False) -> bool:
 
 def _weighted(real: Any, sample_weight: Any) -> Any:
     """The weights of tokens (B, T), from those of sentences or tokens."""
-    weights = _trimmed(ops.cast(sample_weight, "float32"), real.shape)
+    weights = _trimmed(ops.cast(_numbers(sample_weight, "sample_weight"), "float32"), real.shape)
     missing = len(real.shape) - len(weights.shape)
     weights = ops.reshape(weights, (*ops.shape(weights), *[1] * missing))  # (B,) becomes (B, 1)
     if missing < 0 or not _fits(weights.shape, real.shape, broadcast=True):
