@@ -43,6 +43,8 @@ REMEDIES = {
     errno.EROFS: "choose a folder on a disk that can be written",
     errno.EISDIR: "this is a folder: name a file",
     errno.ENOTDIR: "a file is where a folder must be: name another folder, or move the file away",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "a symbolic link leads back to itself: remove it, or name another",
     errno.EEXIST: "a file is where a folder must be: name another folder, or move the file away",
 }
 
@@ -73,14 +75,19 @@ class Command(click.Command):
         except _expected_errors() as error:
             if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
                 raise  # Click ends quietly where nobody reads on
-            raise click.ClickException(_describe(error)) from error
+            raise click.ClickException(_on_one_line(_describe(error))) from error
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Those of the library and of the disk, TensorFlow's among them where it was needed at all."""
     tensorflow = sys.modules.get("tensorflow")
     theirs = () if tensorflow is None else (tensorflow.errors.OpError,)
-    return (ValueError, TypeError, FloatingPointError, OSError, MissingExtraError, *theirs)
+    return (ValueError, TypeError, FloatingPointError, OSError, MemoryError, MissingExtraError, *theirs)
+
+
+def _on_one_line(message: str) -> str:
+    """A name of a file can hold line feeds and what a terminal obeys."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
 
 
 def _describe(error: Exception) -> str:
@@ -89,6 +96,10 @@ def _describe(error: Exception) -> str:
         known = [number for number in REMEDIES if os.strerror(number) in str(error)]
         message = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())  # without the operation's own names
         return f"{message}; {REMEDIES[known[0]]}" if known else message
+    if isinstance(error, MemoryError):
+        return (
+            f"There is not enough memory{f' ({error})' if str(error) else ''}: use a smaller model or smaller batches"
+        )
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     where = f"{error.filename}: " if error.filename is not None else ""
@@ -135,6 +146,12 @@ def decoding_options(command: Any) -> Any:
     ):
         command = option(command)
     return command
+
+
+def check_standard_output() -> None:
+    """Ends a command whose result has nowhere to go, before its work."""
+    if sys.stdout is None:
+        raise click.ClickException("Standard output is closed, so the result would be lost: open it, or name a file")
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from keras_attention.layers.arguments import boolean, known_names, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
+from keras_attention.text.sentencepiece_model import EOS_ID
 from keras_attention.training import write_whole
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
@@ -177,7 +178,9 @@ class RunConfig:
 
 
 def read_yaml(text: str) -> Any:
-    """Reads YAML in which 1e-3 is a number, as in YAML 1.2 and in Python.
+    """Reads YAML in which a plain word is text unless it is a number as Python writes it, true, false or null.
+
+    YAML 1.1, which PyYAML reads, also takes `1:30` for 90, `017` for 15 and `no` for False, but `1e-3` for text.
 
     Args:
         text: A document.
@@ -186,30 +189,47 @@ def read_yaml(text: str) -> Any:
         What it holds.
 
     Raises:
-        ValueError: The text is not YAML.
+        ValueError: The text is not YAML, or gives a name twice.
 
     Example:
-        >>> read_yaml("1e-3"), read_yaml("{num_layers: 2}")
-        (0.001, {'num_layers': 2})
+        >>> read_yaml("1e-3"), read_yaml("{num_layers: 2}"), read_yaml("2026-01-02")
+        (0.001, {'num_layers': 2}, '2026-01-02')
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dictionary; of a name that is given twice, one value would be ignored."""
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"`{name}` is given twice")
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
     pass
 
 
-# YAML 1.1, which PyYAML reads, wants a point and a sign in the exponent.
-for each in (_Loader, _Dumper):
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    each.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+# The dumper, which keeps those of YAML 1.1, puts text in quotes that either version takes for something else.
+for tag, pattern, first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    for each in (_Loader, _Dumper):
+        each.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
 
 Check = Callable[[Any, str], Any]
 
@@ -221,6 +241,19 @@ def _one_of(options: Collection[str]) -> Check:
         return value
 
     return check
+
+
+def count(value: Any, name: str) -> int:
+    """Returns the value if it is a positive integer that TensorFlow and files of settings can hold."""
+    if positive_integer(value, name) >= 2**31:
+        raise ValueError(f"`{name}` must be below 2**31. Received: {name}={value!r}")
+    return int(value)
+
+
+def _vocabulary_size(value: Any, name: str) -> int:
+    if count(value, name) <= EOS_ID + 1:
+        raise ValueError(f"`{name}` must leave room beside the four special pieces. Received: {name}={value!r}")
+    return int(value)
 
 
 def _optional(check: Check) -> Check:
@@ -268,11 +301,12 @@ _COUNTS = (
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(FILES, _file),
     "preset": _one_of(TRAINING_PRESETS),
-    **dict.fromkeys(_COUNTS, positive_integer),
+    **dict.fromkeys(_COUNTS, count),
+    "vocabulary_size": _vocabulary_size,
     "split_digits": boolean,
     "model": _sizes,
     "dtype": _one_of(DTYPES),
-    **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_integer)),
+    **dict.fromkeys(("packed_rows", "total_steps"), _optional(count)),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
     "label_smoothing": _share,
