@@ -133,6 +133,7 @@ def texts(tmp_path_factory):
             ">&-",
             "Standard output is closed, so the result would be lost",
         ),
+        (["train", "run", "--max-steps", "1"], ">&-", "Standard output is closed"),
         (["ask", "http://localhost:1/v1/models/m"], "<&-", "Standard input is closed: name a file"),
     ],
 )

@@ -66,8 +66,12 @@ class Command(click.Command):
             What the command returns.
 
         Raises:
-            ClickException: In place of the errors the library raises on bad input.
+            ClickException: Instead of the errors that the library raises on bad input.
         """
+        if sys.stdout is None:  # Keras' progress bar cannot do without either
+            raise click.ClickException(
+                "Standard output is closed, so the result would be lost: send it to a file, or to /dev/null"
+            )
         if ctx.obj is OWN_PROCESS and not ctx.meta[_VERBOSE]:
             ctx.with_resource(left_out())
         try:
@@ -146,12 +150,6 @@ def decoding_options(command: Any) -> Any:
     ):
         command = option(command)
     return command
-
-
-def check_standard_output() -> None:
-    """Ends a command whose result has nowhere to go, before its work."""
-    if sys.stdout is None:
-        raise click.ClickException("Standard output is closed, so the result would be lost: open it, or name a file")
 
 
 @contextmanager

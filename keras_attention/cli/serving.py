@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import check_standard_output, main, notes
+from keras_attention.cli.group import main, notes
 
 
 @main.command()
@@ -52,7 +52,6 @@ def ask(url: str, texts: tuple[str, ...]) -> None:
     from keras_attention.serving.client import ServingError, connect
     from keras_attention.text.lines import STANDARD_INPUT, read_lines
 
-    check_standard_output()
     lines = list(texts) or read_lines(STANDARD_INPUT)
     try:
         with notes(), connect(url) as client:

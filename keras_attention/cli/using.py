@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import FILE, RUN, check_standard_output, decoding_options, main, notes
+from keras_attention.cli.group import FILE, RUN, decoding_options, main, notes
 
 
 @main.command()
@@ -27,8 +27,6 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
     to_file = output not in (None, "-")
     if to_file:
         _check_translations(output, file)
-    else:
-        check_standard_output()
     share_cores()
     translator = RunFolder(run).translator(**options)  # what is wrong with the run is said before somebody types
     with notes():
