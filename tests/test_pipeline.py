@@ -393,9 +393,9 @@ def test_the_demo_refuses_the_folder_of_another_locale(copied, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("checkpoints", "A folder of the run must be here, and there is none"),
-        ("logs", "A folder of the run must be here, and there is none"),
-        ("history.csv", "A file of the run must be here, and there is a folder"),
+        ("checkpoints", "must be a folder, but it is a file"),
+        ("logs", "must be a folder, but it is a file"),
+        ("history.csv", "must be a file, but this is a folder"),
     ],
 )
 def test_what_is_in_the_way_is_said_before_training(config, tmp_path, monkeypatch, name, message):
@@ -405,6 +405,15 @@ def test_what_is_in_the_way_is_said_before_training(config, tmp_path, monkeypatc
     with pytest.raises(ValueError, match=rf"{message}.* Received: .*/{name}"):
         train(tmp_path, config, max_steps=1)
     assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs", "history.csv"])
+def test_what_may_not_be_written_is_said_before_training(copied, monkeypatch, name):
+    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    allowed = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != name and allowed(path, mode))
+    with pytest.raises(ValueError, match="may not be written: change its permissions"):
+        train(copied.path, max_steps=9)
 
 
 def test_a_name_with_line_feeds_is_one_line(tmp_path):
@@ -491,6 +500,15 @@ def test_a_checkpoint_that_was_cut_off_names_the_others(copied):
         ValueError, match=r"final\.keras is damaged: .*Other checkpoints of the run: average, best, last"
     ):
         copied.translator()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(copied, monkeypatch):
+    def refuse(file, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match=r"final\.keras"):
+        RunFolder.load(copied, copied.model_file("final"))
 
 
 def test_text_that_changed_is_not_trained_on(copied, texts, tmp_path):

@@ -8,6 +8,7 @@ import yaml
 
 from keras_attention.pipeline import RunConfig
 from keras_attention.pipeline.config import read_yaml
+from keras_attention.training.presets import TRAINING_PRESETS
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
 COUNTS = [
@@ -101,6 +102,16 @@ def test_other_words_are_text(text, tmp_path):
     assert yaml.safe_load(file.read_text())["source"] == text, "for readers of YAML 1.1"
     with pytest.raises(ValueError, match=rf"`seed` must be an integer, .* Received: seed='{text}'"):
         made(seed=read_yaml(text))
+
+
+@pytest.mark.parametrize("preset", TRAINING_PRESETS)
+def test_a_preset_is_the_same_however_it_is_named(preset):
+    config = RunConfig.from_preset(preset, **FILES)
+    assert {name: getattr(config, name) for name in TRAINING_PRESETS[preset]} == TRAINING_PRESETS[preset]
+    assert RunConfig(**FILES, preset=preset) == config
+    assert made().replace(preset=preset) == config
+    assert made(warmup_steps=7).replace(preset="tiny").warmup_steps == 7, "the preset that it has changes nothing"
+    assert made().replace(preset=preset, warmup_steps=7) == RunConfig(**FILES, preset=preset, warmup_steps=7)
 
 
 def test_numbers_have_limits():

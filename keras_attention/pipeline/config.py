@@ -35,7 +35,8 @@ class RunConfig:
         split_digits: Whether each digit is a piece of its own, for text full of numbers.
         model: Attributes of `TransformerConfig` that differ from the preset.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
-        tokens_per_batch: The largest padded size of either side of a batch.
+        tokens_per_batch: The largest padded size of either side of a batch; None for the preset's, as of `optimizer`,
+            `warmup_steps` and `learning_rate_scale`.
         max_length: Pairs with more tokens on a side are left out.
         packed_rows: Rows of `max_length` tokens, with several pairs in each, that make a batch of training, whose shape
             never changes then; None for a pair a row and `tokens_per_batch`.
@@ -69,13 +70,13 @@ class RunConfig:
     split_digits: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int | None = None
     max_length: int = 256
     packed_rows: int | None = None
-    optimizer: str = "adam"
+    optimizer: str | None = None
     gradient_accumulation: int = 1
-    warmup_steps: int = 4000
-    learning_rate_scale: float = 1.0
+    warmup_steps: int | None = None
+    learning_rate_scale: float | None = None
     total_steps: int | None = None
     label_smoothing: float = 0.1
     evaluate_every: int = 500
@@ -84,6 +85,10 @@ class RunConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        _CHECKS["preset"](self.preset, "preset")
+        for name, value in TRAINING_PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
         sizes = self.transformer()
@@ -112,12 +117,11 @@ class RunConfig:
         Raises:
             ValueError: An unknown preset or setting, or a value that cannot be.
         """
-        _one_of(TRAINING_PRESETS)(preset, "preset")
         known_names(changes, cls.names(), "A run")
-        return cls(preset=preset, **{**TRAINING_PRESETS[preset], **changes})
+        return cls(preset=preset, **changes)
 
     def replace(self, **changes: Any) -> "RunConfig":
-        """A config with other settings.
+        """A config with other settings; another preset brings its own batch size, optimizer and schedule.
 
         Args:
             **changes: Attributes that differ.
@@ -129,6 +133,8 @@ class RunConfig:
             ValueError: An unknown setting, or a value that cannot be.
         """
         known_names(changes, self.names(), "A run")
+        if changes.get("preset", self.preset) != self.preset:
+            changes = {**dict.fromkeys(TRAINING_PRESETS[self.preset]), **changes}
         return dataclasses.replace(self, **changes)
 
     def transformer(self) -> TransformerConfig:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_attention.decoding import DecodingOptions
+from keras_attention.files import check_folder, check_output
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
@@ -82,17 +82,14 @@ class RunFolder:
             config.save(self.config_file)
 
     def check_places(self) -> None:
-        """Checks, before anything is trained, that folders and files can be written where training writes them.
+        """Checks, before hours of training, that its files can be written.
 
         Raises:
-            ValueError: There is a file in the place of a folder, or a folder in that of a file.
+            ValueError: A file or a folder is in the way, or may not be written.
         """
-        for path, is_folder in ((self.checkpoints, True), (self.logs, True), (self.history_file, False)):
-            if os.path.lexists(path) and (path.is_dir() if not is_folder else not path.is_dir()):
-                raise ValueError(
-                    f"A {'folder' if is_folder else 'file'} of the run must be here, and there is "
-                    f"{'none' if is_folder else 'a folder'}: move what has its name away. Received: {path}"
-                )
+        for folder in (self.checkpoints, self.logs):
+            check_folder(folder)
+        check_output(self.history_file)
 
     def check_texts(self, config: RunConfig) -> None:
         """Checks that the texts are those that the checkpoints were trained with.
@@ -223,6 +220,7 @@ class RunFolder:
         """
         config = self.config
         try:
+            open(file, "rb").close()  # `is_zipfile` does not tell a file that may not be read
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is not a zip file, or was cut off")
             model = keras.models.load_model(file, compile=compile)
