@@ -422,6 +422,14 @@ def test_a_name_with_line_feeds_is_one_line(tmp_path):
     assert r"a\nb\x1b[1m is not the folder of a training run" in done.output
 
 
+def test_an_interruption_has_the_exit_code_of_one():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    done = CliRunner().invoke(Command("train", callback=interrupted))
+    assert (done.exit_code, done.output.split()) == (130, ["Interrupted"])
+
+
 def test_too_little_memory_is_one_line():
     def refuse():
         raise MemoryError("Unable to allocate 4 TiB")

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -76,6 +77,9 @@ class Command(click.Command):
             ctx.with_resource(left_out())
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)  # as of a process that the signal ends
         except _expected_errors() as error:
             if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
                 raise  # Click ends quietly where nobody reads on
