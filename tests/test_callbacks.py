@@ -53,6 +53,20 @@ class Clock:
         return keras.callbacks.LambdaCallback(on_train_batch_end=move)
 
 
+@pytest.mark.parametrize("text", ["", "nan", "two", "\0"])
+def test_a_damaged_value_of_the_best_is_named(model, tmp_path, text):
+    callback = Checkpoints(tmp_path)
+    callback.set_model(model)
+    (tmp_path / "best.txt").write_text(text)
+    callback.on_train_begin()  # a new training begins without it
+    model.optimizer.iterations.assign(1)
+    with pytest.raises(ValueError, match=r"best\.txt must hold the `val_loss` of best\.keras: put the file back, or"):
+        callback.on_train_begin()
+    (tmp_path / "best.txt").write_text("2.5")
+    callback.on_train_begin()
+    assert callback.best == 2.5
+
+
 class Logs(keras.callbacks.Callback):
     """Puts given values into the logs, one in each epoch."""
 

@@ -125,6 +125,29 @@ def texts(tmp_path_factory):
     return folder / "train.en", folder / "train.de"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "closed", "message"),
+    [
+        (
+            ["ask", "http://localhost:1/v1/models/m", "a"],
+            ">&-",
+            "Standard output is closed, so the result would be lost",
+        ),
+        (["train", "run", "--max-steps", "1"], ">&-", "Standard output is closed"),
+        (["ask", "http://localhost:1/v1/models/m"], "<&-", "Standard input is closed: name a file"),
+    ],
+)
+def test_closed_streams_are_one_line(arguments, closed, message):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", CONSOLE_SCRIPT, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith(f"Error: {message}")
+
+
 def test_a_command_writes_nothing_of_tensorflow_to_standard_error(texts):
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = keras_attention("check", *texts, env=environment)

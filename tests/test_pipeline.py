@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from keras_attention.cli import main
 from keras_attention.cli.group import Command
-from keras_attention.demo import make_pairs
+from keras_attention.demo import make_pairs, run_demo
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.pipeline import (
     RunConfig,
@@ -154,9 +154,10 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
     assert_one_step_further(before, after)
 
 
-def test_a_limit_that_is_reached_trains_no_further(run):
+def test_a_limit_that_is_reached_trains_no_further(run, capsys):
     train(run.path, max_steps=7)
     assert step_of(run) == 7
+    assert "nothing to train: step 7 is not before the limit of 7 steps" in capsys.readouterr().out
 
 
 def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config):
@@ -341,6 +342,103 @@ def test_a_setting_that_a_run_cannot_change_is_refused_by_name(copied, arguments
     assert contents(copied.path) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--set", "seed=1", "--set", "seed=2"],
+            "Give each setting once: `seed` is given twice. Received: --set seed=2",
+        ),
+        (["--dtype", "float32", "--set", "dtype=float32"], "`dtype` is given twice"),
+        (["--set", "=5"], "--set takes NAME=VALUE. Received: --set =5"),
+        (["--set", "model={"], "but this is not YAML: .* Received: --set model={"),
+        (["--set", "model={num_layers: 1, num_layers: 2}"], "not YAML: `num_layers` is given twice"),
+    ],
+)
+def test_what_set_takes(arguments, message, tmp_path):
+    done = command("train", tmp_path / "run", *arguments, "--max-steps", 1)
+    assert done.exit_code == 2
+    assert re.search(message, done.output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_checked_before_weights_are_read(run, texts, monkeypatch):
+    monkeypatch.setattr(RunFolder, "load", lambda *_, **__: pytest.fail("reads"))
+    for name, options in (
+        ("beam_size", ["--beam-size", 0]),
+        ("length_penalty", ["--length-penalty", "nan"]),
+        ("length_penalty", ["--length-penalty", "inf"]),
+        ("tokenize", ["--bleu-tokenize", "word"]),
+    ):
+        done = command("evaluate", run.path, texts["valid.en"], texts["valid.de"], *options)
+        assert (done.exit_code, done.output.count("Error:")) == (1, 1)
+        assert f"Error: `{name}` " in done.output
+
+
+def test_the_demo_refuses_the_folder_of_another_run(copied, capsys):
+    before = contents(copied.path)
+    with pytest.raises(ValueError, match="holds a run with another config"):
+        run_demo("de", folder=copied.path)
+    assert contents(copied.path) == before
+
+
+def test_the_demo_refuses_the_folder_of_another_locale(copied, monkeypatch):
+    monkeypatch.setattr("keras_attention.demo.run.check_settings", lambda *_: None)
+    before = contents(copied.path)
+    with pytest.raises(ValueError, match=r"holds a run with other text, train\.de: take another folder"):
+        run_demo("fr", folder=copied.path)
+    assert contents(copied.path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("checkpoints", "must be a folder, but it is a file"),
+        ("logs", "must be a folder, but it is a file"),
+        ("history.csv", "must be a file, but this is a folder"),
+    ],
+)
+def test_what_is_in_the_way_is_said_before_training(config, tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    path = tmp_path / name
+    path.mkdir() if name == "history.csv" else path.write_text("in the way")
+    with pytest.raises(ValueError, match=rf"{message}.* Received: .*/{name}"):
+        train(tmp_path, config, max_steps=1)
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs", "history.csv"])
+def test_what_may_not_be_written_is_said_before_training(copied, monkeypatch, name):
+    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    allowed = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != name and allowed(path, mode))
+    with pytest.raises(ValueError, match="may not be written: change its permissions"):
+        train(copied.path, max_steps=9)
+
+
+def test_a_name_with_line_feeds_is_one_line(tmp_path):
+    done = command("translate", tmp_path / "a\nb\x1b[1m", given="x\n")
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert r"a\nb\x1b[1m is not the folder of a training run" in done.output
+
+
+def test_an_interruption_has_the_exit_code_of_one():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    done = CliRunner().invoke(Command("train", callback=interrupted))
+    assert (done.exit_code, done.output.split()) == (130, ["Interrupted"])
+
+
+def test_too_little_memory_is_one_line():
+    def refuse():
+        raise MemoryError("Unable to allocate 4 TiB")
+
+    done = CliRunner().invoke(Command("train", callback=refuse))
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "There is not enough memory (Unable to allocate 4 TiB): use a smaller model" in done.output
+
+
 def test_settings_that_change_no_weight_may_change(copied, texts, tmp_path):
     moved = tmp_path / "moved.en"
     shutil.copy(texts["train.en"], moved)
@@ -378,6 +476,14 @@ def other_setting(old, new):
         (other_setting("optimizer: adam", "optimizer: muon"), "was not trained with the optimizer", "train"),
         (other_setting("scale: 0.42", "scale: 0.43"), "other values of learning_rate", "train"),
         (other_setting("seed: 1\n", ""), "it lacks seed", "train translate"),
+        (other_setting("seed: 1\n", "seed: 1\nseed: 2\n"), "`seed` is given twice", "train translate"),
+        (
+            lambda run: run.config_file.unlink(),
+            "config.yaml is missing, though the run has checkpoints",
+            "train translate",
+        ),
+        (lambda run: run.fingerprints_file.write_text("[1]"), "fingerprints.json is damaged", "train translate"),
+        (lambda run: run.fingerprints_file.write_text("{}"), "fingerprints.json is damaged", "train translate"),
         (lambda run: run.model_file("last").write_bytes(b""), "last.keras is damaged: it is not a zip", "train"),
         (lambda run: run.model_file("final").write_bytes(b"PK"), "final.keras is damaged: it is not", "translate"),
         (lambda run: run.model_file("last").unlink(), "last.keras, which is missing", "train"),
@@ -402,6 +508,15 @@ def test_a_checkpoint_that_was_cut_off_names_the_others(copied):
         ValueError, match=r"final\.keras is damaged: .*Other checkpoints of the run: average, best, last"
     ):
         copied.translator()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(copied, monkeypatch):
+    def refuse(file, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match=r"final\.keras"):
+        RunFolder.load(copied, copied.model_file("final"))
 
 
 def test_text_that_changed_is_not_trained_on(copied, texts, tmp_path):
@@ -841,11 +956,18 @@ def test_each_help_has_an_example(name):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"packed_rows": 2, "max_length": 40, "gradient_accumulation": 2}], ids=["by tokens", "packed"]
+    "changes",
+    [{"tokens_per_batch": 2000}, {"packed_rows": 29, "max_length": 40, "gradient_accumulation": 2}],
+    ids=["by tokens", "packed"],
 )
 def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, changes):
     """Not the first again: the seed and the number of the epoch decide which pairs a batch holds."""
-    config, kind = dataclasses.replace(config, **changes), PackedBatches if "packed_rows" in changes else TokenBatches
+    kind = PackedBatches if "packed_rows" in changes else TokenBatches
+    # For time: a small model, few large batches, one evaluation, and nothing after the last step.
+    sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
+    config = dataclasses.replace(config, evaluate_every=97, model=sizes, **changes)
+    monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    monkeypatch.setattr(JOBS, "_finish", lambda model, *_: model)
     epochs, plan = [], kind.plan
 
     def watched(batches, epoch):

@@ -43,9 +43,30 @@ def test_scores_of_another_checkpoint_or_an_older_one_are_left_out(run, scores):
     record_scores(run.path, scores, "best")
     assert run_card(run.path)["bleu"] is None
     assert run_card(run.path, "best")["bleu"]["checkpoint"] == "best"
-    recorded = (run.path / "scores.json").stat().st_mtime
-    os.utime(run.model_file("best"), (recorded + 1, recorded + 1))  # trained on
+    os.utime(run.model_file("best"))  # copied
+    assert run_card(run.path, "best")["bleu"] is not None
+    run.model_file("best").write_text("trained on")
+    os.utime(run.path / "scores.json")
     assert run_card(run.path, "best")["bleu"] is None
+
+
+def test_scores_of_an_older_release_go_by_the_time(run, scores):
+    record_scores(run.path, scores)
+    file = run.path / "scores.json"
+    file.write_text(
+        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "sha256"})
+    )
+    assert run_card(run.path)["bleu"] is not None
+    recorded = file.stat().st_mtime
+    os.utime(run.model_file("final"), (recorded + 1, recorded + 1))  # trained on
+    assert run_card(run.path)["bleu"] is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"5", b"\xff"])
+def test_scores_that_are_damaged_are_named(run, content):
+    (run.path / "scores.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"scores\.json is damaged: remove it, or evaluate the run again"):
+        run_card(run.path)
 
 
 def test_no_run_and_no_checkpoint(run, tmp_path):

@@ -4,8 +4,11 @@ import pathlib
 
 import numpy as np
 import pytest
+import yaml
 
 from keras_attention.pipeline import RunConfig
+from keras_attention.pipeline.config import read_yaml
+from keras_attention.training.presets import TRAINING_PRESETS
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
 COUNTS = [
@@ -89,6 +92,37 @@ def test_numbers_are_read_as_python_reads_them(text, tmp_path):
     assert RunConfig.load(file).learning_rate_scale == float(text)
 
 
+@pytest.mark.parametrize("text", ["1:30", "017", "0o17", "0x1f", "yes", "on", "nan", "2026-01-02", "1_", "1e"])
+def test_other_words_are_text(text, tmp_path):
+    """YAML 1.1 takes 1:30 for 90, 017 for 15, and `on` for True."""
+    assert read_yaml(text) == text
+    file = tmp_path / "config.yaml"
+    made(source=text).save(file)
+    assert RunConfig.load(file).source == text
+    assert yaml.safe_load(file.read_text())["source"] == text, "for readers of YAML 1.1"
+    with pytest.raises(ValueError, match=rf"`seed` must be an integer, .* Received: seed='{text}'"):
+        made(seed=read_yaml(text))
+
+
+@pytest.mark.parametrize("preset", TRAINING_PRESETS)
+def test_a_preset_is_the_same_however_it_is_named(preset):
+    config = RunConfig.from_preset(preset, **FILES)
+    assert {name: getattr(config, name) for name in TRAINING_PRESETS[preset]} == TRAINING_PRESETS[preset]
+    assert RunConfig(**FILES, preset=preset) == config
+    assert made().replace(preset=preset) == config
+    assert made(warmup_steps=7).replace(preset="tiny").warmup_steps == 7, "the preset that it has changes nothing"
+    assert made().replace(preset=preset, warmup_steps=7) == RunConfig(**FILES, preset=preset, warmup_steps=7)
+
+
+def test_numbers_have_limits():
+    with pytest.raises(ValueError, match=r"`warmup_steps` must be below 2\*\*31. Received: warmup_steps=2147483648"):
+        made(warmup_steps=2**31)
+    with pytest.raises(ValueError, match=r"`learning_rate_scale` must be a number above zero. Received: .*=10{400}"):
+        made(learning_rate_scale=10**400)
+    with pytest.raises(ValueError, match=r"`vocabulary_size` must leave room .* Received: vocabulary_size=4"):
+        made(vocabulary_size=4)
+
+
 def test_a_name_that_looks_like_a_number_stays_a_name(tmp_path):
     config = made(source="1e3", target="ß 1:30")
     config.save(tmp_path / "config.yaml")
@@ -107,6 +141,9 @@ def test_a_name_that_looks_like_a_number_stays_a_name(tmp_path):
         (lambda text: text.replace("seed: 1", "seed: one"), "`seed` must be an integer"),
         (lambda text: "", "it holds no settings by name"),
         (lambda text: "a: [", "not YAML: while parsing"),
+        (lambda text: text + "seed: 2\n", "not YAML: `seed` is given twice"),
+        (lambda text: text.replace("model: {}", "model: {dropout: 0, dropout: 0.1}"), "`dropout` is given twice"),
+        (lambda text: text + "[" * 9999, "not YAML: "),
         (lambda text: "- 1\n", "it holds no settings by name"),
     ],
 )

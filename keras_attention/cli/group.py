@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ REMEDIES = {
     errno.EROFS: "choose a folder on a disk that can be written",
     errno.EISDIR: "this is a folder: name a file",
     errno.ENOTDIR: "a file is where a folder must be: name another folder, or move the file away",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "a symbolic link leads back to itself: remove it, or name another",
     errno.EEXIST: "a file is where a folder must be: name another folder, or move the file away",
 }
 
@@ -64,23 +67,35 @@ class Command(click.Command):
             What the command returns.
 
         Raises:
-            ClickException: In place of the errors the library raises on bad input.
+            ClickException: Instead of the errors that the library raises on bad input.
         """
+        if sys.stdout is None:  # Keras' progress bar cannot do without either
+            raise click.ClickException(
+                "Standard output is closed, so the result would be lost: send it to a file, or to /dev/null"
+            )
         if ctx.obj is OWN_PROCESS and not ctx.meta[_VERBOSE]:
             ctx.with_resource(left_out())
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)  # as of a process that the signal ends
         except _expected_errors() as error:
             if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
                 raise  # Click ends quietly where nobody reads on
-            raise click.ClickException(_describe(error)) from error
+            raise click.ClickException(_on_one_line(_describe(error))) from error
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Those of the library and of the disk, TensorFlow's among them where it was needed at all."""
     tensorflow = sys.modules.get("tensorflow")
     theirs = () if tensorflow is None else (tensorflow.errors.OpError,)
-    return (ValueError, TypeError, FloatingPointError, OSError, MissingExtraError, *theirs)
+    return (ValueError, TypeError, FloatingPointError, OSError, MemoryError, MissingExtraError, *theirs)
+
+
+def _on_one_line(message: str) -> str:
+    """A name of a file can hold line feeds and what a terminal obeys."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
 
 
 def _describe(error: Exception) -> str:
@@ -89,6 +104,10 @@ def _describe(error: Exception) -> str:
         known = [number for number in REMEDIES if os.strerror(number) in str(error)]
         message = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())  # without the operation's own names
         return f"{message}; {REMEDIES[known[0]]}" if known else message
+    if isinstance(error, MemoryError):
+        return (
+            f"There is not enough memory{f' ({error})' if str(error) else ''}: use a smaller model or smaller batches"
+        )
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     where = f"{error.filename}: " if error.filename is not None else ""

@@ -112,9 +112,16 @@ def _config(run: str, changes: Sequence[str], **options: Any) -> Any:
     given = {name: value for name, value in options.items() if value is not None}
     for change in changes:
         name, equals, value = change.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set takes NAME=VALUE. Received: {change}")
-        given[name] = read_yaml(value)
+        if not (name and equals):
+            raise click.UsageError(f"--set takes NAME=VALUE. Received: --set {change}")
+        if name in given:
+            raise click.UsageError(f"Give each setting once: `{name}` is given twice. Received: --set {change}")
+        try:
+            given[name] = read_yaml(value)
+        except ValueError as error:
+            raise click.UsageError(
+                f"--set takes a value as in YAML, but this is {error}. Received: --set {change}"
+            ) from error
     folder = RunFolder(run)
     missing = ["--" + name.replace("_", "-") for name in FILES if name not in given]
     if folder.trained or len(missing) == len(FILES):

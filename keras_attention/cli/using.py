@@ -80,6 +80,8 @@ def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **op
     from keras_attention.serving import share_cores
     from keras_attention.text.lines import read_parallel
 
+    if bleu_tokenize is not None:
+        bleu_tokenizer([], bleu_tokenize)
     share_cores()
     translator = RunFolder(run).translator(**options)
     sources, references = read_parallel(source, target)
@@ -116,11 +118,12 @@ def export(run: str, folder: str, **options: Any) -> None:
 
     check_model_folder(folder)
     check_folder(folder)
+    card = run_card(run, options["checkpoint"])
     serving.share_cores()
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
         click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
-    click.echo(serving.export(translator, folder, card=run_card(run, options["checkpoint"])))
+    click.echo(serving.export(translator, folder, card=card))
 
 
 @main.command()

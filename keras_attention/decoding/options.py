@@ -1,5 +1,7 @@
 """The options of generation."""
 
+import math
+import numbers
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,16 +56,20 @@ class DecodingOptions:
     def __post_init__(self) -> None:
         self._check("beam_size", self.beam_size is None or _is_count(self.beam_size, 1), "1 (greedy decoding) or more")
         self._check("num_return", _is_count(self.num_return, 1), "1 or more")
-        self._check("length_penalty", self.length_penalty >= 0, "0 (none) or more; the paper uses 0.6")
+        self._check(
+            "length_penalty",
+            _is_number(self.length_penalty) and self.length_penalty >= 0,
+            "0 (none) or more; the paper uses 0.6",
+        )
         known = self.length_normalization in LENGTH_NORMALIZATIONS
         self._check("length_normalization", known, f"one of {', '.join(LENGTH_NORMALIZATIONS)}")
         self._check("min_length", _is_count(self.min_length, 0), "0 or more, the end of sentence counted")
         self._check("max_length", self.max_length is None or _is_count(self.max_length, 1), "1 or more")
         self._check("no_repeat_ngram", _is_count(self.no_repeat_ngram, 0), "0 (repeats are allowed) or more")
-        self._check("temperature", 0 < self.temperature < float("inf"), "a number above 0")
+        self._check("temperature", _is_number(self.temperature) and self.temperature > 0, "a number above 0")
         self._check("top_k", _is_count(self.top_k, 0), "0 (all) or more")
-        self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
-        self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
+        self._check("top_p", _is_number(self.top_p) and 0 < self.top_p <= 1, "above 0 and at most 1")
+        self._check("min_p", _is_number(self.min_p) and 0 <= self.min_p <= 1, "between 0 and 1")
         self._check_together()
 
     def _check(self, name: str, is_right: bool, rule: str) -> None:
@@ -101,4 +107,8 @@ class DecodingOptions:
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,8 +7,11 @@ import tensorflow as tf
 from keras_attention import serving
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.demo.phrases import Pair, make_pairs, split_pairs
+from keras_attention.files import check_folder
 from keras_attention.layers.arguments import positive_number
 from keras_attention.pipeline import RunConfig, RunFolder, score, train
+from keras_attention.pipeline.train import check_settings
+from keras_attention.serving.model_folder import check_model_folder
 
 NUM_PAIRS = 20_000
 NUM_VALID, NUM_TEST = 300, 500
@@ -35,17 +38,15 @@ def run_demo(
         ValueError: An unknown locale, or no minutes.
     """
     positive_number(minutes, "minutes")
-    folder = Path(folder)
+    folder, exported = Path(folder), Path("saved_models") / f"demo-{locale}"
     pairs, test_pairs = split_pairs(make_pairs(locale, NUM_PAIRS), NUM_TEST)
     pairs, valid_pairs = split_pairs(pairs, NUM_VALID)
-    print(f"{len(pairs):,} phrases to learn from, such as:")
-    _show(pairs[:4])
     config = RunConfig.from_preset(
         "tiny",
-        source=_write(folder / "data" / "train.en", pairs, 0),
-        target=_write(folder / "data" / f"train.{locale}", pairs, 1),
-        valid_source=_write(folder / "data" / "valid.en", valid_pairs, 0),
-        valid_target=_write(folder / "data" / f"valid.{locale}", valid_pairs, 1),
+        source=folder / "data" / "train.en",
+        target=folder / "data" / f"train.{locale}",
+        valid_source=folder / "data" / "valid.en",
+        valid_target=folder / "data" / f"valid.{locale}",
         vocabulary_size=VOCABULARY_SIZE,
         split_digits=True,
         dtype=dtype,
@@ -57,19 +58,38 @@ def run_demo(
         keep_checkpoints=5,
         score_sentences=50,
     )
+    _check_folders(RunFolder(folder), config, exported)
+    print(f"{len(pairs):,} phrases to learn from, such as:")
+    _show(pairs[:4])
+    for source, target, part in (
+        (config.source, config.target, pairs),
+        (config.valid_source, config.valid_target, valid_pairs),
+    ):
+        _write(Path(source), part, 0)
+        _write(Path(target), part, 1)
     train(folder, config, max_minutes=minutes)
     translator = RunFolder(folder).translator()
     exact = _measure(translator, test_pairs)
     longest = max((english for english, _ in test_pairs), key=len)
     _draw(translator, longest, folder / "attention.png")
-    _export_and_ask(translator, Path("saved_models") / f"demo-{locale}", [longest, "March 5, 2026", "$1,250.50"])
+    _export_and_ask(translator, exported, [longest, "March 5, 2026", "$1,250.50"])
     return exact
 
 
-def _write(path: Path, pairs: list[Pair], side: int) -> str:
+def _check_folders(run: RunFolder, config: RunConfig, exported: Path) -> None:
+    """Refuses the folder of another run before its data is replaced, and one that no model can be exported to."""
+    if run.trained:
+        check_settings(run, config)
+        before = Path(run.config.target).name
+        if before != Path(config.target).name:
+            raise ValueError(f"{run.path} holds a run with other text, {before}: take another folder")
+    check_model_folder(exported)
+    check_folder(exported)
+
+
+def _write(path: Path, pairs: list[Pair], side: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8")
-    return str(path)
 
 
 def _measure(translator: serving.Translator, pairs: list[Pair]) -> float:

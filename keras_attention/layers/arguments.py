@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -141,7 +142,9 @@ def positive_number(value: Any, name: str) -> float:
         >>> positive_number(1e-6, "layer_norm_epsilon")
         1e-06
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    # An integer of Python's may be larger than any float.
+    largest = sys.float_info.max if isinstance(value, int) else math.inf
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < largest:
         raise ValueError(f"`{name}` must be a number above zero. Received: {name}={value!r}")
     return value if isinstance(value, int) else float(value)
 

@@ -67,9 +67,6 @@ class TransformerConfig:
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
             )
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the class is frozen
-
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, **changes: Any) -> "TransformerConfig":
         """The sizes of a preset, with changes.

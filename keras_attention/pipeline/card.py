@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.pipeline.evaluate import Scores
-from keras_attention.pipeline.folder import RunFolder
+from keras_attention.pipeline.folder import RunFolder, sha256
 from keras_attention.training import write_whole
 
 
@@ -19,12 +19,14 @@ def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None
         **about: What was compared and how, such as `source`, `target` and `beam_size`.
     """
     folder = RunFolder(run)
+    file = folder.checkpoint_file(checkpoint)
     entry = {
         "bleu": scores.bleu,
         "signature": scores.bleu_signature,
         "chrf": scores.chrf,
         "chrf_signature": scores.chrf_signature,
-        "checkpoint": folder.checkpoint_file(checkpoint).stem,
+        "checkpoint": file.stem,
+        "sha256": sha256(file),
         **about,
     }
     text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
@@ -34,7 +36,7 @@ def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None
 def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
     """What `serving.export` takes as its `card`: the text files of a run and, if they were recorded, its scores.
 
-    Scores of another checkpoint, or from before the checkpoint was written again, are left out.
+    Scores of another checkpoint, or of its weights before they were written again, are left out.
 
     Args:
         run: The run's folder.
@@ -45,6 +47,7 @@ def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No run here, or no such checkpoint.
+        ValueError: The file of the scores is damaged.
     """
     folder = RunFolder(run)
     files = ("source", "target", "valid_source", "valid_target")
@@ -60,7 +63,15 @@ def _scores_file(run: RunFolder) -> Path:
 
 def _scores(run: RunFolder, checkpoint: Path) -> dict[str, Any] | None:
     file = _scores_file(run)
-    if not file.exists() or file.stat().st_mtime < checkpoint.stat().st_mtime:
+    if not file.exists():
         return None
-    entry = json.loads(file.read_text(encoding="utf-8"))
-    return entry if entry["checkpoint"] == checkpoint.stem else None
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        of = entry["checkpoint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: remove it, or evaluate the run again") from error
+    if "sha256" in entry:
+        same = entry.pop("sha256") == sha256(checkpoint)
+    else:  # of a release that did not keep it
+        same = file.stat().st_mtime >= checkpoint.stat().st_mtime
+    return entry if same and of == checkpoint.stem else None

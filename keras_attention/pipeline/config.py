@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from keras_attention.layers.arguments import boolean, known_names, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
+from keras_attention.text.sentencepiece_model import EOS_ID
 from keras_attention.training import write_whole
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
@@ -34,7 +35,8 @@ class RunConfig:
         split_digits: Whether each digit is a piece of its own, for text full of numbers.
         model: Attributes of `TransformerConfig` that differ from the preset.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
-        tokens_per_batch: The largest padded size of either side of a batch.
+        tokens_per_batch: The largest padded size of either side of a batch; None for the preset's, as of `optimizer`,
+            `warmup_steps` and `learning_rate_scale`.
         max_length: Pairs with more tokens on a side are left out.
         packed_rows: Rows of `max_length` tokens, with several pairs in each, that make a batch of training, whose shape
             never changes then; None for a pair a row and `tokens_per_batch`.
@@ -68,13 +70,13 @@ class RunConfig:
     split_digits: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int | None = None
     max_length: int = 256
     packed_rows: int | None = None
-    optimizer: str = "adam"
+    optimizer: str | None = None
     gradient_accumulation: int = 1
-    warmup_steps: int = 4000
-    learning_rate_scale: float = 1.0
+    warmup_steps: int | None = None
+    learning_rate_scale: float | None = None
     total_steps: int | None = None
     label_smoothing: float = 0.1
     evaluate_every: int = 500
@@ -83,6 +85,10 @@ class RunConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        _CHECKS["preset"](self.preset, "preset")
+        for name, value in TRAINING_PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
         sizes = self.transformer()
@@ -111,12 +117,11 @@ class RunConfig:
         Raises:
             ValueError: An unknown preset or setting, or a value that cannot be.
         """
-        _one_of(TRAINING_PRESETS)(preset, "preset")
         known_names(changes, cls.names(), "A run")
-        return cls(preset=preset, **{**TRAINING_PRESETS[preset], **changes})
+        return cls(preset=preset, **changes)
 
     def replace(self, **changes: Any) -> "RunConfig":
-        """A config with other settings.
+        """A config with other settings; another preset brings its own batch size, optimizer and schedule.
 
         Args:
             **changes: Attributes that differ.
@@ -128,6 +133,8 @@ class RunConfig:
             ValueError: An unknown setting, or a value that cannot be.
         """
         known_names(changes, self.names(), "A run")
+        if changes.get("preset", self.preset) != self.preset:
+            changes = {**dict.fromkeys(TRAINING_PRESETS[self.preset]), **changes}
         return dataclasses.replace(self, **changes)
 
     def transformer(self) -> TransformerConfig:
@@ -177,7 +184,9 @@ class RunConfig:
 
 
 def read_yaml(text: str) -> Any:
-    """Reads YAML in which 1e-3 is a number, as in YAML 1.2 and in Python.
+    """Reads YAML in which a plain word is text unless it is a number as Python writes it, true, false or null.
+
+    YAML 1.1, which PyYAML reads, also takes `1:30` for 90, `017` for 15 and `no` for False, but `1e-3` for text.
 
     Args:
         text: A document.
@@ -186,30 +195,47 @@ def read_yaml(text: str) -> Any:
         What it holds.
 
     Raises:
-        ValueError: The text is not YAML.
+        ValueError: The text is not YAML, or gives a name twice.
 
     Example:
-        >>> read_yaml("1e-3"), read_yaml("{num_layers: 2}")
-        (0.001, {'num_layers': 2})
+        >>> read_yaml("1e-3"), read_yaml("{num_layers: 2}"), read_yaml("2026-01-02")
+        (0.001, {'num_layers': 2}, '2026-01-02')
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dictionary; of a name that is given twice, one value would be ignored."""
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"`{name}` is given twice")
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
     pass
 
 
-# YAML 1.1, which PyYAML reads, wants a point and a sign in the exponent.
-for each in (_Loader, _Dumper):
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    each.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+# The dumper, which keeps those of YAML 1.1, puts text in quotes that either version takes for something else.
+for tag, pattern, first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    for each in (_Loader, _Dumper):
+        each.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
 
 Check = Callable[[Any, str], Any]
 
@@ -221,6 +247,19 @@ def _one_of(options: Collection[str]) -> Check:
         return value
 
     return check
+
+
+def count(value: Any, name: str) -> int:
+    """Returns the value if it is a positive integer that TensorFlow and files of settings can hold."""
+    if positive_integer(value, name) >= 2**31:
+        raise ValueError(f"`{name}` must be below 2**31. Received: {name}={value!r}")
+    return int(value)
+
+
+def _vocabulary_size(value: Any, name: str) -> int:
+    if count(value, name) <= EOS_ID + 1:
+        raise ValueError(f"`{name}` must leave room beside the four special pieces. Received: {name}={value!r}")
+    return int(value)
 
 
 def _optional(check: Check) -> Check:
@@ -268,11 +307,12 @@ _COUNTS = (
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(FILES, _file),
     "preset": _one_of(TRAINING_PRESETS),
-    **dict.fromkeys(_COUNTS, positive_integer),
+    **dict.fromkeys(_COUNTS, count),
+    "vocabulary_size": _vocabulary_size,
     "split_digits": boolean,
     "model": _sizes,
     "dtype": _one_of(DTYPES),
-    **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_integer)),
+    **dict.fromkeys(("packed_rows", "total_steps"), _optional(count)),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
     "label_smoothing": _share,

@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from keras_attention.decoding import DecodingOptions
+from keras_attention.files import check_folder, check_output
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
@@ -79,6 +81,16 @@ class RunFolder:
         if not self.trained or config != self.config:
             config.save(self.config_file)
 
+    def check_places(self) -> None:
+        """Checks, before hours of training, that its files can be written.
+
+        Raises:
+            ValueError: A file or a folder is in the way, or may not be written.
+        """
+        for folder in (self.checkpoints, self.logs):
+            check_folder(folder)
+        check_output(self.history_file)
+
     def check_texts(self, config: RunConfig) -> None:
         """Checks that the texts are those that the checkpoints were trained with.
 
@@ -92,7 +104,7 @@ class RunFolder:
         fingerprints = self._fingerprints()
         for name in FILES:
             path = getattr(config, name)
-            if name in fingerprints and fingerprints[name] != _sha256(path):
+            if name in fingerprints and fingerprints[name] != sha256(path):
                 raise ValueError(
                     f"The text has changed since the run in {self.path} began: put the file from before back, or "
                     f"train in another folder. Received: {name}={path!r}"
@@ -153,8 +165,9 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: No run here, or no such checkpoint.
-            ValueError: Other weights.
+            ValueError: Other weights, or an option out of its range.
         """
+        DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)  # checked before the weights are read
         self._check()
         if weights not in WEIGHTS:
             raise ValueError(f"`weights` is one of {', '.join(map(str, WEIGHTS))}. Received: weights={weights!r}")
@@ -207,6 +220,7 @@ class RunFolder:
         """
         config = self.config
         try:
+            open(file, "rb").close()  # `is_zipfile` does not tell a file that may not be read
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is not a zip file, or was cut off")
             model = keras.models.load_model(file, compile=compile)
@@ -233,6 +247,11 @@ class RunFolder:
 
     def _check(self) -> None:
         if not self.exists:
+            if self.checkpoints.exists():
+                raise FileNotFoundError(
+                    f"{self.config_file} is missing, though the run has checkpoints: put the file back, or take "
+                    "another folder"
+                )
             raise FileNotFoundError(
                 f"{self.path} is not the folder of a training run: it has no config.yaml. "
                 "Start one with `keras-attention train`"
@@ -244,7 +263,7 @@ class RunFolder:
                 f"{self.tokenizer_file} is missing, and the weights of the run mean nothing with another tokenizer: "
                 "put the file back, or train in another folder"
             )
-        found = _sha256(self.tokenizer_file)
+        found = sha256(self.tokenizer_file)
         if self._fingerprints().get("tokenizer", found) != found:
             raise ValueError(
                 f"{self.tokenizer_file} is not the tokenizer that the run was trained with: put that one back. "
@@ -253,19 +272,24 @@ class RunFolder:
 
     def _record_fingerprints(self, config: RunConfig) -> None:
         files = {"tokenizer": self.tokenizer_file, **{name: getattr(config, name) for name in FILES}}
-        text = json.dumps({name: _sha256(file) for name, file in files.items()}, indent=2) + "\n"
+        text = json.dumps({name: sha256(file) for name, file in files.items()}, indent=2) + "\n"
         write_whole(self.fingerprints_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
     def _fingerprints(self) -> dict[str, str]:
         """Those of when training began; none in the folder of a release that did not keep them."""
         if not self.fingerprints_file.exists():
             return {}
+        damaged = f"{self.fingerprints_file} is damaged: put the file from before back, or remove it"
         try:
-            return dict(json.loads(self.fingerprints_file.read_text(encoding="utf-8")))
+            fingerprints = json.loads(self.fingerprints_file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{self.fingerprints_file} is damaged: remove it, or put it back") from error
+            raise ValueError(damaged) from error
+        if not isinstance(fingerprints, dict) or set(fingerprints) != {"tokenizer", *FILES}:
+            raise ValueError(damaged)
+        return fingerprints
 
 
-def _sha256(path: str | Path) -> str:
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

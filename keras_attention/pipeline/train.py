@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_attention.extras import install_command, is_installed
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.models import Transformer
-from keras_attention.pipeline.config import FILES, RunConfig
+from keras_attention.pipeline.config import FILES, RunConfig, count
 from keras_attention.pipeline.evaluate import quick_bleu
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.lock import training_lock
@@ -77,8 +77,7 @@ def train(
         FloatingPointError: Training diverged. The checkpoints from before remain.
     """
     epochs, max_steps = (
-        None if value is None else positive_integer(value, name)
-        for name, value in (("epochs", epochs), ("max_steps", max_steps))
+        None if value is None else count(value, name) for name, value in (("epochs", epochs), ("max_steps", max_steps))
     )
     max_minutes = None if max_minutes is None else positive_number(max_minutes, "max_minutes")
     run = RunFolder(folder)
@@ -88,6 +87,7 @@ def train(
             "Give a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
         )
     with training_lock(run.path):
+        run.check_places()
         _agree(run, config)
         keras.utils.set_random_seed(config.seed)
         texts = _Texts.read(config, run.tokenizer if run.trained else None)
@@ -100,8 +100,11 @@ def train(
         limits = [max_steps, config.total_steps, steps]
         limit = min((value for value in limits if value is not None), default=None)
         try:
-            if limit is None or int(model.optimizer.iterations) < limit:
+            step = int(model.optimizer.iterations)
+            if limit is None or step < limit:
                 _fit(model, run, config, texts, limit, max_minutes)
+            else:
+                print(f"nothing to train: step {step:,} is not before the limit of {limit:,} steps")
             return _finish(model, run, texts.valid_batches.dataset())
         except OSError as error:
             if error.errno and error.filename is None:
@@ -133,7 +136,7 @@ def average(folder: str | Path, last: int | None = None) -> Path:
     run = RunFolder(folder)
     kept = run.weights
     if not kept:
-        raise FileNotFoundError(f"{run.path} has no checkpoints yet: train it first")
+        raise FileNotFoundError(f"{run.checkpoints} has no step-*.weights.h5 to average: train {run.path} further")
     last = len(kept) if last is None else positive_integer(last, "last")
     if last > len(kept):
         raise ValueError(f"{run.path} kept {len(kept)} checkpoints. Received: last={last}")
@@ -197,6 +200,12 @@ def _agree(run: RunFolder, config: RunConfig) -> None:
     """Checks the config, and the texts that it names, against those of a run that has checkpoints."""
     if not run.trained:
         return
+    check_settings(run, config)
+    run.check_texts(config)
+
+
+def check_settings(run: RunFolder, config: RunConfig) -> None:
+    """Checks that a run that has checkpoints can be resumed with a config."""
     old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
     differing = [
         f"{name}: {old[name]!r} there, {new[name]!r} given"
@@ -208,7 +217,6 @@ def _agree(run: RunFolder, config: RunConfig) -> None:
             f"{run.path} holds a run with another config; resume it without these settings, or train in another "
             f"folder. Differing: {'; '.join(differing)}"
         )
-    run.check_texts(config)
 
 
 def _build(config: RunConfig) -> Transformer:

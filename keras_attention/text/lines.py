@@ -39,7 +39,8 @@ def read_lines(path: Name) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 (the message has the line of the first bad byte), or damaged.
+        ValueError: If it is not UTF-8 (the message has the line of the first bad byte), or damaged, or standard input
+            is closed.
 
     Example:
         >>> import pathlib, tempfile
@@ -50,6 +51,8 @@ def read_lines(path: Name) -> list[str]:
     """
     _check_exists(path)
     name = _called(path)
+    if _is_standard_input(path) and sys.stdin is None:
+        raise ValueError("Standard input is closed: name a file, or send the text. Received: -")
     data = sys.stdin.buffer.read() if _is_standard_input(path) else Path(path).read_bytes()
     if data.startswith(_GZIP):
         try:

@@ -165,7 +165,21 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         going_on = int(self.model.optimizer.iterations) > 0
         if going_on and (self.folder / "best.txt").exists():
-            self.best = float((self.folder / "best.txt").read_text())
+            self.best = self._read_best(self.folder / "best.txt")
+
+    def _read_best(self, file: Path) -> float:
+        """The value of the best checkpoint of an earlier `fit`."""
+        text = file.read_text(errors="replace")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            raise ValueError(
+                f"{file} must hold the `{self.monitor}` of best.keras: put the file back, or remove it, and the next "
+                f"checkpoint is taken for the best. Received: {text[:50]!r}"
+            )
+        return value
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
