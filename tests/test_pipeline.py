@@ -37,7 +37,7 @@ from keras_attention.pipeline import (
     evaluate as evaluation,
 )
 from keras_attention.pipeline.lock import training_lock
-from keras_attention.text import PackedBatches, ParallelCorpus, TokenBatches
+from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
@@ -707,6 +707,17 @@ def test_translations_that_cannot_be_written_in_the_end_are_not_lost(tmp_path, u
     assert result.stdout == "ONE\nTWO\n"
     assert "could not be written, so the translations are on standard output: [Errno 28] No space" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
+def test_a_tokenizer_goes_to_standard_output(texts, tmp_path, output):
+    with open(tmp_path / "de.model", "wb") as file:
+        arguments = ["tokenizer", texts["train.de"], "-o", output, "--vocabulary-size", "99"]
+        done = subprocess.run(
+            [sys.executable, "-m", "keras_attention", *arguments], stdout=file, stderr=subprocess.PIPE, text=True
+        )
+    assert done.stderr == "/dev/stdout: 99 pieces\n"
+    assert SubwordTokenizer.load(tmp_path / "de.model").vocabulary_size == 99
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "export", "convert"])

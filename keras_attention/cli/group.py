@@ -68,6 +68,8 @@ class Command(click.Command):
         """
         if ctx.obj is OWN_PROCESS and not ctx.meta[_VERBOSE]:
             ctx.with_resource(left_out())
+        if sys.stdout is None:
+            raise click.ClickException("Standard output is closed: send it to a file, or to /dev/null")
         try:
             return super().invoke(ctx)
         except _expected_errors() as error:

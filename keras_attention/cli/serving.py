@@ -43,7 +43,7 @@ def _say_where(server: Any, page: bool) -> None:
 @click.argument("url")
 @click.argument("texts", nargs=-1)
 def ask(url: str, texts: tuple[str, ...]) -> None:
-    """Asks a served model to translate TEXTS, or standard input line by line.
+    """Asks a served model to translate TEXTS; without them, or for -, standard input line by line.
 
     URL is http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME.
 
@@ -52,7 +52,7 @@ def ask(url: str, texts: tuple[str, ...]) -> None:
     from keras_attention.serving.client import ServingError, connect
     from keras_attention.text.lines import STANDARD_INPUT, read_lines
 
-    lines = list(texts) or read_lines(STANDARD_INPUT)
+    lines = read_lines(STANDARD_INPUT) if texts in ((), (STANDARD_INPUT,)) else list(texts)
     try:
         with notes(), connect(url) as client:
             translations = client.translate(lines)

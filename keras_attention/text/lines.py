@@ -52,7 +52,7 @@ def read_lines(path: Name) -> list[str]:
     """
     _check_exists(path)
     name = _called(path)
-    data = sys.stdin.buffer.read() if _is_standard_input(path) else Path(path).read_bytes()
+    data = _standard_input() if _is_standard_input(path) else Path(path).read_bytes()
     if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)
@@ -98,6 +98,12 @@ def is_file(path: Name) -> bool:
 
 def _is_standard_input(path: Name) -> bool:
     return os.fspath(path) == STANDARD_INPUT
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ValueError("Standard input is closed: name a file, or send a text to it. Received: -")
+    return sys.stdin.buffer.read()
 
 
 def _called(path: Name) -> str:
