@@ -767,9 +767,13 @@ def test_evaluation_scores_every_line(tmp_path, upper, monkeypatch):
         (["ကျွန်တော်ကြောင်ကိုချစ်တယ်"], "char"),
         (["ខ្ញុំស្រលាញ់ឆ្មា"], "char"),
         (["ང་ཞི་མི་ལ་དགའ།"], "char"),
+        (["ᦎᦷᦑ ᦺᦑ"], "char"),
+        (["ꦱꦸꦒꦼꦁ"], "char"),
+        (["ꆈꌠꉙ"], "char"),
+        (["ㄅㄆㄇ"], "zh"),
         (["The cat 猫 sat on the mat."], "13a"),
         (["मुझे बिल्ली पसंद है।", "кот", "قطة"], "13a"),
-        (["12.5", "１２３", "!?"], "13a"),
+        (["12.5", "１２３", "!?", "๑๒๓", "៤៥", "꧑꧒"], "13a"),
         (["", " "], "13a"),
         ([], "13a"),
     ],
@@ -796,6 +800,15 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         assert f"tok:{tokenize}|" in result.stdout
     assert "must be one of none, zh, 13a" in command("evaluate", "R", text, text, "--bleu-tokenize", "word").output
     assert "tok:char|" in score(["a"], ["a"], tokenize="char").bleu_signature
+
+    def fails(self, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(evaluation, "BLEU", type("BLEU", (), {"TOKENIZERS": ["spm"], "__init__": fails}))
+    result = command("evaluate", tmp_path, text, text, "--bleu-tokenize", "spm")
+    assert "must be able to download this tokenizer's model (no network)" in result.output
+    assert "Received: tokenize='spm'" in result.output
+    monkeypatch.undo()
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: False)
     with pytest.raises(ValueError, match=r"pip install 'sacrebleu\[ja\]'. Received: tokenize='ja-mecab'"):
         score(["a"], ["a"], tokenize="ja-mecab")
