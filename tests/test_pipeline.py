@@ -670,8 +670,10 @@ def upper(monkeypatch):
 def test_translations_are_written_where_they_can_be(tmp_path, upper):
     source, output = tmp_path / "a.en", tmp_path / "a.de"
     source.write_text("one\ntwo\n")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "a.de")
     for wrong, message in (
         (tmp_path / "missing" / "a.de", "The folder of the output does not exist: make it first"),
+        (tmp_path / "nowhere", "The folder of the output does not exist: make it first"),
         (tmp_path, "this is a folder: name a file in it"),
         (source, f"would replace {source}, which is read"),
         (source / "a.de", "The folder of the output does not exist"),

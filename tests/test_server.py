@@ -373,6 +373,13 @@ def unknown_tensor():
     return proto
 
 
+def handle_tensor(dtype):
+    """A dtype whose values are in one process only."""
+    proto = tf.make_tensor_proto([1, 2], tf.int32)
+    proto.dtype = dtype.as_datatype_enum
+    return proto
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "message"),
     [
@@ -385,6 +392,8 @@ def unknown_tensor():
         (predict_request("echo_ids", ids=huge_tensor()), "INVALID_ARGUMENT", "elements. Received: more"),
         (predict_request("echo_ids", ids=negative_tensor()), "INVALID_ARGUMENT", "no negative dimensions"),
         (predict_request("echo_ids", ids=unknown_tensor()), "INVALID_ARGUMENT", "is no tensor"),
+        (predict_request("echo_ids", ids=handle_tensor(tf.resource)), "INVALID_ARGUMENT", "is no tensor: resource has"),
+        (predict_request("echo_ids", ids=handle_tensor(tf.variant)), "INVALID_ARGUMENT", "is no tensor: variant has"),
         (predict_request("refuse", source=["bad"]), "INVALID_ARGUMENT", "assertion failed"),
         (predict_request(source=["x" * 5_000_000]), "RESOURCE_EXHAUSTED", "larger than max"),
     ],

@@ -1,5 +1,6 @@
 """Commands that use a trained run: they translate, score, export and convert."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
 def _check_translations(output: str, file: str) -> None:
     from keras_attention.files import check_output
 
-    if not Path(output).absolute().parent.is_dir():
+    if not Path(os.path.realpath(output)).parent.is_dir():  # also of a link that leads nowhere
         raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: --output {output}")
     check_output(output, inputs=[file])
 
