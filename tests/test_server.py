@@ -1000,6 +1000,8 @@ def test_one_port_for_both(folder, no_model):
     ],
 )
 def test_a_host_that_is_not_this_machine(folder, host, message, no_model):
+    with pytest.raises(ValueError, match=r"host must be .*, or 0\.0\.0\.0 to let other machines in. Received: host=''"):
+        Server(folder, **FREE, host="")
     with pytest.raises(OSError, match=message):
         Server(folder, **FREE, host=host)
 
