@@ -722,6 +722,16 @@ def test_a_tokenizer_goes_to_standard_output(texts, tmp_path, output):
     assert SubwordTokenizer.load(tmp_path / "de.model").vocabulary_size == 99
 
 
+def test_the_demo_looks_at_its_folders_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved_models").write_text("")
+    for folder, message in (("new", r"saved_models is a file; give another"), ("saved_models/x", "must be a folder")):
+        result = command("demo", "--folder", folder)
+        assert re.search(message, result.output)
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_models"]
+
+
 @pytest.mark.parametrize("name", ["tokenizer", "export", "convert"])
 def test_outputs_are_checked_before_the_work(name, tmp_path, texts, upper):
     taken = tmp_path / "taken"

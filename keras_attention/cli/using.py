@@ -115,8 +115,8 @@ def export(run: str, folder: str, **options: Any) -> None:
     from keras_attention.pipeline import RunFolder, compare_weights, run_card
     from keras_attention.serving.model_folder import check_model_folder
 
-    check_model_folder(folder)
     check_folder(folder)
+    check_model_folder(folder)
     serving.share_cores()
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:

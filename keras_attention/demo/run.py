@@ -7,8 +7,10 @@ import tensorflow as tf
 from keras_attention import serving
 from keras_attention.demo.heat_map import draw_attention
 from keras_attention.demo.phrases import Pair, make_pairs, split_pairs
+from keras_attention.files import check_folder
 from keras_attention.layers.arguments import positive_number
 from keras_attention.pipeline import RunConfig, RunFolder, score, train
+from keras_attention.serving.model_folder import check_model_folder
 
 NUM_PAIRS = 20_000
 NUM_VALID, NUM_TEST = 300, 500
@@ -32,11 +34,14 @@ def run_demo(
         The share of unseen test phrases that were translated exactly.
 
     Raises:
-        ValueError: An unknown locale, or no minutes.
+        ValueError: An unknown locale, or no minutes, or a folder that cannot be written.
     """
     positive_number(minutes, "minutes")
-    folder = Path(folder)
     pairs, test_pairs = split_pairs(make_pairs(locale, NUM_PAIRS), NUM_TEST)
+    folder, exported = Path(folder), Path("saved_models") / f"demo-{locale}"
+    check_folder(folder)
+    check_model_folder(exported)
+    check_folder(exported)
     pairs, valid_pairs = split_pairs(pairs, NUM_VALID)
     print(f"{len(pairs):,} phrases to learn from, such as:")
     _show(pairs[:4])
@@ -62,7 +67,7 @@ def run_demo(
     exact = _measure(translator, test_pairs)
     longest = max((english for english, _ in test_pairs), key=len)
     _draw(translator, longest, folder / "attention.png")
-    _export_and_ask(translator, Path("saved_models") / f"demo-{locale}", [longest, "March 5, 2026", "$1,250.50"])
+    _export_and_ask(translator, exported, [longest, "March 5, 2026", "$1,250.50"])
     return exact
 
 
