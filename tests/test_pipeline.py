@@ -722,6 +722,22 @@ def test_a_tokenizer_goes_to_standard_output(texts, tmp_path, output):
     assert SubwordTokenizer.load(tmp_path / "de.model").vocabulary_size == 99
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", ""],
+        ["average", ""],
+        ["demo", "--folder", ""],
+        ["export", "R", ""],
+        ["convert", "R", ""],
+        ["serve", ""],
+    ],
+)
+def test_a_folder_without_a_name_is_refused(arguments):
+    """It would be the current one."""
+    assert "It is empty: name a folder." in command(*arguments).output
+
+
 def test_the_demo_looks_at_its_folders_before_the_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "saved_models").write_text("")

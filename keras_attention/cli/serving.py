@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import main, notes
+from keras_attention.cli.group import FolderPath, main, notes
 
 
 @main.command()
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=FolderPath())
 @click.option("--host", default="127.0.0.1", help="Where it listens; 0.0.0.0 lets other machines in.")
 @click.option("--rest-port", default=8501, help="Port of REST; 0 is any free one.")
 @click.option("--grpc-port", default=8500, help="Port of gRPC; 0 is any free one.")

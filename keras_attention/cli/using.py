@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import FILE, RUN, decoding_options, main, notes
+from keras_attention.cli.group import FILE, RUN, FolderPath, decoding_options, main, notes
 
 
 @main.command()
@@ -100,7 +100,7 @@ def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **op
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=FolderPath())
 @decoding_options
 @click.option("--weights", type=click.Choice(["bfloat16", "int8"]), help="Lighter weights; the cost in BLEU is shown.")
 def export(run: str, folder: str, **options: Any) -> None:
@@ -126,7 +126,7 @@ def export(run: str, folder: str, **options: Any) -> None:
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=FolderPath())
 @click.option("--to", "runtime", type=click.Choice(["ctranslate2", "litert", "onnx"]), required=True, help="For what.")
 @click.option("--quantization", type=click.Choice(["int8"]), help="Of the weights; for ctranslate2.")
 @click.option("--checkpoint", type=click.Choice(["final", "average", "best", "last"]), help="Which weights.")
