@@ -20,7 +20,7 @@ from benchmarks.tools.serving_c import measure_program
 from benchmarks.tools.speeds import Speeds, share_of_equal, time_over
 from benchmarks.tools.translating import Translation
 from benchmarks.tools.turns import in_turn
-from benchmarks.tools.workers import Worker, lines_of
+from benchmarks.tools.workers import Worker, lines_of, plain_copy
 
 ROUNDS = 5
 GREEDY, BEAM = 1, 4
@@ -111,6 +111,11 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
             write_random(Path(folder), workload.sizes, workload.sentences, workload.tokens_in)
         else:
             write_run(Path(folder), options.run)
+            source, target = (
+                None if file is None else plain_copy(file, Path(folder, name))
+                for name, file in (("lines.source", options.source), ("lines.target", options.target))
+            )
+            lines = lines_of(source)
         with started(DecodingTask(folder, options.threads, options.at_once), options.sides) as workers:
             console.print(f"started: {', '.join(workers)}")
             if options.run is None:
@@ -118,14 +123,13 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Speeds]:
                 setup = {**asdict(workload.sizes), "tokens in": workload.tokens_in, "tokens out": workload.tokens_out}
                 setup["parts at once"] = options.at_once
             else:
-                target = None if options.target is None else Path(options.target)
-                text = Translation(Path(options.source), target, Path(folder), BEAM, options.length_penalty)
+                text = Translation(source, target, Path(folder), BEAM, options.length_penalty)
                 case, found = text.measure(workers, options.rounds)
                 cases, setup = [case], {"run": Path(options.run).name, "source": Path(options.source).name}
                 setup["length penalty"] = options.length_penalty
             found["peak GB of the process"] = {name: worker.peak_bytes / 1e9 for name, worker in workers.items()}
     if options.run is not None and options.program is not None:
-        found["the C program"] = measure_program(options.program, options.run, lines_of(options.source))
+        found["the C program"] = measure_program(options.program, options.run, lines)
     setup |= {"threads": options.threads, "rounds": options.rounds}
     name = "decoding-file" if options.run is not None else "decoding-small" if options.small else "decoding"
     name += "-at-once" if options.at_once > 1 else ""

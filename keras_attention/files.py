@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +37,23 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size:
     """
     place = _place(Path(path))
     if isinstance(place, int) or _is_special(place):
-        _write_into(place, Path(path).name, write)
+        with _naming(path):
+            _write_into(place, Path(path).name, write)
         return
     # Two processes may write the same file; the end of a name that is nearly too long still has the file's endings.
     beside = place.with_name(f".writing-{uuid.uuid4().hex[:8]}-{place.name[-50:]}")
     try:
-        if size:
-            _reserve(beside, size)
-        write(str(beside))
-        if place.exists():
-            shutil.copymode(place, beside)
-        _to_disk(beside)
-        os.replace(beside, place)
-    except BaseException as error:
+        with _naming(path, beside):
+            if size:
+                _reserve(beside, size)
+            write(str(beside))
+            if place.exists():
+                shutil.copymode(place, beside)
+            _to_disk(beside)
+            os.replace(beside, place)
+    except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(beside)):
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     with contextlib.suppress(OSError):  # some file systems have no folders to write to the disk
         _to_disk(place.parent)
@@ -64,10 +64,10 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
 
     Args:
         path: The file's place. Of folders on the way that are missing, the first must be possible to make.
-        inputs: Files that the work reads.
+        inputs: Files that the work reads; "-" is standard input.
 
     Raises:
-        ValueError: It is a folder, one of the inputs, or may not be written.
+        ValueError: It is a folder or a socket, one of the inputs, or may not be written.
 
     Example:
         >>> check_output("no/such/folder/de.txt")
@@ -77,11 +77,16 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLik
     """
     place = _place(Path(path))
     if isinstance(place, int):
+        if not _is_open_for_writing(place):
+            raise ValueError(f"The output must be open for writing: name another. Received: {path}")
         return
-    if place.is_dir():
+    if place.is_dir() or os.fspath(path).endswith("/"):
         raise ValueError(f"The output must be a file, but this is a folder: name a file in it. Received: {path}")
+    if place.is_socket():
+        raise ValueError(f"The output must be a file, but this is a socket: name another. Received: {path}")
     for given in inputs:
-        if place.is_file() and os.path.exists(given) and os.path.samefile(place, given):
+        read = "/dev/stdin" if given == "-" else given
+        if place.is_file() and os.path.exists(read) and os.path.samefile(place, read):
             raise ValueError(
                 f"The output would replace {os.fspath(given)}, which is read: name another. Received: {path}"
             )
@@ -113,6 +118,37 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         )
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes the folder in which `write_whole` writes a file, behind symbolic links.
+
+    Args:
+        path: The file's place.
+
+    Example:
+        >>> make_folder("new/folder/a.txt")
+        >>> write_whole("new/folder/a.txt", lambda beside: Path(beside).write_text("text"))
+    """
+    place = _place(Path(path))
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+
+
+def is_standard_output(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's place is standard output, such as /dev/stdout.
+
+    Args:
+        path: The file's place.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> is_standard_output("a.txt")
+        False
+    """
+    return _place(Path(path)) == 1
+
+
 def _place(path: Path) -> Path | int:
     """The path behind symbolic links; of a name like /dev/stdout, the number of the open file."""
     for _ in range(40):  # as many links as the system follows
@@ -124,6 +160,26 @@ def _place(path: Path) -> Path | int:
             return path
         path = Path(folder, os.readlink(path))
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def _is_open_for_writing(descriptor: int) -> bool:
+    import fcntl  # not on Windows, where no name means a descriptor
+
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str], beside: Path | None = None) -> Iterator[None]:
+    """Gives errors that name no file, or the one that is renamed afterwards, the name that the caller knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, str(beside)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 def _is_special(path: Path) -> bool:

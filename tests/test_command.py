@@ -246,6 +246,19 @@ def test_a_standard_error_that_is_closed_stays_so():
 # ---- the package in that process
 
 
+@pytest.mark.parametrize(
+    ("closed", "message"),
+    [
+        (">&-", "Error: Standard output is closed: send it to a file, or to /dev/null"),
+        ("<&-", "Error: Standard input is closed: name a file, or send a text to it. Received: -"),
+    ],
+)
+def test_a_closed_standard_stream_is_said_in_one_line(closed, message):
+    command = [sys.executable, "-m", "keras_attention", "ask", "http://127.0.0.1:1/v1/models/en-de"]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{message}\n")
+
+
 def test_the_package_loads_its_names_on_use_in_the_process_of_the_command():
     code = """if True:
         import sys, keras_attention_command

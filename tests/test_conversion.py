@@ -364,6 +364,14 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         (beside / "file").write_text("half")
         raise OSError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    (tmp_path / "link").symlink_to("linked")
+    with written_whole(tmp_path / "link") as beside:
+        (beside / "file").write_text("whole")
+    assert (tmp_path / "linked" / "file").read_text() == "whole"
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ValueError, match=r"is there already.* Received: folder=.*circle"):
+        written_whole(tmp_path / "circle").__enter__()
 
 
 @pytest.fixture(scope="module")

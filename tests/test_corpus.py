@@ -60,9 +60,9 @@ def test_unreadable_files(tmp_path):
             ValueError, match=rf"wide:1: byte 0x{byte} is not UTF-8: .* with `iconv -f {name} -t UTF-8`"
         ):
             read_lines(tmp_path / "wide")
-    (tmp_path / "wide").write_bytes("eins\nzwei\n".encode("utf-16-le"))  # all of it is UTF-8, too
-    with pytest.raises(ValueError, match=r"wide: more than a third of the bytes are zero: .* probably UTF-16"):
-        read_lines(tmp_path / "wide")
+    (tmp_path / "zeros").write_bytes(b"one\0\0\0\0\n")
+    with pytest.raises(ValueError, match=r"zeros: more than a third of the bytes are zero"):
+        read_lines(tmp_path / "zeros")
     (tmp_path / "marked").write_bytes(b"\xef\xbb\xbfone\ntw\xff\n")
     with pytest.raises(ValueError, match=r"marked:2: byte 0xff is not UTF-8"):
         read_lines(tmp_path / "marked")
@@ -72,6 +72,10 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "other.xz").write_bytes(b"\xfd7zXZ\0\0\x04")
     with pytest.raises(ValueError, match=r"The file is compressed: unpack it with xz first"):
         read_lines(tmp_path / "other.xz")
+    for name, data in (("zip", b"PK\3\4" + bytes(9)), ("tar", b"one".ljust(257, b"\0") + b"ustar\0")):
+        (tmp_path / "archive").write_bytes(data)
+        with pytest.raises(ValueError, match=rf"compressed: unpack it with (un)?{name} first"):
+            read_lines(tmp_path / "archive")
     packed = gzip.compress(b"one\n" * 1000)
     for damaged in (packed[:-7], packed[:20] + b"\xff\xff" + packed[22:]):
         (tmp_path / "damaged.gz").write_bytes(damaged)
@@ -93,6 +97,22 @@ class Pipe:
 
     def __exit__(self, *_):
         self.writer.join()
+
+
+@pytest.mark.parametrize("text", ["eins\nzwei\n", "Привет мир, как дела\n", "这是上海。\n第二行\n", "one line"])
+@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
+def test_wide_characters_without_a_mark_are_named(tmp_path, text, encoding):
+    (tmp_path / "wide").write_bytes(text.encode(encoding))
+    with pytest.raises(
+        ValueError, match=rf"wide: not UTF-8, but probably {encoding}, .* `iconv -f {encoding} -t UTF-8"
+    ):
+        read_lines(tmp_path / "wide")
+
+
+@pytest.mark.parametrize("text", ["a\0b\nccccc\n", "a\0\nbcd\0\n", "Привет\0мир\n", "one two\0three\n" * 50])
+def test_zero_bytes_in_lines_are_text(tmp_path, text):
+    (tmp_path / "text").write_bytes(text.encode())
+    assert read_lines(tmp_path / "text") == text.split("\n")[:-1]
 
 
 @pytest.mark.parametrize("form", [bytes, gzip.compress])

@@ -1,5 +1,6 @@
 """The decoding benchmark: sides that wait, what their rounds come to, that they decode the same."""
 
+import gzip
 import io
 import json
 import sys
@@ -18,7 +19,7 @@ from benchmarks.tools.decoding_files import write_random
 from benchmarks.tools.serving_c import time_lines
 from benchmarks.tools.speeds import Speeds, share_of_equal, time_over
 from benchmarks.tools.translating import Translation
-from benchmarks.tools.workers import Worker, lines_of
+from benchmarks.tools.workers import Worker, lines_of, plain_copy
 
 pytestmark = pytest.mark.tensorflow
 
@@ -127,6 +128,11 @@ def test_a_file_is_translated_by_all_sides(tmp_path, monkeypatch):
     assert found["BLEU"]["ctranslate2"] == pytest.approx(100) == found["BLEU"]["kerashub"]
     assert found["BLEU"]["keras_attention"] < 90
     assert sides["kerashub"].asked[-1] == {"file": str(tmp_path / "source"), "beam": 4, "every": 2, "length": 7}
+
+
+def test_texts_are_read_as_the_commands_read_them(tmp_path):
+    (tmp_path / "source").write_bytes(gzip.compress("\ufeffone\u2028two\r\n\nthree".encode()))
+    assert lines_of(plain_copy(tmp_path / "source", tmp_path / "plain")) == ["one\u2028two", "", "three"]
 
 
 def test_a_program_is_asked_line_by_line():

@@ -233,6 +233,18 @@ def test_folders_that_cannot_be_a_models_are_refused_before_the_work(monkeypatch
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("target", ["missing", "link"])
+def test_a_link_to_nowhere_is_no_folder(monkeypatch, tmp_path, target):
+    stand_in_for_writing(monkeypatch, lambda path: pytest.fail("the work began"))
+    (tmp_path / "link").symlink_to(target)  # to itself, for one
+    with pytest.raises(ValueError, match=r"folder must be a folder, not a link to nowhere; .*Received: folder=.*link'"):
+        export(None, tmp_path / "link")
+    for arguments in (["export", tmp_path, tmp_path / "link"], ["serve", tmp_path / "link"]):
+        found = CliRunner().invoke(main, [*map(str, arguments)])
+        assert (found.exit_code, type(found.exception)) == (1, SystemExit)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 @pytest.mark.parametrize("name", [".gitignore", "README.md", "3/notes", "models.config", "3/saved_model.pb"])
 def test_folders_that_can_be_a_models(monkeypatch, tmp_path, name):
     stand_in_for_writing(monkeypatch)

@@ -1,12 +1,15 @@
 """Writing files: whole or not at all, through links and into pipes, looked at before the work."""
 
 import os
+import socket
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from keras_attention.files import check_folder, check_output, write_whole
+from keras_attention.files import check_folder, check_output, make_folder, write_whole
 
 
 def writes(text):
@@ -134,6 +137,9 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
         check_folder(text)
     check_output(text)
     check_output(tmp_path / "new" / "folder" / "a.de", inputs=[text])
+    for name in (f"{tmp_path}/new/", f"{text}/"):
+        with pytest.raises(ValueError, match=rf"must be a file, but this is a folder: .* Received: {name}$"):
+            check_output(name)
     check_output("/dev/stdout", inputs=["/dev/stdin"])
     check_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
@@ -145,3 +151,43 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not (str(path) == str(tmp_path) and mode & os.W_OK))
     with pytest.raises(ValueError, match=rf"The folder {tmp_path} may not be written.* Received: {tmp_path}/new"):
         check_output(tmp_path / "new" / "a.de")
+
+
+def test_outputs_that_are_not_files_are_looked_at(tmp_path):
+    address = os.path.relpath(tmp_path / "socket")  # its length is limited
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        with pytest.raises(ValueError, match=r"must be a file, but this is a socket: .* Received: .*socket$"):
+            check_output(tmp_path / "socket")
+    with open(os.devnull, "rb") as read_only, open(os.devnull, "wb") as written:
+        check_output(f"/dev/fd/{written.fileno()}")
+        with pytest.raises(ValueError, match=r"must be open for writing: .* Received: /dev/fd/\d+$"):
+            check_output(f"/dev/fd/{read_only.fileno()}")
+    with pytest.raises(ValueError, match=r"must be open for writing: .* Received: /dev/fd/99999$"):
+        check_output("/dev/fd/99999")
+
+
+def test_the_file_that_is_standard_input_is_an_input(tmp_path):
+    (tmp_path / "a.en").write_text("one\n")
+    code = "from keras_attention.files import check_output as c; import sys; c(sys.argv[1], inputs=['-'])"
+    with open(tmp_path / "a.en") as given:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import keras_attention_command as k; k.running = True; {code}", tmp_path / "a.en"],
+            stdin=given,
+            capture_output=True,
+            text=True,
+        )
+    assert "The output would replace -, which is read" in done.stderr
+
+
+def test_errors_name_what_was_asked_for(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        write_whole("/dev/full", writes("text" * 9999))
+
+
+def test_the_folder_behind_a_link_is_made(tmp_path):
+    (tmp_path / "link").symlink_to("new/folder/note.txt")
+    make_folder(tmp_path / "link")
+    write_whole(tmp_path / "link", writes("text"))
+    assert (tmp_path / "new" / "folder" / "note.txt").read_text() == "text"
+    make_folder("/dev/stdout")

@@ -37,7 +37,7 @@ from keras_attention.pipeline import (
     evaluate as evaluation,
 )
 from keras_attention.pipeline.lock import training_lock
-from keras_attention.text import PackedBatches, ParallelCorpus, TokenBatches
+from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import Muon
 
 pytestmark = pytest.mark.tensorflow
@@ -785,8 +785,10 @@ def upper(monkeypatch):
 def test_translations_are_written_where_they_can_be(tmp_path, upper):
     source, output = tmp_path / "a.en", tmp_path / "a.de"
     source.write_text("one\ntwo\n")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "a.de")
     for wrong, message in (
         (tmp_path / "missing" / "a.de", "The folder of the output does not exist: make it first"),
+        (tmp_path / "nowhere", "The folder of the output does not exist: make it first"),
         (tmp_path, "this is a folder: name a file in it"),
         (source, f"would replace {source}, which is read"),
         (source / "a.de", "The folder of the output does not exist"),
@@ -822,6 +824,43 @@ def test_translations_that_cannot_be_written_in_the_end_are_not_lost(tmp_path, u
     assert result.stdout == "ONE\nTWO\n"
     assert "could not be written, so the translations are on standard output: [Errno 28] No space" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
+def test_a_tokenizer_goes_to_standard_output(texts, tmp_path, output):
+    with open(tmp_path / "de.model", "wb") as file:
+        arguments = ["tokenizer", texts["train.de"], "-o", output, "--vocabulary-size", "99"]
+        done = subprocess.run(
+            [sys.executable, "-m", "keras_attention", *arguments], stdout=file, stderr=subprocess.PIPE, text=True
+        )
+    assert done.stderr == "/dev/stdout: 99 pieces\n"
+    assert SubwordTokenizer.load(tmp_path / "de.model").vocabulary_size == 99
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", ""],
+        ["average", ""],
+        ["demo", "--folder", ""],
+        ["export", "R", ""],
+        ["convert", "R", ""],
+        ["serve", ""],
+    ],
+)
+def test_a_folder_without_a_name_is_refused(arguments):
+    """It would be the current one."""
+    assert "It is empty: name a folder." in command(*arguments).output
+
+
+def test_the_demo_looks_at_its_folders_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved_models").write_text("")
+    for folder, message in (("new", r"saved_models is a file; give another"), ("saved_models/x", "must be a folder")):
+        result = command("demo", "--folder", folder)
+        assert re.search(message, result.output)
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_models"]
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "export", "convert"])
@@ -871,9 +910,13 @@ def test_evaluation_scores_every_line(tmp_path, upper, monkeypatch):
         (["ကျွန်တော်ကြောင်ကိုချစ်တယ်"], "char"),
         (["ខ្ញុំស្រលាញ់ឆ្មា"], "char"),
         (["ང་ཞི་མི་ལ་དགའ།"], "char"),
+        (["ᦎᦷᦑ ᦺᦑ"], "char"),
+        (["ꦱꦸꦒꦼꦁ"], "char"),
+        (["ꆈꌠꉙ"], "char"),
+        (["ㄅㄆㄇ"], "zh"),
         (["The cat 猫 sat on the mat."], "13a"),
         (["मुझे बिल्ली पसंद है।", "кот", "قطة"], "13a"),
-        (["12.5", "１２３", "!?"], "13a"),
+        (["12.5", "１２３", "!?", "๑๒๓", "៤៥", "꧑꧒"], "13a"),
         (["", " "], "13a"),
         ([], "13a"),
     ],
@@ -900,6 +943,15 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         assert f"tok:{tokenize}|" in result.stdout
     assert "must be one of none, zh, 13a" in command("evaluate", "R", text, text, "--bleu-tokenize", "word").output
     assert "tok:char|" in score(["a"], ["a"], tokenize="char").bleu_signature
+
+    def fails(self, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(evaluation, "BLEU", type("BLEU", (), {"TOKENIZERS": ["spm"], "__init__": fails}))
+    result = command("evaluate", tmp_path, text, text, "--bleu-tokenize", "spm")
+    assert "must be able to download this tokenizer's model (no network)" in result.output
+    assert "Received: tokenize='spm'" in result.output
+    monkeypatch.undo()
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: False)
     with pytest.raises(ValueError, match=r"pip install 'sacrebleu\[ja\]'. Received: tokenize='ja-mecab'"):
         score(["a"], ["a"], tokenize="ja-mecab")

@@ -246,6 +246,8 @@ def test_numbers_that_json_does_not_have_are_written_as_tf_serving_writes_them(s
         ({"inputs": ["bad", "good"], "signature_name": "refuse"}, "assertion failed: .a bad text"),
         ({"instances": ["a", "b"], "signature_name": "sideways"}, None),
         ({"inputs": ["a"] * 257}, "may have 256 rows"),
+        (b'{"inputs": ["a"], "inputs": ["b", "c"]}', 'JSON Parse error: the name "inputs" occurs twice'),
+        (b'{"instances": [{"source": "a", "source": "b"}]}', 'JSON Parse error: the name "source" occurs twice'),
     ],
 )
 def test_rest_refuses_with_a_clear_error(server, request_, message):
@@ -371,6 +373,13 @@ def unknown_tensor():
     return proto
 
 
+def handle_tensor(dtype):
+    """A dtype whose values are in one process only."""
+    proto = tf.make_tensor_proto([1, 2], tf.int32)
+    proto.dtype = dtype.as_datatype_enum
+    return proto
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "message"),
     [
@@ -383,6 +392,8 @@ def unknown_tensor():
         (predict_request("echo_ids", ids=huge_tensor()), "INVALID_ARGUMENT", "elements. Received: more"),
         (predict_request("echo_ids", ids=negative_tensor()), "INVALID_ARGUMENT", "no negative dimensions"),
         (predict_request("echo_ids", ids=unknown_tensor()), "INVALID_ARGUMENT", "is no tensor"),
+        (predict_request("echo_ids", ids=handle_tensor(tf.resource)), "INVALID_ARGUMENT", "is no tensor: resource has"),
+        (predict_request("echo_ids", ids=handle_tensor(tf.variant)), "INVALID_ARGUMENT", "is no tensor: variant has"),
         (predict_request("refuse", source=["bad"]), "INVALID_ARGUMENT", "assertion failed"),
         (predict_request(source=["x" * 5_000_000]), "RESOURCE_EXHAUSTED", "larger than max"),
     ],
@@ -754,6 +765,22 @@ def test_hosts_that_are_none(host):
         Hosts("127.0.0.1").check("/", [(b"host", host.encode())])
 
 
+@pytest.mark.parametrize(
+    "target", ["http://[::1/healthz", "http://user[@localhost/healthz", "http:///healthz", "healthz"]
+)
+def test_targets_without_a_host_are_refused(server, target):
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=LONG) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert b"Host must be NAME or NAME:PORT. Received: Host=''" in connection.makefile("rb").read()
+
+
+def test_the_path_of_a_whole_url_is_asked(server):
+    for target in ("http://user%5B@localhost/healthz", "http://localhost/%68ealthz", "HTTP://LOCALHOST/healthz?a=b#c"):
+        with socket.create_connection(("127.0.0.1", server.rest_port), timeout=LONG) as connection:
+            connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert connection.makefile("rb").read().endswith(b"\r\n\r\nok\n"), target
+
+
 @pytest.mark.parametrize("headers", [[], [(b"host", b"localhost")] * 2])
 def test_a_request_names_one_host(headers):
     with pytest.raises(Exception, match=r"A request has one Host header. Received: "):
@@ -973,6 +1000,8 @@ def test_one_port_for_both(folder, no_model):
     ],
 )
 def test_a_host_that_is_not_this_machine(folder, host, message, no_model):
+    with pytest.raises(ValueError, match=r"host must be .*, or 0\.0\.0\.0 to let other machines in. Received: host=''"):
+        Server(folder, **FREE, host="")
     with pytest.raises(OSError, match=message):
         Server(folder, **FREE, host=host)
 
@@ -1117,6 +1146,8 @@ def test_the_commands(folder):
             for url in (rest, grpc_url):
                 found = CliRunner().invoke(main, ["ask", url, "one two", "three"])
                 assert (found.exit_code, found.stdout) == (0, "TWO ONE\nTHREE\n")
+            found = CliRunner().invoke(main, ["ask", rest, "-"], input=b"one two\n")
+            assert found.output == "TWO ONE\n"
             found = CliRunner().invoke(main, ["ask", rest], input=b"one two\r\n\n" + b"w " * (MOST_WORDS + 1) + b"\n")
             assert (found.exit_code, found.stdout) == (0, f"TWO ONE\n\n{' '.join('W' * MOST_WORDS)}\n")
             assert "Note: Texts [2] are longer than the model reads" in found.stderr

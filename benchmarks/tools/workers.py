@@ -112,12 +112,28 @@ def serve(build: Callable[[dict], Any]) -> None:
 
 
 def lines_of(file: str | Path) -> list[str]:
-    """The lines of a text file.
+    """The lines of a text that `plain_copy` wrote: a side that is measured loads nothing of ours to read it.
 
     Args:
-        file: UTF-8.
+        file: UTF-8; only a line feed ends a line.
 
     Returns:
         Each without its end.
     """
-    return Path(file).read_text(encoding="utf-8").splitlines()
+    return Path(file).read_bytes().decode().split("\n")[:-1]
+
+
+def plain_copy(file: str | Path, copy: Path) -> Path:
+    """Copies a text of any form that the commands read, for the sides.
+
+    Args:
+        file: The text, as of `read_lines`.
+        copy: The copy's place.
+
+    Returns:
+        The same.
+    """
+    from keras_attention.text import read_lines
+
+    copy.write_bytes("".join(f"{line}\n" for line in read_lines(file)).encode())
+    return copy

@@ -16,9 +16,34 @@ from keras_attention import __version__
 from keras_attention.cli.notices import left_out
 from keras_attention.extras import MissingExtraError
 
+
+class FolderPath(click.Path):
+    """A folder that has a name: an empty one, as of a shell variable that is not set, would be the current folder."""
+
+    name = "directory"
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses the empty name.
+
+        Args:
+            value: What was given.
+            param: For what.
+            ctx: Click's context.
+
+        Returns:
+            The path.
+        """
+        if value == "":
+            self.fail("It is empty: name a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)  # what `keras_attention.text.lines` reads
 DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
-RUN = click.Path(file_okay=False)
+RUN = FolderPath()
 
 # Click's object of a command that may redirect this process's standard error.
 OWN_PROCESS = object()
@@ -75,6 +100,8 @@ class Command(click.Command):
             )
         if ctx.obj is OWN_PROCESS and not ctx.meta[_VERBOSE]:
             ctx.with_resource(left_out())
+        if sys.stdout is None:
+            raise click.ClickException("Standard output is closed: send it to a file, or to /dev/null")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from keras_attention.cli.group import main, notes
+from keras_attention.cli.group import FolderPath, main, notes
 
 
 @main.command()
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=FolderPath())
 @click.option("--host", default="127.0.0.1", help="Where it listens; 0.0.0.0 lets other machines in.")
 @click.option("--rest-port", default=8501, help="Port of REST; 0 is any free one.")
 @click.option("--grpc-port", default=8500, help="Port of gRPC; 0 is any free one.")
@@ -43,7 +43,7 @@ def _say_where(server: Any, page: bool) -> None:
 @click.argument("url")
 @click.argument("texts", nargs=-1)
 def ask(url: str, texts: tuple[str, ...]) -> None:
-    """Asks a served model to translate TEXTS, or standard input line by line.
+    """Asks a served model to translate TEXTS; without them, or for -, standard input line by line.
 
     URL is http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME.
 
@@ -52,7 +52,7 @@ def ask(url: str, texts: tuple[str, ...]) -> None:
     from keras_attention.serving.client import ServingError, connect
     from keras_attention.text.lines import STANDARD_INPUT, read_lines
 
-    lines = list(texts) or read_lines(STANDARD_INPUT)
+    lines = read_lines(STANDARD_INPUT) if texts in ((), (STANDARD_INPUT,)) else list(texts)
     try:
         with notes(), connect(url) as client:
             translations = client.translate(lines)

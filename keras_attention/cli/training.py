@@ -28,7 +28,9 @@ def check(source: str, target: str) -> None:
 
 @main.command()
 @click.argument("files", type=FILE, nargs=-1, required=True)
-@click.option("--output", "-o", required=True, type=click.Path(), help="Where the model is written.")
+@click.option(
+    "--output", "-o", required=True, type=click.Path(), help="Where the model is written; - is standard output."
+)
 @click.option("--vocabulary-size", default=8000, help="Number of pieces.")
 @click.option("--type", "model_type", type=click.Choice(["bpe", "unigram"]), default="bpe", help="Algorithm.")
 def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_type: str) -> None:
@@ -36,14 +38,15 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 
     Example: keras-attention tokenizer train.en train.de --vocabulary-size 8000 -o ende.model
     """
-    from keras_attention.files import check_output
+    from keras_attention.files import check_output, is_standard_output
     from keras_attention.text import SubwordTokenizer
 
+    output = "/dev/stdout" if output == "-" else output
     check_output(output, inputs=files)
     with notes():
         trained = SubwordTokenizer.train(list(files), vocabulary_size, model_type=model_type)
     trained.save(output)
-    click.echo(f"{output}: {trained.vocabulary_size:,} pieces")
+    click.echo(f"{output}: {trained.vocabulary_size:,} pieces", err=is_standard_output(output))
 
 
 @main.command()

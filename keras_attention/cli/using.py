@@ -1,11 +1,12 @@
 """Commands that use a trained run: they translate, score, export and convert."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keras_attention.cli.group import FILE, RUN, decoding_options, main, notes
+from keras_attention.cli.group import FILE, RUN, FolderPath, decoding_options, main, notes
 
 
 @main.command()
@@ -41,7 +42,7 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
 def _check_translations(output: str, file: str) -> None:
     from keras_attention.files import check_output
 
-    if not Path(output).absolute().parent.is_dir():
+    if not Path(os.path.realpath(output)).parent.is_dir():  # also of a link that leads nowhere
         raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: --output {output}")
     check_output(output, inputs=[file])
 
@@ -101,7 +102,7 @@ def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **op
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=FolderPath())
 @decoding_options
 @click.option("--weights", type=click.Choice(["bfloat16", "int8"]), help="Lighter weights; the cost in BLEU is shown.")
 def export(run: str, folder: str, **options: Any) -> None:
@@ -116,8 +117,8 @@ def export(run: str, folder: str, **options: Any) -> None:
     from keras_attention.pipeline import RunFolder, compare_weights, run_card
     from keras_attention.serving.model_folder import check_model_folder
 
-    check_model_folder(folder)
     check_folder(folder)
+    check_model_folder(folder)
     card = run_card(run, options["checkpoint"])
     serving.share_cores()
     translator = RunFolder(run).translator(**options)
@@ -128,7 +129,7 @@ def export(run: str, folder: str, **options: Any) -> None:
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=FolderPath())
 @click.option("--to", "runtime", type=click.Choice(["ctranslate2", "litert", "onnx"]), required=True, help="For what.")
 @click.option("--quantization", type=click.Choice(["int8"]), help="Of the weights; for ctranslate2.")
 @click.option("--checkpoint", type=click.Choice(["final", "average", "best", "last"]), help="Which weights.")

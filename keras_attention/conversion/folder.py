@@ -30,9 +30,9 @@ def written_whole(folder: str | os.PathLike) -> Iterator[Path]:
         >>> [path.as_posix() for path in pathlib.Path("models").rglob("*")]
         ['models/en-de', 'models/en-de/model.bin']
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"`folder` is there already: name another, or remove it first. Received: folder={folder}")
+    given, folder = folder, Path(os.path.realpath(folder))  # a link remains, and what it leads to is written
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"`folder` is there already: name another, or remove it first. Received: folder={given}")
     made = [path for path in folder.parents if not path.exists()]
     beside = folder.with_name(f"unfinished-{uuid.uuid4().hex}")
     try:

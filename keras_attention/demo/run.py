@@ -35,11 +35,12 @@ def run_demo(
         The share of unseen test phrases that were translated exactly.
 
     Raises:
-        ValueError: An unknown locale, or no minutes.
+        ValueError: An unknown locale, or no minutes, or a folder that cannot be written.
     """
     positive_number(minutes, "minutes")
-    folder, exported = Path(folder), Path("saved_models") / f"demo-{locale}"
     pairs, test_pairs = split_pairs(make_pairs(locale, NUM_PAIRS), NUM_TEST)
+    folder, exported = Path(folder), Path("saved_models") / f"demo-{locale}"
+    check_folder(folder)
     pairs, valid_pairs = split_pairs(pairs, NUM_VALID)
     config = RunConfig.from_preset(
         "tiny",

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from sacrebleu.metrics import BLEU, CHRF
 
 # Characters of scripts in which spaces do not separate words, or, in Korean, not what BLEU should count as words.
-_CHINESE = re.compile(r"[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_CHINESE = re.compile(
+    r"[\u3005\u3007\u3105-\u312f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _KANA = re.compile(r"[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9d]")
-_HANGUL = re.compile(r"[\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7fb]")
-_THAI_LAO_TIBETAN_BURMESE_KHMER = re.compile(
-    r"[\u0e01-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u0f00\u0f40-\u0fbc\u1000-\u103f\u1050-\u108f\u109a-\u109d"
-    r"\u1780-\u17d3\ua9e0-\ua9ef\uaa60-\uaa7f]"
+_HANGUL = re.compile(r"[\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7fb\uffa1-\uffdc]")
+_OTHERS = re.compile(  # without their digits
+    r"[\u0e01-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u0f00\u0f40-\u0fbc"  # Thai, Lao, Tibetan
+    r"\u1000-\u103f\u1050-\u108f\u109a-\u109d\ua9e0-\ua9ef\uaa60-\uaa7f\u1780-\u17d3"  # Burmese, Khmer
+    r"\u1950-\u19c9\u1a20-\u1a7c\uaa80-\uaadd"  # Tai Le, New Tai Lue, Tai Tham, Tai Viet
+    r"\u1b00-\u1b4c\ua980-\ua9c0\ua000-\ua48c]"  # Balinese, Javanese, Yi
 )
 _WORD = re.compile(r"[^\W\d_]+")
 # Chinese text has hardly any kana, Japanese text hardly a sentence without.
@@ -85,7 +89,7 @@ def bleu_tokenizer(references: Iterable[str], tokenize: str | None = None) -> st
 
     The script is that of most words, where in text without spaces each character counts as one: "zh" for Chinese,
     "ja-mecab" for Japanese and "ko-mecab" for Korean where sacreBLEU has what these need, "char" for them otherwise
-    and for Thai, Lao, Tibetan, Burmese and Khmer, "13a" for all other text.
+    and for Thai, Lao, Tibetan, Burmese, Khmer and other scripts without spaces, "13a" for all other text.
 
     Args:
         references: What people gave.
@@ -95,7 +99,7 @@ def bleu_tokenizer(references: Iterable[str], tokenize: str | None = None) -> st
         The name of a tokenizer.
 
     Raises:
-        ValueError: No such tokenizer, or it is not installed.
+        ValueError: No such tokenizer, or it is not installed, or sacreBLEU cannot download its model.
 
     Example:
         >>> bleu_tokenizer(["这是一只猫。", "The cat sat."]), bleu_tokenizer(["The 猫 sat on the mat."])
@@ -110,6 +114,11 @@ def bleu_tokenizer(references: Iterable[str], tokenize: str | None = None) -> st
             f"This tokenizer needs more of sacreBLEU: pip install 'sacrebleu[{tokenize[:2]}]'. "
             f"Received: tokenize={tokenize!r}"
         )
+    try:
+        BLEU(tokenize=tokenize)  # here, not after hours of translating, some download a model
+    except OSError as error:
+        rule = f"sacreBLEU must be able to download this tokenizer's model ({error}): take another"
+        raise ValueError(f"{rule}. Received: tokenize={tokenize!r}") from error
     return tokenize
 
 
@@ -133,9 +142,7 @@ def quick_bleu(translations: Sequence[str], references: Sequence[str], tokenize:
 
 
 def _tokenizer_by_script(text: str) -> str:
-    chinese, kana, hangul, others = (
-        len(script.findall(text)) for script in (_CHINESE, _KANA, _HANGUL, _THAI_LAO_TIBETAN_BURMESE_KHMER)
-    )
+    chinese, kana, hangul, others = (len(script.findall(text)) for script in (_CHINESE, _KANA, _HANGUL, _OTHERS))
     japanese = kana > _KANA_OF_JAPANESE * (chinese + kana)
     counts = {
         "13a": len(_WORD.findall(_without_scripts(text))),
@@ -148,7 +155,7 @@ def _tokenizer_by_script(text: str) -> str:
 
 
 def _without_scripts(text: str) -> str:
-    for script in (_CHINESE, _KANA, _HANGUL, _THAI_LAO_TIBETAN_BURMESE_KHMER):
+    for script in (_CHINESE, _KANA, _HANGUL, _OTHERS):
         text = script.sub(" ", text)
     return text
 

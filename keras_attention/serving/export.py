@@ -57,7 +57,7 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
     """
     check_model_folder(folder)
     folder = Path(folder)
-    entries = model_card(translator, folder.resolve().name, card)
+    entries = model_card(translator, os.path.basename(os.path.realpath(folder)), card)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -23,7 +23,9 @@ def check_model_folder(folder: str | os.PathLike) -> None:
     Raises:
         ValueError: If it is a file, a version or inside one, holds something else, or has a name that servers refuse.
     """
-    path = Path(folder).resolve()
+    if os.path.islink(folder) and not os.path.isdir(folder):
+        _refuse(folder, "must be a folder, not a link to nowhere; give another")
+    path = Path(os.path.realpath(folder))
     for version in (path, *path.parents):
         if (version / "saved_model.pb").exists():
             _refuse(folder, f"must be a model's, not that of one version or in one; give {version.parent}")

@@ -3,6 +3,7 @@
 The three settings are in protobuf's text format, which has comments.
 """
 
+import os
 import shlex
 from pathlib import Path
 from urllib.parse import quote
@@ -37,7 +38,7 @@ def server_files(folder: Path) -> dict[str, str]:
 
     Source: https://www.tensorflow.org/tfx/serving/serving_config
     """
-    name = folder.resolve().name
+    name = os.path.basename(os.path.realpath(folder))
     files = {
         "models.config": _NOTE + _models_config(name),
         "batching.config": _NOTE + _batching_config(),

@@ -20,6 +20,8 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+# Encodings without a byte order mark, the bytes of a character, and which of them is the lowest.
+_WIDE = (("UTF-32LE", 4, 0), ("UTF-32BE", 4, 3), ("UTF-16LE", 2, 0), ("UTF-16BE", 2, 1))
 _ARCHIVES = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "unzip", _GZIP: "gzip"}
 
 
@@ -51,9 +53,7 @@ def read_lines(path: Name) -> list[str]:
     """
     _check_exists(path)
     name = _called(path)
-    if _is_standard_input(path) and sys.stdin is None:
-        raise ValueError("Standard input is closed: name a file, or send the text. Received: -")
-    data = sys.stdin.buffer.read() if _is_standard_input(path) else Path(path).read_bytes()
+    data = _standard_input() if _is_standard_input(path) else Path(path).read_bytes()
     if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)
@@ -101,6 +101,12 @@ def _is_standard_input(path: Name) -> bool:
     return os.fspath(path) == STANDARD_INPUT
 
 
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ValueError("Standard input is closed: name a file, or send a text to it. Received: -")
+    return sys.stdin.buffer.read()
+
+
 def _called(path: Name) -> str:
     return "standard input" if _is_standard_input(path) else os.fspath(path)
 
@@ -123,22 +129,41 @@ def _decoded(data: bytes, name: str) -> str:
                 f"{name}:1: byte {mark.strip(bytes(1))[0]:#04x} is not UTF-8: the text is {encoding}. Convert the file "
                 f"with `iconv -f {encoding} -t UTF-8`"
             )
-    # UTF-16 without a mark decodes as UTF-8 where the letters are Latin: every other byte is zero.
-    if 3 * data.count(b"\0") > len(data):
+    if encoding := _unmarked_encoding(data):
         raise ValueError(
-            f"{name}: more than a third of the bytes are zero: not UTF-8, but probably UTF-16. Convert the file, for "
-            "example with `iconv -f UTF-16LE -t UTF-8`"
+            f"{name}: not UTF-8, but probably {encoding}, as its zero bytes tell. Convert the file with "
+            f"`iconv -f {encoding} -t UTF-8`"
         )
+    if 3 * data.count(b"\0") > len(data):
+        raise ValueError(f"{name}: more than a third of the bytes are zero: this is no UTF-8 text. {_remedy(data)}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # Python counts from behind the byte order mark.
         start = error.start + len(data) - len(error.object)
         line = data.count(b"\n", 0, start) + 1
-        program = next((program for magic, program in _ARCHIVES.items() if data.startswith(magic)), None)
-        remedy = (
-            "Convert the file, for example with `iconv -f ISO-8859-1 -t UTF-8`"
-            if program is None
-            else f"The file is compressed: unpack it with {program} first"
-        )
-        raise ValueError(f"{name}:{line}: byte {data[start]:#04x} is not UTF-8. {remedy}") from error
+        raise ValueError(f"{name}:{line}: byte {data[start]:#04x} is not UTF-8. {_remedy(data)}") from error
+
+
+def _unmarked_encoding(data: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark; much of it is UTF-8, too: letters with zero bytes in between."""
+    zeros = data.count(b"\0")
+    for encoding, width, low in _WIDE if zeros else ():
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        # In UTF-8, zero bytes are at any place; here, hardly ever at that of the low byte. And there are spaces.
+        spaces = text.count(" ") + text.count("\n")
+        if 4 * data[low::width].count(b"\0") <= zeros and "\0" not in text and 1000 * spaces >= len(text):
+            return encoding
+    return None
+
+
+def _remedy(data: bytes) -> str:
+    program = next((program for magic, program in _ARCHIVES.items() if data.startswith(magic)), None)
+    if data[257:262] == b"ustar":
+        program = "tar"
+    if program is None:
+        return "Convert the file, for example with `iconv -f ISO-8859-1 -t UTF-8`"
+    return f"The file is compressed: unpack it with {program} first"

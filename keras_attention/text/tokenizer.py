@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
-from keras_attention.files import write_whole
+from keras_attention.files import make_folder, write_whole
 from keras_attention.text.lines import read_each
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
@@ -162,7 +162,7 @@ class SubwordTokenizer(tf.Module):
             >>> SubwordTokenizer.load(folder / "run" / "tokenizer.model").model == tokenizer.model
             True
         """
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_whole(path, lambda beside: Path(beside).write_bytes(self._model))
 
     @property

@@ -177,7 +177,9 @@ def _array(name: str, proto: Any, limit: int) -> np.ndarray:
     if elements([dim.size for dim in proto.tensor_shape.dim]) > limit:
         raise RequestError("INVALID_ARGUMENT", f"Input '{name}' may have {limit} elements. Received: more")
     try:
-        return tf.make_ndarray(proto)
+        if tf.as_dtype(proto.dtype).is_numpy_compatible:
+            return tf.make_ndarray(proto)
+        raise TypeError(f"{tf.as_dtype(proto.dtype).name} has no values that can be sent")
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestError("INVALID_ARGUMENT", f"Input '{name}' is no tensor: {error}") from error
 

@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from keras_attention.serving.server.errors import RequestError
 
@@ -85,7 +85,7 @@ class Hosts:
         if len(named) != 1:
             raise RequestError("INVALID_ARGUMENT", f"A request has one Host header. Received: {named!r:.200}")
         if not target.startswith(("/", "*")):
-            named.append(urlsplit(target).netloc.rpartition("@")[2])
+            named.append(_netloc(target).rpartition("@")[2])
         for text in named:
             place = read_place(text)
             if place is None:
@@ -97,11 +97,7 @@ class Hosts:
 
     def _check_origins(self, origins: list[str], asked: Place | None) -> None:
         for origin in origins:
-            try:
-                scheme, netloc = urlsplit(origin)[:2]
-            except ValueError:
-                scheme, netloc = "", ""
-            usual, place = USUAL_PORTS.get(scheme), read_place(netloc)
+            usual, place = USUAL_PORTS.get(origin.partition(":")[0].lower()), read_place(_netloc(origin))
             known = usual and place and asked
             if known and (place.host in self._allowed or _with_port(place, usual) == _with_port(asked, usual)):
                 continue
@@ -135,7 +131,8 @@ def guarded(app: Any, hosts: Hosts) -> Any:
             await _refuse(error, send_secured)
             return
         if not target.startswith(("/", "*")):  # a whole URL means its path
-            scope = {**scope, "path": urlsplit(scope["path"]).path or "/", "raw_path": urlsplit(target).path.encode()}
+            path = urlsplit(target).path or "/"
+            scope = {**scope, "path": unquote(path), "raw_path": path.encode()}
         await app(scope, receive, send_secured)
 
     return guarded_app
@@ -178,6 +175,13 @@ def _checked_name(name: str) -> str:
         rule = "allowed_hosts must be names or addresses, such as translate.example, without http:// and port"
         raise ValueError(f"{rule}. Received: allowed_hosts with {name!r}")
     return place.host
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:  # such as a bracket that is not closed
+        return ""
 
 
 def _plain(host: str) -> str:

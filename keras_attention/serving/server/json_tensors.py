@@ -100,7 +100,7 @@ def write_answer(outputs: Arrays, by_row: bool) -> bytes:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body.decode("utf-8"))
+        document = json.loads(body.decode("utf-8"), object_pairs_hook=_without_repetition)
     except UnicodeDecodeError as error:
         raise _wrong(f'JSON Parse error: not UTF-8 ({error.reason}); send bytes as {{"b64": ...}}') from error
     except RecursionError as error:
@@ -110,6 +110,15 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _wrong(f"JSON Value: {_short(document)} Is not object")
     return document
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's entries: of a name that occurs twice, all but one value would be left out."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {_short(next(name for name in names if names.count(name) > 1))} occurs twice")
+    return found
 
 
 def _check_rows(rows: Any, most: int) -> None:

@@ -46,7 +46,7 @@ def newest_version(folder: str | os.PathLike) -> Path:
         raise ValueError(f"folder must be a model's, not that of one version: {folder.parent}. Received: {folder}")
     if not folder.is_dir():
         raise FileNotFoundError(f"folder must exist; keras-attention export writes one. Received: {folder}")
-    if ":" in folder.resolve().name:
+    if ":" in os.path.basename(os.path.realpath(folder)):
         raise ValueError(
             f"folder must have a name without :, as clients cannot ask for it; rename it. Received: {folder}"
         )
@@ -95,7 +95,7 @@ class LoadedModel:
         with needed_by("keras_attention.serving.server", "serving", "text"):
             importlib.import_module("tensorflow_text")  # registers the tokenizer's operations
         self.path = newest_version(folder)
-        self.name = Path(folder).resolve().name
+        self.name = os.path.basename(os.path.realpath(folder))
         self.version = int(self.path.name)
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         # tf.saved_model.load, which TensorFlow advises, would find models that TF Serving cannot load.

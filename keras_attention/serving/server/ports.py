@@ -24,9 +24,11 @@ def reserve(host: str, *, rest_port: int, grpc_port: int) -> list[socket.socket]
         A socket for each.
 
     Raises:
-        ValueError: If a port is out of range, or both are the same.
+        ValueError: If the host is empty, a port is out of range, or both are the same.
         OSError: If a port is taken or not allowed, or the host is not this machine.
     """
+    if not host.strip():  # to the system it would mean all addresses
+        raise ValueError(f"{OF_THIS_MACHINE}, or 0.0.0.0 to let other machines in. Received: host={host!r}")
     ports = {"rest_port": rest_port, "grpc_port": grpc_port}
     for name, port in ports.items():
         if not 0 <= port <= 65535:
@@ -67,7 +69,7 @@ def _bound(host: str, name: str, port: int) -> socket.socket:
     try:
         wanted = socket.AF_INET6 if ":" in host else socket.AF_INET
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that ended just now is in the way
