@@ -418,3 +418,15 @@ def test_labels_and_weights_are_numbers():
         MaskedCrossEntropy()(text, logits)
     with pytest.raises(TypeError, match=r"`sample_weight` holds numbers\. Received: sample_weight\.dtype=string"):
         MaskedCrossEntropy()(np.ones((2, 3)), logits, text)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's shapes may have no rank")
+def test_weights_of_unknown_rank_are_named():
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec(None, "float32")])
+    def step(weights):
+        return MaskedCrossEntropy()(np.ones((2, 3)), tf.zeros((2, 3, 5)), weights)
+
+    with pytest.raises(ValueError, match=r"`sample_weight` has the same number of axes .* unknown rank"):
+        step(tf.ones((2,)))

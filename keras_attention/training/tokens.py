@@ -143,7 +143,13 @@ def _fits(shape: Any, wanted: Any, broadcast: bool = False) -> bool:
 
 def _weighted(real: Any, sample_weight: Any) -> Any:
     """The weights of tokens (B, T), from those of sentences or tokens."""
-    weights = _trimmed(ops.cast(_numbers(sample_weight, "sample_weight"), "float32"), real.shape)
+    weights = ops.cast(_numbers(sample_weight, "sample_weight"), "float32")
+    if getattr(weights.shape, "rank", 0) is None:  # TensorFlow's, once a compiled step has seen two ranks
+        raise ValueError(
+            "`sample_weight` has the same number of axes in every call of a compiled step: give (B, 1) and (B, T), not "
+            "(B,) and (B, T). Received: sample_weight of unknown rank"
+        )
+    weights = _trimmed(weights, real.shape)
     missing = len(real.shape) - len(weights.shape)
     weights = ops.reshape(weights, (*ops.shape(weights), *[1] * missing))  # (B,) becomes (B, 1)
     if missing < 0 or not _fits(weights.shape, real.shape, broadcast=True):
