@@ -613,10 +613,10 @@ def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
     assert "file/run: Not a directory; a file is where a folder must be" in done.output
     done = command("tokenizer", texts["train.en"], "--vocabulary-size", 150, "-o", tmp_path)
     assert done.exit_code == 1
-    assert f"{tmp_path}: Is a directory; this is a folder: name a file" in done.output
+    assert f"but this is a folder: name a file in it. Received: {tmp_path}\n" in done.output
     done = command("export", run.path, tmp_path / "file" / "served")
     assert done.exit_code == 1
-    assert "Not a directory" in done.output
+    assert f"{tmp_path / 'file'} is a file; give another" in done.output
 
 
 def test_wrong_calls(tmp_path, run, config):

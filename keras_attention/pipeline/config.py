@@ -117,6 +117,7 @@ class RunConfig:
         Raises:
             ValueError: An unknown preset or setting, or a value that cannot be.
         """
+        _CHECKS["preset"](preset, "preset")
         known_names(changes, cls.names(), "A run")
         return cls(preset=preset, **changes)
 
