@@ -26,7 +26,7 @@ def needed_by(user: str, *extras: str) -> Iterator[None]:
     """Names the extras to install if an import in the block fails because a package is missing.
 
     Args:
-        user: What needs the packages, as people write it.
+        user: The name of the feature that needs the packages.
         *extras: All that it needs, so that one installation suffices; the missing package's own by default.
 
     Yields:

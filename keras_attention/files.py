@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and into what is no plain file."""
+"""Writing files atomically, and into devices, pipes and open descriptors."""
 
 import contextlib
 import errno
@@ -15,8 +15,8 @@ from typing import Any
 def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size: int = 0) -> None:
     """Writes a file next to its place and renames it; if that fails, the file from before remains.
 
-    A file keeps its permissions; a symbolic link remains, and the file behind it is written. What is no plain file,
-    such as a pipe, a device or /dev/stdout, is written into.
+    A file keeps its permissions; a symbolic link remains, and the file behind it is written. A pipe, a device or
+    /dev/stdout is written into.
 
     Args:
         path: The file's place.
@@ -31,7 +31,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "note.txt"
-        ...     write_whole(path, lambda beside: Path(beside).write_text("whole"))
+        ...     write_whole(path, lambda temporary: Path(temporary).write_text("whole"))
         ...     path.read_text()
         'whole'
     """
@@ -41,19 +41,19 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size:
             _write_into(place, Path(path).name, write)
         return
     # Two processes may write the same file; the end of a name that is nearly too long still has the file's endings.
-    beside = place.with_name(f".writing-{uuid.uuid4().hex[:8]}-{place.name[-50:]}")
+    temporary = place.with_name(f".writing-{uuid.uuid4().hex[:8]}-{place.name[-50:]}")
     try:
-        with _naming(path, beside):
+        with _naming(path, temporary):
             if size:
-                _reserve(beside, size)
-            write(str(beside))
+                _reserve(temporary, size)
+            write(str(temporary))
             if place.exists():
-                shutil.copymode(place, beside)
-            _to_disk(beside)
-            os.replace(beside, place)
+                shutil.copymode(place, temporary)
+            _to_disk(temporary)
+            os.replace(temporary, place)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
     with contextlib.suppress(OSError):  # some file systems have no folders to write to the disk
         _to_disk(place.parent)
@@ -126,7 +126,7 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
     Example:
         >>> make_folder("new/folder/a.txt")
-        >>> write_whole("new/folder/a.txt", lambda beside: Path(beside).write_text("text"))
+        >>> write_whole("new/folder/a.txt", lambda temporary: Path(temporary).write_text("text"))
     """
     place = _place(Path(path))
     if isinstance(place, Path):
@@ -172,12 +172,12 @@ def _is_open_for_writing(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def _naming(path: str | os.PathLike[str], beside: Path | None = None) -> Iterator[None]:
+def _naming(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[None]:
     """Gives errors that name no file, or the one that is renamed afterwards, the name that the caller knows."""
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename in (None, str(beside)):
+        if error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 
@@ -189,11 +189,11 @@ def _is_special(path: Path) -> bool:
 
 def _write_into(place: Path | int, name: str, write: Callable[[str], Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        beside = Path(folder, name)
-        write(str(beside))
+        temporary = Path(folder, name)
+        write(str(temporary))
         # The open file itself: opening it by name once more would begin at its start.
         target = os.dup(place) if isinstance(place, int) else os.open(place, os.O_WRONLY)
-        with open(beside, "rb") as whole, open(target, "wb") as into:
+        with open(temporary, "rb") as whole, open(target, "wb") as into:
             shutil.copyfileobj(whole, into)
 
 

@@ -73,7 +73,7 @@ class DecodingFunctions(tf.Module):
 
         Args:
             ids: The next tokens (R, T); begin first. The K rows of a sentence stand side by side.
-            source: As of `encode` (B, S).
+            source: See `encode` (B, S).
             memory_keys: From `encode` (B, N, H, S, D).
             memory_values: From `encode` (B, N, H, S, D).
             past_keys: From the step before (R, N, H, t, D); t = 0 at the first.

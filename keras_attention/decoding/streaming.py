@@ -92,7 +92,7 @@ def compiled_step(step: Step, state: Any) -> Step:
     encoder's output, must be part of the state, or the graph keeps that of the first.
 
     Args:
-        step: As of `stream_tokens`.
+        step: See `stream_tokens`.
         state: An example of a state. The first axis of a tensor and the last but one, of a matrix the last, may have
             other sizes later.
 

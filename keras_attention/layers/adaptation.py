@@ -20,7 +20,7 @@ class QuantizableSubclass:
     """Mixin before a layer of Keras': a subclass is quantized as the layer is, where Keras would refuse it."""
 
     def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
-        """As of the layer.
+        """See the layer.
 
         Args:
             mode: "int8", or another that Keras knows.
@@ -83,7 +83,7 @@ class Composite(ShapedLayer):
         Args:
             mode: "int8", or another that the layers of Keras know.
             config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-            **options: As of the `quantize` of those layers.
+            **options: See the `quantize` of those layers.
 
         Raises:
             ValueError: The layer is not built, or is quantized already.

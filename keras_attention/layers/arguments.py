@@ -16,7 +16,7 @@ def positive_integer(value: Any, name: str) -> int:
     """Returns the value if it is a positive integer.
 
     Args:
-        value: What the caller gave.
+        value: The value of the argument.
         name: The argument's name, for the message.
 
     Returns:
@@ -83,7 +83,7 @@ def integer_or_none(value: Any, name: str) -> int | None:
     """Returns the value if it is an integer or None, as a seed is.
 
     Args:
-        value: What the caller gave.
+        value: The value of the argument.
         name: The argument's name, for the message.
 
     Returns:
@@ -105,7 +105,7 @@ def probability(value: Any, name: str) -> float:
     """Returns the value if it is a dropout rate, in [0, 1).
 
     Args:
-        value: What the caller gave.
+        value: The value of the argument.
         name: The argument's name, for the message.
 
     Returns:
@@ -129,7 +129,7 @@ def positive_number(value: Any, name: str) -> float:
     """Returns the value if it is a number above zero.
 
     Args:
-        value: What the caller gave.
+        value: The value of the argument.
         name: The argument's name, for the message.
 
     Returns:
@@ -153,7 +153,7 @@ def boolean(value: Any, name: str) -> bool:
     """Returns the value if it is True or False.
 
     Args:
-        value: What the caller gave.
+        value: The value of the argument.
         name: The argument's name, for the message.
 
     Returns:
@@ -175,7 +175,7 @@ def known_names(names: Iterable[Any], known: Sequence[str], what: str) -> None:
     """Checks the names of settings.
 
     Args:
-        names: What the caller gave.
+        names: The value of the argument.
         known: The names there are.
         what: What has these settings, for the message.
 
@@ -220,7 +220,7 @@ def one_of(value: Any, name: str, options: tuple[str, ...]) -> str:
     """Returns the value if it is one of the options.
 
     Args:
-        value: What the caller gave.
+        value: The value of the argument.
         name: The argument's name, for the message.
         options: What it may be.
 

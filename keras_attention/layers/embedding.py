@@ -23,7 +23,7 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         hidden_dim: M.
         mask_zero: Whether id 0 is padding: the output then carries an implicit mask.
         embeddings_initializer: Of E.
-        **kwargs: As of `keras.layers.ReversibleEmbedding`.
+        **kwargs: See `keras.layers.ReversibleEmbedding`.
 
     Raises:
         ValueError: A size that is not a positive integer.

@@ -13,7 +13,7 @@ def check_sequence(x: Any, name: str, rank: int | None = 3) -> Any:
     """Refuses what is not a padded batch of vectors.
 
     Args:
-        x: What the caller gave.
+        x: The value of the argument.
         name: The argument's name, for the message.
         rank: How many axes it has; None for three or more.
 

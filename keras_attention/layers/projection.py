@@ -24,7 +24,7 @@ class Projection(QuantizableSubclass, keras.layers.EinsumDense):
         output_dims: Sizes that take the place of the last axes.
         input_axes: How many last axes are replaced.
         use_bias: Whether to add b.
-        **kwargs: As of `keras.layers.EinsumDense`.
+        **kwargs: See `keras.layers.EinsumDense`.
 
     Example:
         >>> query = Projection(rank=3, output_dims=(4, 8))

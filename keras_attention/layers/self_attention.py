@@ -19,7 +19,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
     Args:
         num_heads: h, the number of heads.
         key_dim: d_k, the width of a head; M / h by default, which must then be whole.
-        **kwargs: As of `MultiHeadAttention`.
+        **kwargs: See `MultiHeadAttention`.
 
     Example:
         >>> attention = MultiHeadSelfAttention(num_heads=4)

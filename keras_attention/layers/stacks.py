@@ -20,8 +20,8 @@ class Stack(Block):
 
     Args:
         num_layers: N.
-        intermediate_dim: As of `Block`.
-        num_heads: As of `Block`.
+        intermediate_dim: See `Block`.
+        num_heads: See `Block`.
         remat: Whether training computes the activations of each layer again in the backward pass, in place of keeping
             those of all layers: less memory for more time, with the same results.
         **kwargs: The other arguments of `Block`.
@@ -170,7 +170,7 @@ class Decoder(Stack):
 
         Args:
             decoder_sequence: (B, T, M).
-            encoder_sequence: The encoder's output (B, S, M), or None, as of `DecoderLayer`.
+            encoder_sequence: The encoder's output (B, S, M), or None, see `DecoderLayer`.
             decoder_padding_mask: Boolean (B, T), True at real tokens; T counts the cached positions too.
             encoder_padding_mask: Boolean (B, S), True at real tokens.
             self_attention_caches: One for each layer.

@@ -45,7 +45,7 @@ class ConfiguredModel(keras.Model):
         Args:
             preset: "tiny", "small", "base" or "big".
             vocabulary_size: V.
-            dtype: As of the constructor.
+            dtype: See the constructor.
             **changes: Attributes of `TransformerConfig` that differ from the preset.
 
         Returns:
@@ -92,8 +92,8 @@ class ConfiguredModel(keras.Model):
         Args:
             mode: "int8", or another that Keras knows.
             config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-            filters: Which layers, as of `keras.Model.quantize`; all that hold a matrix by default.
-            **options: As of `keras.Model.quantize`.
+            filters: Which layers, see `keras.Model.quantize`; all with a matrix by default.
+            **options: See `keras.Model.quantize`.
         """
         # Keras warns of every other layer that it cannot be quantized.
         matrices = [id(matrix) for _, matrix in matrices_within(self)]

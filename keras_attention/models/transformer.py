@@ -112,8 +112,8 @@ class Transformer(ConfiguredModel):
         Args:
             source: Token ids (B, S), 0 for padding; a `keras.Input`, or a tensor.
             target: Token ids (B, T).
-            source_segments: As of `packed`, (B, S).
-            target_segments: As of `packed`, (B, T).
+            source_segments: See `packed`, (B, S).
+            target_segments: See `packed`, (B, T).
 
         Returns:
             (B, T, M).

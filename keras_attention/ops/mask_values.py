@@ -1,4 +1,4 @@
-"""What masks hold: booleans, or numbers that are all 0 or 1; anything else is refused.
+"""The values of masks: booleans, or numbers that are all 0 or 1; anything else is refused.
 
 Shapes: B batch, T query length, S key length.
 """
@@ -14,7 +14,7 @@ def as_mask(mask: Any, name: str) -> Any:
 
     Args:
         mask: A tensor or array, True or 1 = attend.
-        name: What the caller calls it, for the message.
+        name: The name of the argument, for the message.
 
     Returns:
         A boolean tensor.

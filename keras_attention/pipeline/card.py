@@ -15,7 +15,7 @@ def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None
     Args:
         run: The run's folder.
         scores: What `score` returned.
-        checkpoint: As of `RunFolder.translator`.
+        checkpoint: See `RunFolder.translator`.
         **about: What was compared and how, such as `source`, `target` and `beam_size`.
     """
     folder = RunFolder(run)
@@ -40,7 +40,7 @@ def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
 
     Args:
         run: The run's folder.
-        checkpoint: As of `RunFolder.translator`.
+        checkpoint: See `RunFolder.translator`.
 
     Returns:
         Entries for the model card.

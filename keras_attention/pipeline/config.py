@@ -153,7 +153,7 @@ class RunConfig:
             path: The file.
         """
         text = yaml.dump(dataclasses.asdict(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        write_whole(Path(path), lambda beside: Path(beside).write_text(text, encoding="utf-8"))
+        write_whole(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "RunConfig":

@@ -128,7 +128,7 @@ def quick_bleu(translations: Sequence[str], references: Sequence[str], tokenize:
     Args:
         translations: What a system gave.
         references: What people gave, in the same order.
-        tokenize: As of `score`.
+        tokenize: See `score`.
 
     Returns:
         0 to 100.

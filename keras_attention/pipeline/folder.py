@@ -155,7 +155,7 @@ class RunFolder:
         """Loads a checkpoint and the tokenizer.
 
         Args:
-            checkpoint: As of `model_file`; by default the first of them that exists.
+            checkpoint: See `model_file`; by default the first of them that exists.
             beam_size: Hypotheses followed at a time.
             length_penalty: The exponent of the length penalty.
             weights: "bfloat16" or "int8" for lighter ones than were trained.
@@ -186,7 +186,7 @@ class RunFolder:
         """Finds a checkpoint.
 
         Args:
-            checkpoint: As of `model_file`; by default the first of them that exists.
+            checkpoint: See `model_file`; by default the first of them that exists.
 
         Returns:
             The path of a file.

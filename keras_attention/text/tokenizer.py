@@ -163,7 +163,7 @@ class SubwordTokenizer(tf.Module):
             True
         """
         make_folder(path)
-        write_whole(path, lambda beside: Path(beside).write_bytes(self._model))
+        write_whole(path, lambda temporary: Path(temporary).write_bytes(self._model))
 
     @property
     def model(self) -> bytes:

@@ -101,7 +101,7 @@ class ChunkedTrainer(keras.Model):
         Made in the first step, as Keras would, they have TensorFlow trace that step twice.
 
         Args:
-            optimizer: As of `keras.Model.compile`; the model's own, to resume with its state.
+            optimizer: See `keras.Model.compile`; the model's own, to resume with its state.
             loss: None, as the next three, since the trainer has its loss and metrics.
             loss_weights: None.
             metrics: None.
@@ -135,7 +135,7 @@ class ChunkedTrainer(keras.Model):
             x: Not used.
             y: Labels (B, T).
             y_pred: What the logits are made of, (B, T, M).
-            sample_weight: As of `MaskedCrossEntropy`.
+            sample_weight: See `MaskedCrossEntropy`.
             training: Not used.
 
         Returns:
@@ -161,12 +161,12 @@ class ChunkedTrainer(keras.Model):
         return share_of_replica(sum(self.losses, ops.divide_no_nan(sums.loss, sums.count)))
 
     def fit(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
-        """As of `keras.Model`.
+        """See `keras.Model`.
 
         Args:
-            *args: As of `keras.Model.fit`.
+            *args: See `keras.Model.fit`.
             class_weight: None.
-            **kwargs: As of `keras.Model.fit`.
+            **kwargs: See `keras.Model.fit`.
 
         Returns:
             The history.
@@ -180,14 +180,14 @@ class ChunkedTrainer(keras.Model):
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: None = None, **kwargs: Any
     ) -> Any:
-        """As of `keras.Model`.
+        """See `keras.Model`.
 
         Args:
             x: Inputs.
             y: Labels (B, T).
-            sample_weight: As of `MaskedCrossEntropy`.
+            sample_weight: See `MaskedCrossEntropy`.
             class_weight: None.
-            **kwargs: As of `keras.Model.train_on_batch`.
+            **kwargs: See `keras.Model.train_on_batch`.
 
         Returns:
             The loss and the metrics.
@@ -235,7 +235,7 @@ def chunked_cross_entropy(
         label_smoothing: ε.
         ignore_id: The label that is padding; None if there is none.
         chunk_size: C, the most tokens of a chunk; those of a batch are alike in size.
-        sample_weight: As of `MaskedCrossEntropy`, for the sum of the loss.
+        sample_weight: See `MaskedCrossEntropy`, for the sum of the loss.
 
     Returns:
         The sums. Gradients of the loss flow to x and E.

@@ -33,7 +33,7 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
         beta_2: Of Adam.
         epsilon: Of Adam.
         steps: Iterations that make the singular values alike.
-        **kwargs: As of `keras.optimizers.Optimizer`.
+        **kwargs: See `keras.optimizers.Optimizer`.
 
     Raises:
         ValueError: A momentum outside [0, 1), or a number of steps below 1.
@@ -189,10 +189,10 @@ def muon_optimizer(
 
     Args:
         config: Anything with a `hidden_dim`, such as `model.config`.
-        warmup_steps: As of `InverseSqrtSchedule`.
-        scale: As of `InverseSqrtSchedule`.
-        total_steps: As of `InverseSqrtSchedule`.
-        gradient_accumulation_steps: As of `paper_optimizer`.
+        warmup_steps: See `InverseSqrtSchedule`.
+        scale: See `InverseSqrtSchedule`.
+        total_steps: See `InverseSqrtSchedule`.
+        gradient_accumulation_steps: See `paper_optimizer`.
 
     Returns:
         An optimizer for `compile`.

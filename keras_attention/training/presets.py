@@ -39,8 +39,8 @@ def preset_optimizer(
     Args:
         preset: "tiny", "small", "base" or "big".
         config: Anything with a `hidden_dim`, such as `model.config`.
-        total_steps: As of `InverseSqrtSchedule`.
-        gradient_accumulation_steps: As of `paper_optimizer`.
+        total_steps: See `InverseSqrtSchedule`.
+        gradient_accumulation_steps: See `paper_optimizer`.
 
     Returns:
         An optimizer for `compile`.

@@ -80,10 +80,10 @@ def paper_optimizer(
 
     Args:
         config: Anything with a `hidden_dim`, such as `model.config`.
-        warmup_steps: As of `InverseSqrtSchedule`.
-        scale: As of `InverseSqrtSchedule`.
+        warmup_steps: See `InverseSqrtSchedule`.
+        scale: See `InverseSqrtSchedule`.
         global_clipnorm: The largest norm of all gradients together; None clips nothing, as in the paper.
-        total_steps: As of `InverseSqrtSchedule`.
+        total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: Batches whose gradients are averaged for one step of optimizer and schedule. Each
             counts the same: with a loss that is the mean of its batch's tokens, so do those of a batch with fewer.
 
