@@ -249,7 +249,10 @@ def test_a_standard_error_that_is_closed_stays_so():
 @pytest.mark.parametrize(
     ("closed", "message"),
     [
-        (">&-", "Error: Standard output is closed: send it to a file, or to /dev/null"),
+        (
+            ">&-",
+            "Error: Standard output is closed, so the result would be lost: send it to a file, or to /dev/null",
+        ),
         ("<&-", "Error: Standard input is closed: name a file, or send a text to it. Received: -"),
     ],
 )

@@ -616,7 +616,7 @@ def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
     assert f"but this is a folder: name a file in it. Received: {tmp_path}\n" in done.output
     done = command("export", run.path, tmp_path / "file" / "served")
     assert done.exit_code == 1
-    assert f"{tmp_path / 'file'} is a file; give another" in done.output
+    assert f"{tmp_path / 'file'} must be a folder, but it is a file: name another" in done.output
 
 
 def test_wrong_calls(tmp_path, run, config):

@@ -45,12 +45,11 @@ def test_each_batch_has_its_share_of_the_cores(before, there, cores, variables, 
 
 @pytest.mark.parametrize("name", ["translate", "evaluate", "export"])
 def test_commands_share_cores_among_batches(name, tmp_path, monkeypatch):
-    """Before they load a checkpoint, of which there is none here."""
+    """Before they load a run, of which there is none here."""
     calls = []
-    (tmp_path / "config.yaml").touch()
     monkeypatch.setattr("keras_attention.serving.share_cores", lambda: calls.append(1))
     (tmp_path / "text").write_text("a b\n", encoding="utf-8")
     files = {"translate": ["text"], "evaluate": ["text", "text"], "export": ["exported"]}[name]
     found = CliRunner().invoke(main, [name, str(tmp_path), *(str(tmp_path / file) for file in files)])
-    assert "has no checkpoint" in found.output
+    assert "is not the folder of a training run" in found.output
     assert len(calls) == 1

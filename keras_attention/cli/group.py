@@ -100,13 +100,11 @@ class Command(click.Command):
             )
         if ctx.obj is OWN_PROCESS and not ctx.meta[_VERBOSE]:
             ctx.with_resource(left_out())
-        if sys.stdout is None:
-            raise click.ClickException("Standard output is closed: send it to a file, or to /dev/null")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("\nInterrupted", err=True)
-            ctx.exit(128 + signal.SIGINT)  # as of a process that the signal ends
+            ctx.exit(128 + signal.SIGINT)  # as shells report a process that the signal ended
         except _expected_errors() as error:
             if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
                 raise  # Click ends quietly where nobody reads on

@@ -119,8 +119,8 @@ def export(run: str, folder: str, **options: Any) -> None:
 
     check_folder(folder)
     check_model_folder(folder)
-    card = run_card(run, options["checkpoint"])
     serving.share_cores()
+    card = run_card(run, options["checkpoint"])
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
         click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
