@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import integer_or_none, positive_integer, probability
-from keras_attention.training.losses import gather_labels
+from keras_attention.training.losses import first_largest, gather_labels
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.tokens import share_of_replica, tokens_of, weighted
 
@@ -263,7 +263,7 @@ def chunked_cross_entropy(
             sums, d_rows, d_embeddings = carry
             x, labels, real, weights = (each[index] for each in chunked)  # (C, M), (C,), (C,), (C,)
             logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), logits_dtype)  # (C, V)
-            best = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (C,)
+            best = first_largest(logits)  # (C,)
             largest, correct = ops.cast(gather_labels(logits, best), "float32"), ops.equal(best, labels)
             probabilities = ops.softmax(logits)  # (C, V)
             label_logits, label_probabilities = (

@@ -154,6 +154,16 @@ def exponentials_and_log_sum(logits: Any) -> tuple[Any, Any]:
     return exponentials, ops.log(ops.sum(exponentials, axis=-1)) + largest
 
 
+def first_largest(logits: Any) -> Any:
+    """The index of the largest logit of each row (N,), int32; the first of equal ones."""
+    if keras.config.backend() != "tensorflow":
+        return ops.cast(ops.argmax(logits, axis=-1), "int32")
+    import tensorflow as tf
+
+    # Keras' own takes several more passes over the logits, to order -0.0 and 0.0.
+    return tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+
 def gather_labels(logits: Any, labels: Any) -> Any:
     """The logit of each row's label.
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import integer_or_none
-from keras_attention.training.losses import exponentials_and_log_sum, gather_labels
+from keras_attention.training.losses import exponentials_and_log_sum, first_largest, gather_labels
 from keras_attention.training.tokens import tokens_of, weighted
 
 
@@ -101,7 +101,7 @@ class MaskedAccuracy(TokenMetric):
         super().__init__(name, **kwargs)
 
     def of_tokens(self, labels: Any, logits: Any) -> Any:
-        return ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels), "float32")
+        return ops.cast(ops.equal(first_largest(logits), labels), "float32")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
