@@ -29,7 +29,7 @@ class FolderPath(click.Path):
         """Refuses the empty name.
 
         Args:
-            value: What was given.
+            value: The value of the option.
             param: For what.
             ctx: Click's context.
 

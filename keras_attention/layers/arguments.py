@@ -177,7 +177,7 @@ def known_names(names: Iterable[Any], known: Sequence[str], what: str) -> None:
     Args:
         names: The value of the argument.
         known: The names there are.
-        what: What has these settings, for the message.
+        what: The owner of these settings, for the message.
 
     Raises:
         ValueError: A name is not among them; the message suggests the nearest.

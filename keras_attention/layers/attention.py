@@ -228,7 +228,7 @@ class MultiHeadAttention(ProjectedHeads):
 
         Args:
             query_shape: (B, …, M).
-            value_shape: (B, …, M); None where attention is to a cache alone.
+            value_shape: (B, …, M); None where attention is only to a cache.
             key_shape: (B, …, M); that of the value by default.
 
         Returns:

@@ -41,7 +41,7 @@ class ShapedLayer(keras.layers.Layer):
 
     def _in_compute_dtype(self, output: keras.KerasTensor) -> keras.KerasTensor:
         # torch, and a trace that no call started, have weights in the dtype that they are stored in.
-        # float64 is left alone: JAX may compute float32 instead.
+        # float64 is unchanged: JAX may compute float32 instead.
         if not self.autocast or self.compute_dtype == "float64" or "float" not in output.dtype:
             return output
         return keras.KerasTensor(output.shape, dtype=self.compute_dtype)

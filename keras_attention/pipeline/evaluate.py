@@ -92,7 +92,7 @@ def bleu_tokenizer(references: Iterable[str], tokenize: str | None = None) -> st
     and for Thai, Lao, Tibetan, Burmese, Khmer and other scripts without spaces, "13a" for all other text.
 
     Args:
-        references: What people gave.
+        references: The reference translations.
         tokenize: A tokenizer's name, which is checked and returned; None to choose.
 
     Returns:

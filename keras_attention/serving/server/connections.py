@@ -142,7 +142,7 @@ class _Connection(H11Protocol):
         self._timer: asyncio.Handle | None = None
         self._wire: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio declares a wider type
         super().connection_made(transport)
         self._wire = transport
         self._connections.opened(self)
