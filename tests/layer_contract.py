@@ -16,7 +16,7 @@ from backends import HAS_XLA, compiled, dtype_of, gradients, mask_of, numpy, ten
 from oracle import path_within, weights_of
 from tensors import LENGTHS, PAST, B, S, T, V, assert_close, draw, float32, largest_difference, padding, randomize
 
-from keras_attention.layers.adaptation import matrices_within
+from keras_attention.layers.composite import matrices_within
 
 BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
 

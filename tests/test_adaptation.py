@@ -6,7 +6,7 @@ import pytest
 from tensors import MEMORY_WIDTH, B, D, F, H, M, S, T, V, draw
 
 import keras_attention as ka
-from keras_attention.layers.adaptation import adaptations
+from keras_attention.layers.composite import adaptations
 from keras_attention.training import ChunkedTrainer
 
 RANK = 2

@@ -254,7 +254,7 @@ def test_seeded_dropout_repeats():
         ({"key_dim": -1}, r"Received: key_dim=-1"),
         ({"value_dim": 0}, r"`value_dim` must be a positive integer. Received: value_dim=0"),
         ({"output_shape": "M"}, r"`output_shape` must be a positive integer. Received: output_shape='M'"),
-        ({"dropout": 1.0}, r"`dropout` is the share .* at least 0 and below 1. Received: dropout=1.0"),
+        ({"dropout": 1.0}, r"`dropout` must be a number of at least 0 and below 1. Received: dropout=1.0"),
         ({"dropout": "0.1"}, r"Received: dropout='0.1'"),
     ],
 )
@@ -264,7 +264,9 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match=r"or `key_dim` be given. Received: num_heads=3, width=32"):
+    with pytest.raises(
+        ValueError, match=r"must divide the width of x; or give `key_dim`. Received: num_heads=3, width=32"
+    ):
         ka.MultiHeadSelfAttention(3)(draw(B, T, 32))
     assert tuple(ka.MultiHeadSelfAttention(3, key_dim=7)(draw(B, T, 32)).shape) == (B, T, 32)
     with pytest.raises(ValueError, match=r"`key_dim` must be a positive integer. Received: key_dim=0"):

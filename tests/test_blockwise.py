@@ -10,7 +10,7 @@ from tensors import assert_close, draw
 
 import keras_attention as ka
 from keras_attention import ops
-from keras_attention.layers import heads
+from keras_attention.layers import attention as attention_layer
 from keras_attention.ops.blockwise import attention, blockwise_attention, tiles
 from keras_attention.ops.blockwise.dropout_mask import keep_mask
 from keras_attention.ops.visible_pairs import VisiblePairs
@@ -230,7 +230,7 @@ def short_is_long(monkeypatch):
         return blockwise_attention(*args, **kwargs, block_size=5)
 
     monkeypatch.setattr(attention, "LONG", 100)
-    monkeypatch.setattr(heads, "blockwise_attention", counted)
+    monkeypatch.setattr(attention_layer, "blockwise_attention", counted)
     return calls
 
 

@@ -63,7 +63,7 @@ ARGUMENTS = {
     "axes as float": (lambda: attention(attention_axes=1.5), ValueError, r"is an integer, .*attention_axes=1.5$"),
     "dropout below 0": (lambda: ka.Encoder(2, F, H, attention_dropout=-0.1), ValueError, r"attention_dropout=-0.1$"),
     "dropout of 1": (lambda: ka.FeedForward(F, dropout=1), ValueError, r"at least 0 and below 1. .*dropout=1$"),
-    "dropout not a number": (lambda: attention(dropout=NAN), ValueError, r"the share of values .*dropout=nan$"),
+    "dropout not a number": (lambda: attention(dropout=NAN), ValueError, r"at least 0 and below 1. .*dropout=nan$"),
     "epsilon not a number": (lambda: ka.EncoderLayer(F, H, layer_norm_epsilon=NAN), ValueError, r"epsilon=nan$"),
     "epsilon infinite": (lambda: ka.EncoderLayer(F, H, layer_norm_epsilon=float("inf")), ValueError, r"epsilon=inf$"),
     "wavelength": (lambda: ka.PositionalEncoding(NAN), ValueError, r"number above zero. .*max_wavelength=nan$"),
@@ -137,7 +137,7 @@ CALLS = {
         [x()],
         {},
         ValueError,
-        r"must divide the width of x, or `key_dim` be given. Received: num_heads=4, width=33",
+        r"must divide the width of x; or give `key_dim`. Received: num_heads=4, width=33",
     ),
     "shared heads of a block": (
         lambda: ka.EncoderLayer(F, H, num_kv_heads=2),
@@ -146,12 +146,12 @@ CALLS = {
         ValueError,
         r"num_kv_heads=2",
     ),
-    "odd width to turn": (
+    "odd width to rotate": (
         lambda: self_attention(position=ka.RotaryPosition()),
         [x()],
         {},
         ValueError,
-        r"RotaryPosition turns pairs, so `key_dim` must be even. Received: key_dim=11",
+        r"RotaryPosition rotates pairs, so `key_dim` must be even. Received: key_dim=11",
     ),
     "no batch": (
         lambda: ka.EncoderLayer(F, H),
@@ -225,7 +225,7 @@ CALLS = {
         [x(), memory()],
         {"query_mask": ones(B, S)},
         ValueError,
-        r"`query_mask` must fit the inputs: batch 2, queries 5. Received",
+        r"`query_mask` must fit the inputs: batch 2, length 5. Received",
     ),
     "mask of additive attention": (
         lambda: ka.AdditiveAttention(F),
@@ -569,15 +569,15 @@ SHAPES = {
     "heads and width of attention": (
         lambda: ka.MultiHeadSelfAttention(4),
         [(None, None, M)],
-        r"must divide the width of x, .* Received: num_heads=4, width=33",
+        r"must divide the width of x; .* Received: num_heads=4, width=33",
     ),
     "shared heads": (lambda: ka.Encoder(2, F, H, num_kv_heads=2), [(B, T, M)], r"num_heads=3, num_kv_heads=2"),
-    "odd width to turn": (
+    "odd width to rotate": (
         lambda: ka.EncoderLayer(F, H, position=ka.RotaryPosition()),
         [(B, T, M)],
         r"`key_dim` must be even. Received: key_dim=11",
     ),
-    "odd width to turn in attention": (
+    "odd width to rotate in attention": (
         lambda: attention(position=ka.RotaryPosition()),
         [(B, T, M)],
         r"`key_dim` must be even. Received: key_dim=11",
@@ -635,7 +635,9 @@ def test_shapes_that_need_what_a_layer_was_built_without():
 
 def test_text():
     text = tf.constant([["a", "b"]])
-    with pytest.raises(TypeError, match=r"token ids, which a tokenizer makes of text. Received: inputs.dtype=string"):
+    with pytest.raises(
+        TypeError, match=r"token ids, to which a tokenizer converts text. Received: inputs.dtype=string"
+    ):
         ka.TokenEmbedding(7, M)(text)
     with pytest.raises(TypeError, match=FLOATS.format("inputs", "string")):
         built(ka.FeedForward(F))(tf.fill((B, T, M), "a"))

@@ -8,7 +8,7 @@ import keras_attention as ka
 from keras_attention.decoding import few_queries
 from keras_attention.decoding.few_queries import MOST_PAIRS, attention_for, attention_of_few
 from keras_attention.decoding.model_steps import language_model, with_source
-from keras_attention.ops.cached_attention import cached_attention
+from keras_attention.ops.attention import cached_attention
 
 B, K, H, D = 3, 5, 2, 7
 HIDDEN = -1e30

@@ -269,7 +269,10 @@ def test_a_sum_is_that_of_the_real_tokens():
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, "0.1", True])
 def test_wrong_smoothing_is_refused(value):
-    with pytest.raises(ValueError, match=rf"`label_smoothing` is the share .* Received: label_smoothing={value!r}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"`label_smoothing` must be a number of at least 0 and below 1. Received: label_smoothing={value!r}",
+    ):
         MaskedCrossEntropy(label_smoothing=value)
 
 

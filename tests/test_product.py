@@ -7,7 +7,7 @@ from backends import dtype_of, gradients, numpy, weighted_sum
 from keras import ops
 
 from keras_attention import FeedForward
-from keras_attention.ops.product import product
+from keras_attention.layers.dense import product
 
 N, M, F = 3, 5, 7
 

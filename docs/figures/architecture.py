@@ -24,8 +24,7 @@ DECODER_LAYER = [
     ADD_AND_NORM,
 ]
 OUTPUT = [("Linear", "layers/embedding.py"), ("Softmax", "training/losses.py\ndecoding/beam_search.py")]
-LAYER_FILES = {"encoder": "layers/encoder_layer.py", "decoder": "layers/decoder_layer.py"}
-STACK_FILE = "layers/stacks.py"
+STACK_FILES = {"encoder": "layers/encoder.py", "decoder": "layers/decoder.py"}
 
 COLOURS = {
     "Embedding": "#fadfe0",
@@ -105,7 +104,7 @@ class Column:
         towards = -1 if side == "left" else 1
         edge = self.x + towards * (WIDTH / 2 + MARGIN + 0.15)
         self.axes.text(
-            edge, (bottom + self.y) / 2, f"N ×\n{file}\n{STACK_FILE}", ha="right" if towards < 0 else "left",
+            edge, (bottom + self.y) / 2, f"N ×\n{file}", ha="right" if towards < 0 else "left",
             va="center", fontsize=8.5, family="monospace", color="#3f51b5",
         )  # fmt: skip
         return centres
@@ -126,8 +125,8 @@ def draw(image: Path = IMAGE) -> Path:
         column.box(*EMBEDDING)
         column.arrow()
         column.box(*POSITIONS)
-    encoder.stack(ENCODER_LAYER, "left", LAYER_FILES["encoder"])
-    centres = decoder.stack(DECODER_LAYER, "right", LAYER_FILES["decoder"])
+    encoder.stack(ENCODER_LAYER, "left", STACK_FILES["encoder"])
+    centres = decoder.stack(DECODER_LAYER, "right", STACK_FILES["decoder"])
     for words, files in OUTPUT:
         decoder.arrow()
         decoder.box(words, files)

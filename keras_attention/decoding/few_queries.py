@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attention.ops.cached_attention import cached_attention
+from keras_attention.ops.attention import cached_attention
 
 Attention = Callable[[Any, Sequence[Any], Any], Any]
 # Pairs of a query and a key of one head up to which these kernels are faster.

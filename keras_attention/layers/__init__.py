@@ -2,15 +2,14 @@
 
 from keras_attention.layers.additive_attention import AdditiveAttention
 from keras_attention.layers.attention import MultiHeadAttention
-from keras_attention.layers.attention_positions import AlibiBias, RelativePositionBias, RotaryPosition
 from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
-from keras_attention.layers.decoder_layer import DecoderLayer
+from keras_attention.layers.decoder import Decoder, DecoderLayer
 from keras_attention.layers.embedding import TokenEmbedding
-from keras_attention.layers.encoder_layer import EncoderLayer
+from keras_attention.layers.encoder import Encoder, EncoderLayer
 from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.position_bias import AlibiBias, RelativePositionBias, RotaryPosition
 from keras_attention.layers.positions import LearnedPositionalEncoding, PositionalEncoding
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
-from keras_attention.layers.stacks import Decoder, Encoder
 
 __all__ = [
     "AdditiveAttention",

@@ -1,48 +1,53 @@
-"""What an encoder layer and a decoder layer share: their arguments and the residual connection."""
+"""The base of encoder and decoder layers: their arguments, Add & Norm, and stacks of layers.
+
+Shapes: B batch, T length, M model width, H heads.
+"""
 
 from typing import Any
 
 import keras
 
-from keras_attention.layers.adaptation import Composite
 from keras_attention.layers.arguments import (
+    as_tuple,
     check_heads_share,
-    initializer_for,
+    clone_initializer,
+    fraction,
     one_of,
-    own_copy,
     positive_integer,
     positive_number,
-    probability,
 )
 from keras_attention.layers.attention import MultiHeadAttention
+from keras_attention.layers.composite import Composite
 from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.feed_forward import FeedForward, feed_forward_activation, serialize_activation
-from keras_attention.layers.input_checks import check_shape
+from keras_attention.layers.inputs import check_shape
 from keras_attention.layers.normalization import NORMALIZATIONS, make_normalization
+from keras_attention.layers.position_bias import clone_position
+from keras_attention.layers.remat import rematerialize
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
 
 
 class Block(Composite):
-    """Base of the encoder and decoder layers and of their stacks.
+    """Base of encoder and decoder layers and of their stacks.
 
     Args:
         intermediate_dim: d_ff, the inner width of the feed-forward network.
         num_heads: h, the number of attention heads; it divides the width of the inputs.
-        dropout: P_drop, on the output of each sub-layer before it is added.
-        activation: Of the feed-forward network.
-        layer_norm_epsilon: Added to the variance by the normalisation.
-        kernel_initializer: Of all projections.
-        bias_initializer: Of all biases.
-        normalize_first: Pre-norm, x + Sublayer(LayerNorm(x)), in place of the paper's post-norm.
-        attention_dropout: On the attention weights (the paper has none there).
-        activation_dropout: On the inner activations of the feed-forward network (the paper has none there).
-        use_attention_bias: Whether the attention projections have a bias (the paper writes none).
-        normalization: "layer" as in the paper, or "rms", which divides by the root mean square alone.
-        num_kv_heads: Heads of keys and values, each shared by several of the query's; h by default.
-        qk_norm: Whether queries and keys are normalised before they meet.
-        position: How positions enter self-attention: `RotaryPosition()`, `AlibiBias()`,
-            `RelativePositionBias()`, of which each layer makes a copy of its own.
-        **kwargs: `name`, `dtype` and the like.
+        dropout: P_drop, the dropout rate of the output of each sub-layer, before it is added.
+        activation: Activation function of the feed-forward network, or a gated variant, see `FeedForward`.
+        layer_norm_epsilon: Added to the variance in the normalization.
+        kernel_initializer: Initializer for the kernels of attention and the feed-forward network.
+        bias_initializer: Initializer for their biases.
+        normalize_first: Pre-norm, x + Sublayer(LayerNorm(x)), instead of the post-norm of the paper.
+        attention_dropout: Dropout rate of the attention weights (the paper has none there).
+        activation_dropout: Dropout rate inside the feed-forward network (the paper has none there).
+        use_attention_bias: Whether the attention projections have biases (the paper writes none).
+        normalization: "layer" as in the paper, or "rms" for RMS normalization.
+        num_kv_heads: Number of heads of keys and values, each shared by several query heads; h by default.
+        qk_norm: Whether to apply RMS normalization to queries and keys.
+        position: Positions inside self-attention: `RotaryPosition()`, `AlibiBias()` or `RelativePositionBias()`, which
+            each layer copies.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
         ValueError: A size that is not a positive integer, a dropout outside [0, 1), an epsilon of 0.
@@ -73,26 +78,22 @@ class Block(Composite):
         self.supports_masking = True
         self.intermediate_dim = positive_integer(intermediate_dim, "intermediate_dim")
         self.num_heads = positive_integer(num_heads, "num_heads")
-        self.dropout = probability(dropout, "dropout")
+        self.dropout = fraction(dropout, "dropout")
         self.activation = feed_forward_activation(activation)
         self.layer_norm_epsilon = positive_number(layer_norm_epsilon, "layer_norm_epsilon")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.normalize_first = normalize_first
-        self.attention_dropout = probability(attention_dropout, "attention_dropout")
-        self.activation_dropout = probability(activation_dropout, "activation_dropout")
+        self.attention_dropout = fraction(attention_dropout, "attention_dropout")
+        self.activation_dropout = fraction(activation_dropout, "activation_dropout")
         self.use_attention_bias = use_attention_bias
         self.normalization = one_of(normalization, "normalization", tuple(NORMALIZATIONS))
         self.num_kv_heads = None if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
-        self.position = own_copy(position, "position", self.trainable)
+        self.position = clone_position(position, "position", self.trainable)
 
     def block_config(self) -> dict[str, Any]:
-        """The arguments above, in a form that can be saved.
-
-        Returns:
-            Keyword arguments for a block of the same kind.
-        """
+        """Returns the arguments above in serialized form, for a block of the same class."""
         return {
             "intermediate_dim": self.intermediate_dim,
             "num_heads": self.num_heads,
@@ -114,11 +115,11 @@ class Block(Composite):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.block_config()}
 
-    def _enter(self, norm: keras.layers.Layer, x: Any) -> Any:
-        """What the sub-layer is given: x, or LayerNorm(x) with pre-norm."""
+    def _pre_norm(self, norm: keras.layers.Layer, x: Any) -> Any:
+        """The input of a sub-layer: x, or LayerNorm(x) with pre-norm."""
         return norm(x) if self.normalize_first else x
 
-    def _leave(self, norm: keras.layers.Layer, x: Any, y: Any, training: bool | None) -> Any:
+    def _add_and_norm(self, norm: keras.layers.Layer, x: Any, y: Any, training: bool | None) -> Any:
         """LayerNorm(x + Dropout(y)), or x + Dropout(y) with pre-norm."""
         x = x + self.residual_dropout(y, training=training)
         return x if self.normalize_first else norm(x)
@@ -163,15 +164,15 @@ class Block(Composite):
 
     def _sub_layer_arguments(self, name: str) -> dict[str, Any]:
         return {
-            "kernel_initializer": initializer_for(name, self.kernel_initializer),
-            "bias_initializer": initializer_for(name, self.bias_initializer),
+            "kernel_initializer": clone_initializer(self.kernel_initializer, name),
+            "bias_initializer": clone_initializer(self.bias_initializer, name),
             "trainable": self.trainable,
             "dtype": self.dtype_policy,
             "name": name,
         }
 
     def _check_sequence_shape(self, shape: Any, name: str) -> None:
-        """Refuses a shape that the layer cannot be built for."""
+        """Checks that the layer can be built for a shape."""
         check_shape(shape, name)
         width = shape[-1]
         if width % self.num_heads:
@@ -181,3 +182,52 @@ class Block(Composite):
         check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
         if self.position is not None:
             self.position.check_head_dim(width // self.num_heads)
+
+
+class Stack(Block):
+    """N layers of one class and, with pre-norm, a final normalization.
+
+    Args:
+        num_layers: N, the number of layers.
+        intermediate_dim: d_ff, see `Block`.
+        num_heads: h, see `Block`.
+        remat: Whether training recomputes the activations of each layer in the backward pass instead of storing them:
+            less memory for more time, with the same results.
+        **kwargs: Other arguments of `Block`.
+
+    Raises:
+        ValueError: A `num_layers` that is not a positive integer.
+    """
+
+    layer_class: type[Block]
+
+    def __init__(self, num_layers: int, intermediate_dim: int, num_heads: int, remat: bool = False, **kwargs: Any):
+        super().__init__(intermediate_dim, num_heads, **kwargs)
+        self.remat = remat
+        self.num_layers = positive_integer(num_layers, "num_layers")
+        self.layers = [
+            self.layer_class(**{**self.block_config(), **self._sub_layer_arguments(f"layer_{i}")})
+            for i in range(num_layers)
+        ]
+        self.final_norm = self._norm("final_norm") if self.normalize_first else None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_layers": self.num_layers, "remat": self.remat}
+
+    def _build_layers(self, *shapes: Any) -> None:
+        for layer in self.layers:
+            layer.build(*shapes)
+        if self.final_norm is not None:
+            self.final_norm.build(shapes[0])
+
+    def _run_layer(self, layer: Block, *sequences: Any, remat: bool = True, **arguments: Any) -> tuple[Any, ...]:
+        """Calls a layer; with `remat`, training recomputes it unless the caller says that it cannot be."""
+        if self.remat and remat and arguments["training"]:
+            return rematerialize(layer, *sequences, **arguments)
+        return as_tuple(layer(*sequences, **arguments))
+
+    def _weights_shapes(self, *shapes: Any) -> tuple[Any, ...]:
+        return tuple((each,) * self.num_layers for each in self.layers[0]._weights_shapes(*shapes))
+
+    def _finish(self, x: Any) -> Any:
+        return x if self.final_norm is None else self.final_norm(x)

@@ -1,6 +1,6 @@
-"""The keys and values that attention need not compute twice.
+"""Caches of keys and values, for decoding step by step.
 
-Shapes: B batch, S positions held, H heads of keys and values, D and E widths of a head.
+Shapes: B batch, S cached positions, H heads of keys and values, D and E widths of a head.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from keras_attention.layers.arguments import concrete_integer
 
 
 class KeyValueCache(NamedTuple):
-    """Projected keys and values of the positions seen so far; it grows with each `update`.
+    """Projected keys and values of the positions so far, which grows with each `update`.
 
     Attributes:
         key: (B, H, S, D).
@@ -28,15 +28,15 @@ class KeyValueCache(NamedTuple):
 
     @property
     def length(self) -> Any:
-        """S, the number of positions held."""
+        """S, the number of cached positions."""
         return ops.shape(self.key)[2]
 
     def update(self, key: Any, value: Any) -> "KeyValueCache":
-        """These positions followed by the next ones.
+        """Appends positions.
 
         Args:
-            key: Keys of the next positions (B, H, n, D).
-            value: Their values (B, H, n, E).
+            key: Keys of the new positions (B, H, n, D).
+            value: Values of the new positions (B, H, n, E).
 
         Returns:
             A new cache; this one is unchanged.
@@ -52,13 +52,13 @@ class KeyValueCache(NamedTuple):
         )
 
     def reorder(self, rows: Any) -> "KeyValueCache":
-        """The cache of other rows of the batch, as a beam search chooses them.
+        """Selects rows of the batch, as a beam search does.
 
         Args:
-            rows: Indices (B',) of rows, in any order and any number.
+            rows: Indices of rows (B',), in any order.
 
         Returns:
-            A new cache with the batch B'.
+            A new cache with the batch size B'.
 
         Example:
             >>> one = ops.reshape(ops.arange(2), (2, 1, 1, 1))
@@ -68,21 +68,20 @@ class KeyValueCache(NamedTuple):
         return KeyValueCache(ops.take(self.key, rows, axis=0), ops.take(self.value, rows, axis=0))
 
     def filled(self) -> Any:
-        """Which positions hold something: None, since all do."""
+        """Mask of the positions in use: None, since all are."""
         return None
 
 
 class FixedKeyValueCache(NamedTuple):
-    """The same in storage of a fixed size, so that no shape changes while a sequence grows.
+    """Projected keys and values in storage of a fixed size, so that a compiled loop (`jax.jit`, XLA) compiles once.
 
-    A compiled loop (`jax.jit`, XLA) then compiles once. An update past the capacity raises where the length
-    is known; inside a compiled function, where nothing can be raised, it fills the cache with NaN. It is for decoding:
-    TensorFlow has no gradient of an update in place, so train through a `KeyValueCache`.
+    An update past the capacity raises where the length is known; a compiled function, which cannot raise, fills the
+    cache with NaN. TensorFlow has no gradient of an update in place: for training, use a `KeyValueCache`.
 
     Attributes:
         key: (B, H, capacity, D).
         value: (B, H, capacity, E).
-        length: S, a scalar int32.
+        length: S, the number of cached positions, a scalar int32.
 
     Example:
         >>> cache = FixedKeyValueCache(ops.zeros((2, 3, 8, 5)), ops.zeros((2, 3, 8, 5)), ops.zeros((), "int32"))
@@ -96,11 +95,11 @@ class FixedKeyValueCache(NamedTuple):
     length: Any
 
     def update(self, key: Any, value: Any) -> "FixedKeyValueCache":
-        """These positions followed by the next ones.
+        """Appends positions.
 
         Args:
-            key: Keys of the next positions (B, H, n, D).
-            value: Their values (B, H, n, E).
+            key: Keys of the new positions (B, H, n, D).
+            value: Values of the new positions (B, H, n, E).
 
         Returns:
             A new cache; this one is unchanged.
@@ -126,41 +125,25 @@ class FixedKeyValueCache(NamedTuple):
         )
 
     def reorder(self, rows: Any) -> "FixedKeyValueCache":
-        """The cache of other rows of the batch, as a beam search chooses them.
+        """Selects rows of the batch, as a beam search does.
 
         Args:
-            rows: Indices (B',) of rows, in any order and any number.
+            rows: Indices of rows (B',), in any order.
 
         Returns:
-            A new cache with the batch B'.
+            A new cache with the batch size B'.
         """
         return FixedKeyValueCache(ops.take(self.key, rows, axis=0), ops.take(self.value, rows, axis=0), self.length)
 
     def filled(self) -> Any:
-        """Which positions hold something, a mask (capacity,)."""
+        """Mask of the positions in use (capacity,)."""
         return ops.arange(ops.shape(self.key)[2], dtype="int32") < self.length
 
 
 def empty_cache(
     batch_size: Any, heads: int, key_dim: int, value_dim: int, capacity: int | None = None, dtype: str | None = None
 ) -> KeyValueCache | FixedKeyValueCache:
-    """A cache before the first position.
-
-    Args:
-        batch_size: B.
-        heads: H, of keys and values.
-        key_dim: D.
-        value_dim: E.
-        capacity: Positions that it will hold at most; None for a cache that grows.
-        dtype: Of keys and values.
-
-    Returns:
-        A `KeyValueCache`, or a `FixedKeyValueCache` where a capacity is given.
-
-    Example:
-        >>> print(empty_cache(2, heads=3, key_dim=5, value_dim=7).value.shape)
-        (2, 3, 0, 7)
-    """
+    """Creates a cache without positions; with a `capacity`, a `FixedKeyValueCache`."""
     key = ops.zeros((batch_size, heads, capacity or 0, key_dim), dtype)
     value = ops.zeros((batch_size, heads, capacity or 0, value_dim), dtype)
     return KeyValueCache(key, value) if capacity is None else FixedKeyValueCache(key, value, ops.zeros((), "int32"))

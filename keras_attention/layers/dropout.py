@@ -1,40 +1,27 @@
-"""Dropout for a quarter of the random numbers."""
+"""Dropout with a quarter of the random numbers."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-# One of these numbers is a byte: four of them fit into one random number of 32 bits.
+# A random byte decides about each value; a random number of 32 bits holds four of them.
 STEPS = 256
 
 
 class Dropout(keras.layers.Dropout):
-    """Keras' layer, with random bytes on TensorFlow, where drawing random numbers is most of its work.
+    """`keras.layers.Dropout` with random bytes on TensorFlow, where generating random numbers takes most of its time.
 
-    Each value is dropped with the probability `rate`: its multiple of 1/256 is rounded up or down at random, anew in
-    each call. Rates below 1/256 or above 255/256 are Keras' own, and so is the whole layer on JAX and torch.
-
-    Example:
-        >>> y = Dropout(0.25, seed=1)(keras.ops.ones((1000, 7)), training=True)
-        >>> sorted({round(float(value), 3) for value in keras.ops.convert_to_numpy(y).flat})
-        [0.0, 1.333]
+    Each value is dropped with probability `rate`: the threshold, a multiple of 1/256, is rounded up or down at random
+    in each call. Rates below 1/256 or above 255/256, and the JAX and torch backends, use Keras' implementation.
 
     Source: Srivastava et al. 2014.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drops.
-
-        Args:
-            inputs: Any shape.
-            training: Whether to drop at all.
-
-        Returns:
-            Of the same shape.
-        """
-        plain = self.noise_shape is not None or not 1 <= self.rate * STEPS <= STEPS - 1
-        if plain or not training or keras.config.backend() != "tensorflow":
+        """Sets a share `rate` of the inputs, of any shape, to zero in training."""
+        is_keras = self.noise_shape is not None or not 1 <= self.rate * STEPS <= STEPS - 1
+        if is_keras or not training or keras.config.backend() != "tensorflow":
             return super().call(inputs, training=training)
         size = ops.size(inputs)
         draws = keras.random.randint((size // 4 + 2, 1), -(2**31), 2**31 - 1, seed=self.seed_generator)

@@ -1,4 +1,4 @@
-"""Token embedding whose matrix also makes the logits.
+"""Token embedding with a tied output projection.
 
 Shapes: B batch, T length, M model width, V vocabulary.
 """
@@ -8,22 +8,23 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.adaptation import QuantizableSubclass
 from keras_attention.layers.arguments import positive_integer
+from keras_attention.layers.composite import QuantizableSubclass
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
-    """x_t = E[id_t]; in reverse, logits = x Eᵀ.
+    """Token embedding x_t = E[id_t]; in reverse, logits = x Eᵀ.
 
-    E starts normal with deviation 1/√M, so that embeddings scaled by √M and logits both have unit size.
+    E is initialized from a normal distribution with standard deviation 1/√M, so that embeddings scaled by √M and logits
+    both have unit variance.
 
     Args:
-        vocabulary_size: V.
-        hidden_dim: M.
-        mask_zero: Whether id 0 is padding: the output then carries an implicit mask.
-        embeddings_initializer: Of E.
-        **kwargs: See `keras.layers.ReversibleEmbedding`.
+        vocabulary_size: V, the number of tokens.
+        hidden_dim: M, the width of the embeddings.
+        mask_zero: Whether id 0 is padding: the output then has an implicit mask.
+        embeddings_initializer: Initializer for E.
+        **kwargs: Arguments of `keras.layers.ReversibleEmbedding`.
 
     Raises:
         ValueError: A size that is not a positive integer.
@@ -59,12 +60,12 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         self.supports_masking = True
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
-        """Looks vectors up, or multiplies by all of them.
+        """Embeds token ids, or computes logits.
 
         Args:
             inputs: Token ids (B, T), integers or, as from a `keras.Input` without a dtype, whole numbers in float32 or
                 float64; in reverse, vectors (B, T, M).
-            reverse: Whether to make logits.
+            reverse: Whether to compute logits.
 
         Returns:
             Vectors (B, T, M); in reverse, logits (B, T, V).
@@ -87,7 +88,7 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         return tuple(super().compute_output_shape(input_shape, reverse))
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        # Keras' layer makes the mask while it looks vectors up: not for symbolic ids, and not once it is quantized.
+        # Keras sets the mask in `call`, which leaves out symbolic ids and quantized layers.
         return ops.not_equal(inputs, 0) if self.mask_zero and not self._may_be_vectors(inputs) else None
 
     def quantized_call(self, inputs: Any, reverse: bool = False) -> Any:
@@ -95,8 +96,8 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
         if not (reverse and self.lora_enabled):
             return outputs
         # Keras leaves the adapter out of the logits: x (A B)ᵀ.
-        thin = ops.matmul(ops.cast(inputs, "float32"), ops.transpose(self.lora_embeddings_b))  # (B, T, r)
-        change = ops.matmul(thin, ops.transpose(self.lora_embeddings_a)) * (self.lora_alpha / self.lora_rank)
+        low_rank = ops.matmul(ops.cast(inputs, "float32"), ops.transpose(self.lora_embeddings_b))  # (B, T, r)
+        change = ops.matmul(low_rank, ops.transpose(self.lora_embeddings_a)) * (self.lora_alpha / self.lora_rank)
         return ops.cast(ops.add(outputs, change), self.compute_dtype)  # (B, T, V)
 
     def get_config(self) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
     def _check_inputs(self, inputs: Any, reverse: bool) -> None:
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         if dtype == "string":
-            raise TypeError("`inputs` are token ids, which a tokenizer makes of text. Received: inputs.dtype=string")
+            raise TypeError("`inputs` are token ids, to which a tokenizer converts text. Received: inputs.dtype=string")
         if reverse:
             self._check_vectors(inputs.shape)
         elif "int" not in dtype and (
@@ -120,7 +121,7 @@ class TokenEmbedding(QuantizableSubclass, keras.layers.ReversibleEmbedding):
             )
 
     def _may_be_vectors(self, inputs: Any) -> bool:
-        """Whether inputs have the dtype and the width of the vectors that the layer takes in reverse."""
+        """Whether inputs have the dtype and the width of vectors for `reverse`."""
         return "int" not in keras.backend.standardize_dtype(inputs.dtype) and inputs.shape[-1] == self.output_dim
 
     def _check_vectors(self, shape: Any) -> None:

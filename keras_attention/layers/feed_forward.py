@@ -8,29 +8,29 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.adaptation import Composite, QuantizableSubclass
-from keras_attention.layers.arguments import initializer_for, positive_integer, probability
+from keras_attention.layers.arguments import clone_initializer, fraction, positive_integer
+from keras_attention.layers.composite import Composite
+from keras_attention.layers.dense import Dense
 from keras_attention.layers.dropout import Dropout
-from keras_attention.layers.input_checks import check_sequence, check_shape
-from keras_attention.ops.product import product
+from keras_attention.layers.inputs import check_sequence, check_shape
 
-# The activation inside each gated variant.
+# The activation function of each gated variant.
 GATED = {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class FeedForward(Composite):
-    """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2, for each position on its own.
+    """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2, applied to each position separately.
 
-    A gated variant multiplies two inner vectors: (silu(x W_1 + b_1) · (x V + c)) W_2 + b_2 is "swiglu".
+    A gated variant multiplies two inner vectors: "swiglu" is (silu(x W_1 + b_1) · (x V + c)) W_2 + b_2.
 
     Args:
         intermediate_dim: d_ff, the inner width.
-        activation: ReLU in the paper; another of Keras' or "glu", "reglu", "geglu", "swiglu".
-        dropout: Dropout on the inner activations (the paper has none there).
-        kernel_initializer: Of W_1 and W_2.
-        bias_initializer: Of b_1 and b_2.
-        **kwargs: `name`, `dtype` and the like.
+        activation: Activation function, ReLU in the paper, or a gated variant: "glu", "reglu", "geglu" or "swiglu".
+        dropout: Dropout rate of the inner activations (the paper has none there).
+        kernel_initializer: Initializer for the kernels W_1, W_2 and V.
+        bias_initializer: Initializer for the biases.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
         ValueError: An `intermediate_dim` that is not a positive integer, or a dropout outside [0, 1).
@@ -55,7 +55,7 @@ class FeedForward(Composite):
         self.supports_masking = True
         self.intermediate_dim = positive_integer(intermediate_dim, "intermediate_dim")
         self.activation = feed_forward_activation(activation)
-        self.dropout = probability(dropout, "dropout")
+        self.dropout = fraction(dropout, "dropout")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
@@ -77,13 +77,13 @@ class FeedForward(Composite):
 
         Args:
             inputs: (B, T, M).
-            training: Whether to drop out.
+            training: Whether to apply dropout.
 
         Returns:
             (B, T, M).
         """
         inputs = check_sequence(inputs, "inputs", None)
-        # As one list of positions, so that a bias and the activation join the product before them.
+        # As rows, so that the backend fuses the bias and the activation with the product.
         x = ops.reshape(inputs, (-1, inputs.shape[-1]))  # (B·T, M)
         inner = self.intermediate_dense(x)  # (B·T, F)
         if self.gate_dense is not None:
@@ -109,53 +109,16 @@ class FeedForward(Composite):
         return Dense(
             units,
             activation=activation,
-            kernel_initializer=initializer_for(name, self.kernel_initializer),
-            bias_initializer=initializer_for(name, self.bias_initializer),
+            kernel_initializer=clone_initializer(self.kernel_initializer, name),
+            bias_initializer=clone_initializer(self.bias_initializer, name),
             trainable=self.trainable,
             dtype=self.dtype_policy,
             name=name,
         )
 
 
-class Dense(QuantizableSubclass, keras.layers.Dense):
-    """y = f(x W + b), Keras' layer for a list of rows, with the gradient of `ops.product`.
-
-    Example:
-        >>> print(Dense(7)(keras.ops.ones((3, 5))).shape)
-        (3, 7)
-    """
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Multiplies.
-
-        Args:
-            inputs: (N, M).
-            training: Unused.
-
-        Returns:
-            (N, F).
-        """
-        y = product(inputs, self.kernel)
-        y = y if self.bias is None else ops.add(y, self.bias)
-        return y if self.activation is None else self.activation(y)
-
-
 def feed_forward_activation(activation: Any) -> Any:
-    """Reads the argument `activation`.
-
-    Args:
-        activation: A name or function that Keras knows, or the name of a gated variant.
-
-    Returns:
-        A function, or the name of a gated variant.
-
-    Raises:
-        ValueError: An unknown name.
-
-    Example:
-        >>> feed_forward_activation("swiglu")
-        'swiglu'
-    """
+    """Returns the activation function, or the name of a gated variant, that the argument `activation` stands for."""
     if isinstance(activation, str) and activation in GATED:
         return activation
     try:
@@ -168,16 +131,5 @@ def feed_forward_activation(activation: Any) -> Any:
 
 
 def serialize_activation(activation: Any) -> Any:
-    """The opposite of `feed_forward_activation`, for a config.
-
-    Args:
-        activation: What that function returned.
-
-    Returns:
-        What it can be called with.
-
-    Example:
-        >>> serialize_activation(feed_forward_activation("relu"))
-        'relu'
-    """
+    """Returns an activation in the form that a config holds."""
     return activation if activation in GATED else keras.activations.serialize(activation)

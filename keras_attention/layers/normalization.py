@@ -1,4 +1,4 @@
-"""The normalisations of a block."""
+"""The normalization of a block: layer normalization or RMS normalization."""
 
 from typing import Any
 
@@ -9,26 +9,13 @@ from keras_attention.ops.normalization import layer_norm
 
 
 class LayerNorm(keras.layers.LayerNormalization):
-    """Keras' layer over the last axis, in fewer passes where the backend does not fuse them.
-
-    JAX compiles all passes into one, and torch has a kernel of its own.
-
-    Example:
-        >>> print(LayerNorm(epsilon=1e-5)(keras.ops.ones((2, 3, 5))).shape)
-        (2, 3, 5)
+    """`keras.layers.LayerNormalization` of the last axis in fewer passes on TensorFlow, which does not fuse them.
 
     Source: Ba et al. 2016.
     """
 
     def call(self, inputs: Any) -> Any:
-        """Normalises.
-
-        Args:
-            inputs: (…, M).
-
-        Returns:
-            (…, M), computed in float32 or wider.
-        """
+        """Normalizes (…, M), computed in float32 or wider."""
         if keras.config.backend() != "tensorflow":
             return super().call(inputs)
         dtype = keras.backend.result_type(inputs.dtype, "float32")
@@ -40,21 +27,7 @@ NORMALIZATIONS = {"layer": LayerNorm, "rms": keras.layers.RMSNormalization}
 
 
 def make_normalization(kind: str, **options: Any) -> keras.layers.Layer:
-    """A layer that normalises the last axis and lets masks through.
-
-    Args:
-        kind: "layer", (x − mean) / √(variance + ε) · γ + β, or "rms", x / √(mean of squares + ε) · γ.
-        **options: `epsilon`, `name`, `dtype`, `trainable`.
-
-    Returns:
-        A layer.
-
-    Example:
-        >>> make_normalization("rms", name="norm").supports_masking
-        True
-
-    Source: Ba et al. 2016; Zhang and Sennrich 2019.
-    """
+    """Creates a normalization of the last axis, "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019)."""
     layer = NORMALIZATIONS[kind](**options)
-    layer.supports_masking = True  # Keras' RMSNormalization says that it loses masks, and it would
+    layer.supports_masking = True  # Keras' RMSNormalization declares no support, and loses them
     return layer

@@ -1,4 +1,4 @@
-"""Position vectors added to the embeddings.
+"""Positional encodings, which are added to the embeddings.
 
 Shapes: B batch, T length, M model width.
 """
@@ -9,20 +9,20 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import concrete_integer, positive_integer, positive_number
-from keras_attention.layers.input_checks import check_sequence, check_shape, start_position
+from keras_attention.layers.inputs import check_sequence, check_shape, start_position
 from keras_attention.layers.shaped_layer import ShapedLayer
 from keras_attention.ops.masks import check_segments_fit, segment_positions
 from keras_attention.ops.positions import sinusoids
 
 
 class AddedPositions(ShapedLayer):
-    """Base: y_t = √M x_t + P(t), with position vectors P that a subclass gives.
+    """Base: y_t = √M x_t + P(t), with position vectors P of a subclass.
 
-    Scaling and adding stand in one layer because `x * 2` and `x + y` on Keras tensors lose the mask.
+    One layer both scales and adds, because `x * 2` and `x + y` of Keras tensors lose the mask.
 
     Args:
-        scale: Whether to multiply by √M, as the paper does; False adds to x as it is.
-        **kwargs: `name`, `dtype` and the like.
+        scale: Whether to multiply the inputs by √M, as in the paper.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
     """
 
     def __init__(self, scale: bool = True, **kwargs: Any):
@@ -38,15 +38,7 @@ class AddedPositions(ShapedLayer):
         return tuple(inputs_shape)
 
     def position_vectors(self, positions: Any, width: int) -> Any:
-        """P(t), for each position.
-
-        Args:
-            positions: Integers (T,) or (B, T).
-            width: M.
-
-        Returns:
-            Float32 (T, M) or (B, T, M).
-        """
+        """P(t) for integer positions (T,) or (B, T): float32 (T, M) or (B, T, M)."""
         raise TypeError(f"{type(self).__name__} must define `position_vectors(positions, width)`")
 
     def call(self, inputs: Any, start_index: Any = 0, segment_ids: Any = None) -> Any:
@@ -55,8 +47,7 @@ class AddedPositions(ShapedLayer):
         Args:
             inputs: Embeddings (B, T, M).
             start_index: Position of the first token, for decoding step by step.
-            segment_ids: Integers (B, T), one number for each of the sequences packed into a row: positions start
-                again in each.
+            segment_ids: Integers (B, T), one number for each sequence of a packed row: positions restart in each.
 
         Returns:
             (B, T, M), in the compute dtype.
@@ -81,15 +72,15 @@ class AddedPositions(ShapedLayer):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class PositionalEncoding(AddedPositions):
-    """y_t = √M x_t + PE(t), with the sinusoids of the paper, for sequences of any length.
+    """Sinusoidal positional encoding: y_t = √M x_t + PE(t), for sequences of any length.
 
-    KerasHub's `SinePositionEncoding` returns PE(t) alone, and adding it loses the mask of x:
-    `x + SinePositionEncoding()(x)` is `PositionalEncoding(scale=False)(x)` here.
+    KerasHub's `SinePositionEncoding` returns only PE(t), and adding it loses the mask of x: instead of
+    `x + SinePositionEncoding()(x)`, use `PositionalEncoding(scale=False)(x)`.
 
     Args:
         max_wavelength: 10000 in the paper.
-        scale: Whether to multiply by √M, as the paper does; False adds to x as it is.
-        **kwargs: `name`, `dtype` and the like.
+        scale: Whether to multiply the inputs by √M, as in the paper.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
         ValueError: A `max_wavelength` that is not above zero.
@@ -115,17 +106,17 @@ class PositionalEncoding(AddedPositions):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class LearnedPositionalEncoding(AddedPositions):
-    """y_t = √M x_t + P_t, with a learned vector for each position up to a largest length.
+    """Learned positional encoding: y_t = √M x_t + P_t, with a vector for each position.
 
     Args:
-        max_length: How many positions there are.
-        embeddings_initializer: Of P; normal with deviation 1/√M by default.
-        scale: Whether to multiply by √M, as the paper does; False adds to x as it is, as BERT does.
-        **kwargs: `name`, `dtype` and the like.
+        max_length: Number of positions.
+        embeddings_initializer: Initializer for P; normal with standard deviation 1/√M by default.
+        scale: Whether to multiply the inputs by √M, as in the paper; BERT does not.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
-        ValueError: A longer input. Inside a compiled function, where its length is not known, the output is NaN
-            past the last position.
+        ValueError: An input longer than `max_length`. Inside a compiled function, where its length is unknown, the
+            output is NaN past the last position.
 
     Example:
         >>> print(LearnedPositionalEncoding(max_length=8)(keras.ops.zeros((2, 3, 4))).shape)
@@ -155,11 +146,11 @@ class LearnedPositionalEncoding(AddedPositions):
             )
         length, start = concrete_integer(inputs.shape[1]), concrete_integer(start_index)
         if getattr(inputs, "is_meta", False):
-            length = None  # torch puts some number where a length is not known yet
+            length = None  # torch substitutes a number for an unknown length
         if segment_ids is None and None not in (length, start) and start + length > self.max_length:
             raise ValueError(
-                f"`inputs` reach past the last learned position: give `max_length` {start + length} or more, or use "
-                f"PositionalEncoding. Received: length={length}, start_index={start}, max_length={self.max_length}"
+                f"`inputs` reach past the last learned position: give `max_length` {start + length} or more, or "
+                f"use PositionalEncoding. Received: length={length}, start_index={start}, max_length={self.max_length}"
             )
         return super().call(inputs, start_index, segment_ids)
 

@@ -14,12 +14,12 @@ from keras_attention.layers.cache import FixedKeyValueCache, KeyValueCache
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MultiHeadSelfAttention(MultiHeadAttention):
-    """Multi-head attention in which query, key and value are the same sequence.
+    """Multi-head attention whose query, key and value are the same sequence.
 
     Args:
         num_heads: h, the number of heads.
-        key_dim: d_k, the width of a head; M / h by default, which must then be whole.
-        **kwargs: See `MultiHeadAttention`.
+        key_dim: d_k, the width of each head; M / h by default, where h must divide M.
+        **kwargs: Other arguments of `MultiHeadAttention`.
 
     Example:
         >>> attention = MultiHeadSelfAttention(num_heads=4)
@@ -55,34 +55,35 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         mask: Any = None,
         x_mask: Any = None,
     ) -> Any:
-        """Attends from each position of x to the cached positions, if any, and to those of x.
+        """Attends from each position of x to those of x, after those of the cache if one is given.
 
         Args:
             x: (B, T, M).
-            padding_mask: Boolean (B, S), True at real tokens; S counts the cached positions too.
-            attention_mask: Boolean (B, T, S), (B, H, T, S), or (T, S) where B is another number than T.
-            return_attention_scores: Also returns the weights (B, H, T, S).
-            training: Whether to drop out.
-            use_causal_mask: A position sees only itself and what is before it.
+            padding_mask: Boolean (B, S), True at real tokens; with a cache, S includes the cached positions.
+            attention_mask: Boolean (B, T, S), (B, H, T, S), or (T, S) where B differs from T.
+            return_attention_scores: Whether to return the attention weights (B, H, T, S) as well.
+            training: Whether to apply dropout.
+            use_causal_mask: Whether a position attends only to itself and the positions before it.
             attention_bias: Added to the scaled scores, broadcastable to (B, H, T, S).
-            segment_ids: Integers (B, T), one number for each of the sequences packed into a row: a position sees
-                its own sequence alone, and positions start again in each.
+            segment_ids: Integers (B, T), one number for each sequence of a packed row: a position attends only to its
+                own sequence, and positions restart in each.
             cache: Keys and values of earlier positions.
-            mask: The implicit mask of x, which Keras fills in; `padding_mask` beats it.
-            x_mask: The same, where x is not the only tensor given.
+            mask: Implicit mask of x, which Keras passes; `padding_mask` has precedence.
+            x_mask: Implicit mask of x, which Keras passes where x is not the only tensor.
 
         Returns:
-            As `MultiHeadAttention`: the output (B, T, M), then the weights, then the cache.
+            The output (B, T, M); or a tuple of the output, the attention weights and the cache, see
+            `MultiHeadAttention`.
 
         Raises:
-            ValueError: A mask of the wrong rank, one that holds other numbers than 0 and 1, or only an implicit mask
-                next to a cache.
+            ValueError: A mask of the wrong rank, a mask of other numbers than 0 and 1, or only an implicit mask with a
+                cache.
         """
         implicit_mask = first_given(mask, x_mask)
         if cache is not None and padding_mask is None and implicit_mask is not None:
             raise ValueError(
-                "The mask that comes with the inputs covers the new positions only. Beside a cache, give the padding "
-                "mask (batch, cached and new positions) as an argument. "
+                "The implicit mask of the inputs covers the new positions only. With a cache, give the padding mask "
+                "(batch, cached and new positions) as an argument. "
                 f"Received: mask.shape={tuple(implicit_mask.shape)}, x.shape={tuple(x.shape)}"
             )
         return super().call(
@@ -110,7 +111,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
             return self.key_dim
         if width % self.num_heads:
             raise ValueError(
-                f"`num_heads` must divide the width of x, or `key_dim` be given. "
+                "`num_heads` must divide the width of x; or give `key_dim`. "
                 f"Received: num_heads={self.num_heads}, width={width}"
             )
         return width // self.num_heads

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import keras
 
-from keras_attention.layers.adaptation import (
+from keras_attention.layers.composite import (
     adapt,
     adaptations,
     enable_lora,
@@ -15,7 +15,7 @@ from keras_attention.layers.adaptation import (
 )
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
-from keras_attention.ops.cached_attention import cached_attention
+from keras_attention.ops.attention import cached_attention
 
 
 class ConfiguredModel(keras.Model):

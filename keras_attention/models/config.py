@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from keras_attention.layers.arguments import boolean, positive_integer, positive_number, probability
+from keras_attention.layers.arguments import boolean, fraction, positive_integer, positive_number
 from keras_attention.layers.feed_forward import feed_forward_activation
 
 
@@ -56,7 +56,7 @@ class TransformerConfig:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
             self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
-            self._set(name, probability(getattr(self, name), name))
+            self._set(name, fraction(getattr(self, name), name))
         for name in ("normalize_first", "use_attention_bias", "remat"):
             self._set(name, boolean(getattr(self, name), name))
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))

@@ -11,8 +11,7 @@ from keras import ops
 
 from keras_attention.models.fused_state import DecodingState, append_positions
 from keras_attention.models.fused_weights import FusedLayer, Matrix, norm_function
-from keras_attention.ops.attention import MASKED_SCORE
-from keras_attention.ops.cached_attention import cached_attention
+from keras_attention.ops.attention import MASKED_SCORE, cached_attention
 
 
 class FusedDecoder:

@@ -2,8 +2,8 @@
 
 from keras_attention.ops.attention import dot_product_attention, fused_attention, masked_softmax
 from keras_attention.ops.blockwise import blockwise_attention
-from keras_attention.ops.mask_values import as_mask
 from keras_attention.ops.masks import (
+    as_mask,
     causal_mask,
     check_mask_fits,
     check_segments_fit,

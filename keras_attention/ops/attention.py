@@ -1,12 +1,12 @@
 """Scaled dot-product attention as a pure function of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_attention.ops.mask_values import as_mask
+from keras_attention.ops.masks import as_mask
 
 MASKED_SCORE = -1e30  # finite instead of -inf, so that a fully masked row does not become 0/0
 
@@ -19,18 +19,18 @@ def dot_product_attention(
     bias: Any = None,
     dropout: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V, for each head on its own.
+    """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V, for each head separately.
 
-    The query is scaled before the product, which therefore stays in the range of float16, and the
-    softmax is taken in float32. A row whose keys are all masked has zero weights and a zero output.
+    The query is scaled before the product, which then stays in the range of float16, and the softmax is computed in
+    float32. A row whose keys are all masked has zero weights and a zero output.
 
     Args:
         query: Q, (B, H, T, D).
-        key: K, (B, G, S, D); G divides H, and H/G query heads in a row share a head of keys and values.
+        key: K, (B, G, S, D); G divides H, and H/G consecutive query heads share a head of keys and values.
         value: V, (B, G, S, E).
         mask: Boolean, broadcastable to (B, H, T, S), True = attend.
         bias: Added to the scaled scores, broadcastable to (B, H, T, S).
-        dropout: Applied to the weights, as in training.
+        dropout: Function applied to the weights, such as a dropout layer in training.
 
     Returns:
         The output (B, H, T, E) and the weights (B, H, T, S) before dropout.
@@ -45,7 +45,7 @@ def dot_product_attention(
     """
     query = ops.multiply(
         query, ops.convert_to_tensor(key.shape[-1] ** -0.5, query.dtype)
-    )  # a cast would start from float32
+    )  # a cast of the scalar would round it to float32 first
     logits = _for_each_head(_scores, query, key)  # (B, H, T, S)
     logits = ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
     if bias is not None:
@@ -56,7 +56,7 @@ def dot_product_attention(
 
 
 def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None) -> Any:
-    """The output of `dot_product_attention` from the backend's flash kernel, which never stores the weights.
+    """The output of `dot_product_attention` from the backend's flash attention kernel, which never stores the weights.
 
     Args:
         query: Q, (B, H, T, D).
@@ -82,27 +82,45 @@ def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: An
     if groups < heads:
         key, value = (ops.repeat(x, heads // groups, axis=1) for x in (key, value))
     mask = None if mask is None else as_mask(mask, "mask")
-    some = None if mask is None else ops.any(mask, axis=-1, keepdims=True)
+    has_keys = None if mask is None else ops.any(mask, axis=-1, keepdims=True)
     output = ops.dot_product_attention(
         *(ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)),
         bias=bias,
-        # A row without a key would be 0/0: it attends to all, and what it gets is thrown away.
-        mask=None if mask is None else ops.logical_or(mask, ops.logical_not(some)),
+        # A row without keys would be 0/0: it attends to all, and its output is set to zero below.
+        mask=None if mask is None else ops.logical_or(mask, ops.logical_not(has_keys)),
         flash_attention=True,
     )
     output = ops.transpose(output, (0, 2, 1, 3))  # (B, H, T, D)
-    return output if some is None else ops.where(some, output, ops.zeros_like(output))
+    return output if has_keys is None else ops.where(has_keys, output, ops.zeros_like(output))
+
+
+def cached_attention(query: Any, memory: Sequence[Any], bias: Any) -> Any:
+    """softmax(Q Kᵀ + bias) V for new tokens, over cached keys and values in one or two parts, without joining them.
+
+    Shapes: query (B, H, K, D), scaled; each part of the memory (2, B, H, n, D), N positions together; bias
+    (B, K or 1, N); the output (B, H, K, D), in the dtype of the query, with a softmax in float32.
+
+    Source: Vaswani et al. 2017, section 3.2.1, equation 1.
+    """
+    scores = [ops.matmul(query, ops.transpose(pair[0], (0, 1, 3, 2))) for pair in memory]  # (B, H, K, n)
+    scores = ops.cast(scores[0] if len(memory) == 1 else ops.concatenate(scores, axis=-1), "float32")
+    weights = ops.cast(masked_softmax(scores + bias[:, None]), query.dtype)  # (B, H, K, N)
+    if len(memory) == 1:
+        return ops.matmul(weights, memory[0][1])
+    older, newer = (pair[1] for pair in memory)
+    length = ops.shape(older)[2]
+    return ops.matmul(weights[..., :length], older) + ops.matmul(weights[..., length:], newer)
 
 
 def masked_softmax(logits: Any, mask: Any = None) -> Any:
-    """Softmax over the last axis among the allowed entries; zeros where none is allowed.
+    """Softmax over the allowed entries of the last axis; zeros where none is allowed.
 
     Args:
-        logits: Float tensor (..., S).
+        logits: Float tensor (…, S).
         mask: Boolean, broadcastable to the logits, True = allowed.
 
     Returns:
-        Weights of the logits' shape; masked entries are exactly zero, and so are their gradients.
+        Weights (…, S); masked entries are exactly zero, and so are their gradients.
 
     Example:
         >>> logits, mask = keras.ops.zeros((2, 2)), keras.ops.array([[True, False], [False, False]])
@@ -113,23 +131,23 @@ def masked_softmax(logits: Any, mask: Any = None) -> Any:
     if mask is not None:
         mask = as_mask(mask, "mask")
         logits = ops.where(mask, logits, ops.cast(MASKED_SCORE, logits.dtype))
-    # Over one key the softmax is 1 whatever the logit, and Keras warns of it.
+    # The softmax over one key is 1, and Keras warns about it.
     weights = ops.ones_like(logits) if logits.shape[-1] == 1 else ops.softmax(logits, axis=-1)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
 
 
 def _scores(query: Any, key: Any) -> Any:
     """Q Kᵀ."""
-    # Without `optimize` Keras has TensorFlow write Kᵀ out, and for the gradient once more.
+    # Without `optimize`, TensorFlow stores a copy of Kᵀ, and another for the gradient.
     return ops.einsum("bhtd,bhsd->bhts", query, key, optimize="greedy")
 
 
 def _for_each_head(product: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
-    """The product of (B, H, T, ·) and (B, G, S, ·): rows of H/G heads, one after the other, meet the same y."""
+    """The product of (B, H, T, ·) and (B, G, S, ·), where H/G consecutive heads share a y."""
     heads, groups = x.shape[1], y.shape[1]
     if groups == heads:
         return product(x, y)
     batch, _, length, width = ops.shape(x)
     rows = ops.reshape(x, (batch, groups, heads // groups * length, width))  # (B, G, H/G·T, ·)
-    found = product(rows, y)
-    return ops.reshape(found, (batch, heads, length, ops.shape(found)[-1]))
+    products = product(rows, y)
+    return ops.reshape(products, (batch, heads, length, ops.shape(products)[-1]))

@@ -1,4 +1,4 @@
-"""Boolean attention masks, True = attend.
+"""Boolean attention masks, True = attend: making, checking and combining them.
 
 Shapes: B batch, T query length, S key length, H heads.
 """
@@ -8,14 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.mask_values import as_mask
-
 
 def causal_mask(query_length: Any, key_length: Any, offset: Any = 0) -> Any:
-    """Lets query position i, standing at `offset + i`, see the keys up to its own position.
+    """Causal mask: the query at position `offset + i` attends to the keys up to that position.
 
-    The offset is the number of keys that were there before the first query (the length of a cache),
-    so that one step of cached decoding (T = 1) sees all of them.
+    The offset is the number of keys before the first query, such as the length of a cache, so that one step of
+    cached decoding (T = 1) attends to all of them.
 
     Args:
         query_length: T, an integer or a scalar tensor.
@@ -39,12 +37,12 @@ def causal_mask(query_length: Any, key_length: Any, offset: Any = 0) -> Any:
 
 
 def window_mask(query_length: Any, key_length: Any, window: int, offset: Any = 0) -> Any:
-    """Lets a query see the keys at a distance below `window`, before and after its own position.
+    """Sliding window: a query attends to the keys at a distance below `window`, before and after its own position.
 
     Args:
         query_length: T, an integer or a scalar tensor.
         key_length: S, an integer or a scalar tensor.
-        window: 1 for the own position alone.
+        window: Size of the window to each side; 1 is only the own position.
         offset: Position of the first query among the keys.
 
     Returns:
@@ -64,11 +62,11 @@ def window_mask(query_length: Any, key_length: Any, window: int, offset: Any = 0
 
 
 def segment_mask(query_segments: Any, key_segments: Any) -> Any:
-    """Keeps the sequences that are packed into one row apart.
+    """Mask of packed sequences: a query attends only to the keys of its own sequence.
 
     Args:
-        query_segments: Integers (B, T), the same for all tokens of a sequence.
-        key_segments: Integers (B, S).
+        query_segments: Segment ids of the queries, integers (B, T), one number for each packed sequence.
+        key_segments: Segment ids of the keys, integers (B, S).
 
     Returns:
         A mask of shape (B, 1, T, S).
@@ -89,10 +87,10 @@ def segment_mask(query_segments: Any, key_segments: Any) -> Any:
 
 
 def segment_positions(segment_ids: Any) -> Any:
-    """Positions that start again at 0 with each of the sequences packed into a row.
+    """Positions in packed rows, which restart at 0 with each sequence.
 
     Args:
-        segment_ids: Integers (B, T); the tokens of a sequence stand together.
+        segment_ids: Integers (B, T); the tokens of a sequence are contiguous.
 
     Returns:
         Integers (B, T).
@@ -115,14 +113,14 @@ def segment_positions(segment_ids: Any) -> Any:
 
 
 def key_mask(padding_mask: Any, name: str = "padding_mask") -> Any:
-    """Turns a padding mask of the keys (B, S) into an attention mask (B, 1, 1, S).
+    """Converts a padding mask of the keys (B, S) to an attention mask (B, 1, 1, S).
 
     Args:
         padding_mask: Boolean (B, S), True at real tokens.
-        name: What the caller calls it, for the message.
+        name: Name of the argument, for the error message.
 
     Returns:
-        The same mask, to be broadcast over heads and queries.
+        The mask, which broadcasts over heads and queries.
 
     Raises:
         TypeError: Floats inside a compiled function, where their values cannot be seen.
@@ -142,13 +140,13 @@ def key_mask(padding_mask: Any, name: str = "padding_mask") -> Any:
 
 
 def query_mask(padding_mask: Any) -> Any:
-    """Turns a padding mask of the queries (B, T) into an attention mask (B, 1, T, 1).
+    """Converts a padding mask of the queries (B, T) to an attention mask (B, 1, T, 1).
 
     Args:
-        padding_mask: Boolean (B, T), True where the query attends to anything.
+        padding_mask: Boolean (B, T), False where the query attends to nothing.
 
     Returns:
-        The same mask, to be broadcast over heads and keys.
+        The mask, which broadcasts over heads and keys.
 
     Raises:
         TypeError: Floats inside a compiled function, where their values cannot be seen.
@@ -162,17 +160,17 @@ def query_mask(padding_mask: Any) -> Any:
 
 
 def pair_mask(attention_mask: Any) -> Any:
-    """Gives an attention mask (B, T, S) or (B, H, T, S) its head axis.
+    """Converts an attention mask (B, T, S) or (B, H, T, S) to four axes.
 
     Args:
-        attention_mask: Boolean, True where the query may see the key; axes of 1 broadcast.
+        attention_mask: Boolean, True where the query attends to the key; axes of size 1 broadcast.
 
     Returns:
         The mask as (B, H or 1, T, S).
 
     Raises:
         TypeError: Floats inside a compiled function, where their values cannot be seen.
-        ValueError: A number other than 0 and 1. Another rank; a (B, S) mask would be taken for (T, S) otherwise.
+        ValueError: A number other than 0 and 1. Another rank, such as a mask (B, S), which would broadcast as (T, S).
 
     Example:
         >>> print(pair_mask(keras.ops.ones((3, 5, 7), dtype="bool")).shape)
@@ -193,30 +191,16 @@ def pair_mask(attention_mask: Any) -> Any:
 
 
 def same_pairs_for_all(attention_mask: Any, batch: Any, queries: Any, keys: Any) -> Any:
-    """Gives an attention mask (T, S) its batch axis, where it cannot be a mask (B, S).
-
-    Args:
-        attention_mask: A mask of any rank.
-        batch: B.
-        queries: T.
-        keys: S.
-
-    Returns:
-        (1, T, S) if the mask is (T, S) and B is another number than T; else the same.
-
-    Example:
-        >>> print(same_pairs_for_all(keras.ops.ones((5, 7)), batch=2, queries=5, keys=7).shape)
-        (1, 5, 7)
-    """
+    """Adds the batch axis to a mask (T, S), where B differs from T so that it cannot be a mask (B, S)."""
     is_one = isinstance(queries, int) and isinstance(keys, int) and tuple(attention_mask.shape) == (queries, keys)
     return attention_mask[None] if is_one and (batch != queries or batch == 1) else attention_mask
 
 
 def combine_masks(*masks: Any) -> Any:
-    """A pair is attended to where every given mask allows it.
+    """Combines masks with a logical and.
 
     Args:
-        *masks: Masks that broadcast together; None counts as all True.
+        *masks: Masks that broadcast against each other; None allows everything.
 
     Returns:
         Their conjunction, or None where all are None.
@@ -235,14 +219,13 @@ def combine_masks(*masks: Any) -> Any:
 
 
 def check_mask_fits(mask: Any, name: str, broadcast: bool = False, **sizes: Any) -> None:
-    """Refuses a mask that does not have the sizes of the inputs.
+    """Checks that a mask has the sizes of the inputs.
 
     Args:
         mask: A tensor.
-        name: What the caller calls it, for the message.
-        broadcast: Whether an axis of size 1 fits too.
-        **sizes: What each of its last axes stands for and the size it should have. Sizes that are not known yet
-            are not looked at.
+        name: Name of the argument, for the error message.
+        broadcast: Whether an axis may have size 1 instead.
+        **sizes: Name and expected size of each of its last axes. Unknown sizes are not checked.
 
     Raises:
         ValueError: A size differs.
@@ -262,11 +245,11 @@ def check_mask_fits(mask: Any, name: str, broadcast: bool = False, **sizes: Any)
 
 
 def check_segments_fit(ids: Any, name: str, batch: Any, length: Any) -> None:
-    """Refuses segment ids of other sizes than those of the inputs.
+    """Checks that segment ids are integers with the batch size and length of the inputs.
 
     Args:
         ids: Integers (B, T).
-        name: What they are, for the message.
+        name: Description of the ids, for the error message.
         batch: B.
         length: T.
 
@@ -280,6 +263,54 @@ def check_segments_fit(ids: Any, name: str, batch: Any, length: Any) -> None:
     check_mask_fits(_segments(ids), name, batch=batch, length=length)
 
 
+def as_mask(mask: Any, name: str) -> Any:
+    """Converts a mask of booleans, or of numbers that are all 0 or 1, to boolean.
+
+    Args:
+        mask: A tensor or array, True or 1 = attend.
+        name: Name of the argument, for the error message.
+
+    Returns:
+        A boolean tensor.
+
+    Raises:
+        TypeError: Text; or floats inside a compiled function, where their values cannot be seen.
+        ValueError: A number other than 0 and 1, such as those of an additive mask. Inside a compiled function
+            TensorFlow raises this for integers when it runs, and JAX treats every other integer as True.
+
+    Example:
+        >>> keras.ops.convert_to_numpy(as_mask(keras.ops.array([1.0, 0.0]), "padding_mask"))
+        array([ True, False])
+    """
+    mask = ops.convert_to_tensor(mask)
+    dtype = keras.backend.standardize_dtype(mask.dtype)
+    if _are_zeros_and_ones(mask, dtype, name) is not None and "int" not in dtype:
+        raise TypeError(
+            f"`{name}` is boolean, True = attend. Whether floats are 0 and 1 cannot be seen inside a compiled "
+            f"function: compare them first, as in mask > 0. Received: {name}.dtype={dtype}"
+        )
+    return ops.cast(mask, "bool")
+
+
+def checked_masks(**masks: Any) -> tuple[list[Any], Any]:
+    """Converts named masks to boolean; `valid` is a scalar for `nan_unless`, or None where no check is left to run."""
+    checked, valid = [], None
+    for name, mask in masks.items():
+        if mask is not None:
+            mask = ops.convert_to_tensor(mask)
+            is_valid = _are_zeros_and_ones(mask, keras.backend.standardize_dtype(mask.dtype), name)
+            if is_valid is not None:
+                valid = is_valid if valid is None else ops.logical_and(valid, is_valid)
+            mask = ops.cast(mask, "bool")
+        checked.append(mask)
+    return checked, valid
+
+
+def nan_unless(valid: Any, x: Any) -> Any:
+    """Returns x, or NaN where a mask was invalid and a compiled program could not raise."""
+    return x if valid is None else ops.where(valid, x, float("nan"))
+
+
 def _segments(ids: Any) -> Any:
     ids = ops.convert_to_tensor(ids)
     dtype = keras.backend.standardize_dtype(ids.dtype)
@@ -288,3 +319,42 @@ def _segments(ids: Any) -> Any:
     if len(ids.shape) != 2:
         raise ValueError(f"Segment ids have shape (batch, length). Received: shape={tuple(ids.shape)}")
     return ops.cast(ids, "int32")
+
+
+def _are_zeros_and_ones(mask: Any, dtype: str, name: str) -> Any:
+    """Returns None for masks of 0 and 1, a scalar boolean while a function is traced, and raises for others."""
+    if dtype == "bool":
+        return None
+    if "int" not in dtype and "float" not in dtype:
+        raise TypeError(f"`{name}` holds booleans, or numbers that are 0 or 1. Received: {name}.dtype={dtype}")
+    valid = ops.all(ops.logical_or(ops.equal(mask, 0), ops.equal(mask, 1)))
+    rule = (
+        f"`{name}` holds booleans, or numbers that are 0 or 1 (1 = attend); numbers to add to the scores, such as 0 "
+        f"and -inf, go to `attention_bias` of MultiHeadAttention. Received: {name}"
+    )
+    known = _known_truth(valid)
+    if known is None:
+        _assert_in_graph(valid, f"{rule} with other numbers")
+        return valid
+    if not known:
+        low, high = (float(reduced(ops.cast(mask, "float32"))) for reduced in (ops.min, ops.max))
+        raise ValueError(f"{rule} with numbers from {low:g} to {high:g}")
+    return None
+
+
+def _known_truth(value: Any) -> bool | None:
+    """The value of a scalar boolean, or None while a function is traced."""
+    if getattr(value, "is_meta", False):  # a torch tensor without values, from shape inference
+        return None
+    try:
+        return bool(value)
+    except TypeError:
+        return None
+
+
+def _assert_in_graph(valid: Any, message: str) -> None:
+    """Adds an assertion to a TensorFlow graph; XLA drops assertions, and other backends have none."""
+    if keras.config.backend() == "tensorflow" and not isinstance(valid, keras.KerasTensor):
+        import tensorflow as tf
+
+        tf.debugging.Assert(valid, [message])

@@ -1,4 +1,4 @@
-"""Which query may see which key, said in a few vectors instead of a number for each pair.
+"""Masks described by a few vectors instead of a number for each pair of a query and a key.
 
 Shapes: B batch, T query length, S key length, H heads.
 """
@@ -11,16 +11,16 @@ from keras_attention.ops.masks import causal_mask, combine_masks, segment_mask, 
 
 
 class VisiblePairs(NamedTuple):
-    """A query sees a key where all that is given here allows it; None allows all.
+    """The pairs of queries and keys that may attend: those that every mask here allows; None allows all.
 
     Attributes:
-        keys: Boolean (B, S), or (S,) where it is the same for all.
-        queries: Boolean (B, T).
-        pairs: Boolean (B or 1, H or 1, T or 1, S or 1).
-        query_segments: Integers (B, T): a query sees keys with the same number alone.
+        keys: Mask of the keys, boolean (B, S), or (S,) for all sequences.
+        queries: Mask of the queries, boolean (B, T).
+        pairs: Mask of pairs, boolean (B or 1, H or 1, T or 1, S or 1).
+        query_segments: Integers (B, T): a query attends only to keys with the same number.
         key_segments: Integers (B, S).
-        is_causal: Whether a query sees the keys up to its own position alone.
-        window: A query sees keys at a distance below this alone.
+        is_causal: Whether a query attends only to the keys up to its own position.
+        window: A query attends only to keys at a distance below this number.
         offset: Position of the first query among the keys.
 
     Example:
@@ -41,19 +41,19 @@ class VisiblePairs(NamedTuple):
     offset: Any = 0
 
     @property
-    def is_by_place(self) -> bool:
+    def differs_by_block(self) -> bool:
         """Whether `keys_of` and `queries_of` differ between blocks."""
         return isinstance(self.offset, int) and (self.is_causal or self.window is not None)
 
     def mask(self, query_length: Any, key_length: Any) -> Any:
-        """The mask of all pairs.
+        """Computes the mask of all pairs.
 
         Args:
             query_length: T.
             key_length: S.
 
         Returns:
-            Boolean, broadcastable to (B, H, T, S), or None where every pair is visible.
+            Boolean, broadcastable to (B, H, T, S), or None where every pair may attend.
         """
         keys, queries = self.keys, self.queries
         lengths = (query_length, key_length)
@@ -67,16 +67,15 @@ class VisiblePairs(NamedTuple):
         )  # (B, H, T, S)
 
     def keys_of(self, first: int, last: int, key_length: int) -> list[tuple[int, int, bool]]:
-        """The ranges of keys that the queries first, …, last - 1 may see.
+        """Ranges of keys that the queries first, …, last - 1 may attend to.
 
         Args:
-            first: An index.
-            last: The index past the end of the block.
+            first: Index of the first query.
+            last: Index after the last query.
             key_length: S.
 
         Returns:
-            Each range as its start, its end, and whether pairs in it may be hidden by more than `keys` and `queries`;
-            a range starts where the one before ends.
+            Consecutive ranges: the start, the end, and whether masks other than `keys` and `queries` apply in it.
 
         Example:
             >>> VisiblePairs(is_causal=True).keys_of(4, 6, 11)
@@ -91,15 +90,15 @@ class VisiblePairs(NamedTuple):
         return self._ranges([(0, key_length, False)], key_length)
 
     def queries_of(self, first: int, last: int, query_length: int) -> list[tuple[int, int, bool]]:
-        """The ranges of queries that may see some of the keys first, …, last - 1.
+        """Ranges of queries that may attend to some of the keys first, …, last - 1.
 
         Args:
-            first: An index.
-            last: The index past the end of the block.
+            first: Index of the first key.
+            last: Index after the last key.
             query_length: T.
 
         Returns:
-            As `keys_of`.
+            Consecutive ranges, see `keys_of`.
 
         Example:
             >>> VisiblePairs(is_causal=True).queries_of(4, 6, 11)
@@ -114,16 +113,16 @@ class VisiblePairs(NamedTuple):
         return self._ranges([(0, query_length, False)], query_length)
 
     def at(self, queries: Any, keys: Any, row: Any, heads: int) -> Any:
-        """The mask of some pairs of a sentence and head, but for `keys` and `queries`.
+        """Computes the mask of some pairs of a sequence and head, without `keys` and `queries`.
 
         Args:
-            queries: Indices, to be broadcast with those of the keys.
-            keys: Indices.
-            row: Number of the sentence times H plus number of the head.
+            queries: Indices of queries, which broadcast against those of the keys.
+            keys: Indices of keys.
+            row: Index of the sequence times H plus index of the head.
             heads: H.
 
         Returns:
-            Boolean, or None where all are visible.
+            Boolean, or None where all may attend.
 
         Example:
             >>> visible = VisiblePairs(is_causal=True)
@@ -132,25 +131,27 @@ class VisiblePairs(NamedTuple):
                    [1, 1]])
         """
         distances = keys - queries - self.offset
-        sentence = row // heads
-        found = [
+        sequence = row // heads
+        masks = [
             distances <= 0 if self.is_causal else None,
             None if self.window is None else ops.abs(distances) < self.window,
         ]
         if self.query_segments is not None:
-            queries_of, keys_of = (ops.take(x, sentence, axis=0) for x in (self.query_segments, self.key_segments))
-            found.append(ops.equal(ops.take(queries_of, queries), ops.take(keys_of, keys)))
+            of_queries, of_keys = (ops.take(x, sequence, axis=0) for x in (self.query_segments, self.key_segments))
+            masks.append(ops.equal(ops.take(of_queries, queries), ops.take(of_keys, keys)))
         if self.pairs is not None:
             index, sizes = 0, ops.shape(self.pairs)
-            for place, size in zip((sentence, row % heads, queries, keys), sizes, strict=True):
-                index = index * size + (0 if isinstance(size, int) and size == 1 else place)
-            found.append(ops.take(ops.reshape(self.pairs, (-1,)), index))
-        return combine_masks(*found)
+            for position, size in zip((sequence, row % heads, queries, keys), sizes, strict=True):
+                index = index * size + (0 if isinstance(size, int) and size == 1 else position)
+            masks.append(ops.take(ops.reshape(self.pairs, (-1,)), index))
+        return combine_masks(*masks)
 
     def _ranges(self, ranges: list[tuple[Any, Any, bool]], length: int) -> list[tuple[int, int, bool]]:
         if self.pairs is not None or self.query_segments is not None:
             ranges = [(ranges[0][0], ranges[-1][1], True)]
         if not isinstance(self.offset, int):
-            ranges = [(0, length, True)]  # else the ranges would be shapes that a compiler does not know
+            ranges = [(0, length, True)]  # the sizes of the ranges must be static
         clipped = [(min(max(start, 0), length), min(max(end, 0), length), hidden) for start, end, hidden in ranges]
-        return [each for each in clipped if each[0] < each[1]] or [(0, 1, True)]  # there is no maximum of nothing
+        return [each for each in clipped if each[0] < each[1]] or [
+            (0, 1, True)
+        ]  # one range at least: an empty maximum is an error

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import integer_or_none, positive_integer, probability
+from keras_attention.layers.arguments import fraction, integer_or_none, positive_integer
 from keras_attention.training.losses import first_largest, gather_labels
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.tokens import share_of_replica, tokens_of, weighted
@@ -82,7 +82,7 @@ class ChunkedTrainer(keras.Model):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.dtype_policy = model.dtype_policy
         self.embedding = model.get_layer("embedding")
-        self.label_smoothing = probability(label_smoothing, "label_smoothing")
+        self.label_smoothing = fraction(label_smoothing, "label_smoothing")
         self.ignore_id = integer_or_none(ignore_id, "ignore_id")
         self.chunk_size = positive_integer(chunk_size, "chunk_size")
         self.accuracy, self.perplexity = MaskedAccuracy(), Perplexity()

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import integer_or_none, probability
+from keras_attention.layers.arguments import fraction, integer_or_none
 from keras_attention.training.tokens import Tokens, share_of_replica, tokens_of, weighted
 
 
@@ -50,7 +50,7 @@ class MaskedCrossEntropy(keras.losses.Loss):
         self, label_smoothing: float = 0.0, ignore_id: int | None = 0, name: str = "masked_cross_entropy", **kwargs: Any
     ):
         super().__init__(name=name, **kwargs)
-        self.label_smoothing = probability(label_smoothing, "label_smoothing")
+        self.label_smoothing = fraction(label_smoothing, "label_smoothing")
         self.ignore_id = integer_or_none(ignore_id, "ignore_id")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:

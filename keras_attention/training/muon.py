@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import positive_integer, positive_number, probability
+from keras_attention.layers.arguments import fraction, positive_integer, positive_number
 from keras_attention.training.schedules import InverseSqrtSchedule
 from keras_attention.training.summed_rows import SummedRows
 
@@ -60,9 +60,9 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
         **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, **{"name": "muon", **kwargs})
-        self.momentum = probability(momentum, "momentum")
-        self.beta_1 = probability(beta_1, "beta_1")
-        self.beta_2 = probability(beta_2, "beta_2")
+        self.momentum = fraction(momentum, "momentum")
+        self.beta_1 = fraction(beta_1, "beta_1")
+        self.beta_2 = fraction(beta_2, "beta_2")
         self.epsilon = positive_number(epsilon, "epsilon")
         self.steps = positive_integer(steps, "steps")
 

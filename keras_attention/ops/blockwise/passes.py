@@ -148,7 +148,7 @@ class BlockPasses:
         key = ops.transpose(_append(key, column))  # (D + 1, S)
 
         results, order = [], ops.convert_to_tensor(0, "int32")
-        for group in groups_of(-(-self.query_length // size), not self.visible.is_by_place):
+        for group in groups_of(-(-self.query_length // size), not self.visible.differs_by_block):
             ranges = self.visible.keys_of(group.begin * size, group.end * size, self.key_length)
             keys = [range_of(key, low, high, group, order) for low, high, _ in ranges]  # (D + 1, C)
             values = [value[low:high] for low, high, _ in ranges]  # (C, E)
@@ -198,7 +198,7 @@ class BlockPasses:
         if "distances" in self.tensors:
             by_distance = (ops.zeros_like(self._distances(row, size, by_keys=True)),)
         results, order = [], ops.convert_to_tensor(0, "int32")
-        for group in groups_of(-(-self.key_length // size), not self.visible.is_by_place):
+        for group in groups_of(-(-self.key_length // size), not self.visible.differs_by_block):
             ranges = self.visible.queries_of(group.begin * size, group.end * size, self.query_length)
             query_slices = [
                 QuerySlices(

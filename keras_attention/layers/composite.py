@@ -1,7 +1,7 @@
-"""Low-rank adapters, quantization and freezing for layers that are made of other layers, and saving all of it.
+"""Layers of layers: LoRA, quantization and freezing of the layers inside, and saving them in the config.
 
-Keras adapts and quantizes a `Dense`, an `EinsumDense` or an `Embedding` once it is built. A layer that holds some of
-them passes the request on, and saves what became of each. It also saves which of its sub-layers are frozen.
+Keras' `Dense`, `EinsumDense` and `Embedding` can be adapted and quantized once they are built. A composite layer does
+so to those inside, and saves which were changed and which of its sub-layers are frozen.
 """
 
 import dataclasses
@@ -17,30 +17,23 @@ from keras_attention.layers.shaped_layer import ShapedLayer
 
 
 class QuantizableSubclass:
-    """Mixin before a layer of Keras': a subclass is quantized as the layer is, where Keras would refuse it."""
+    """Mixin before a Keras layer: its subclass is quantized like that layer, which Keras refuses by default."""
 
     def quantize(self, mode: str | None = None, type_check: bool = False, config: Any = None) -> None:
-        """See the layer.
-
-        Args:
-            mode: "int8", or another that Keras knows.
-            type_check: Unused.
-            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-        """
+        """Quantizes without the check of the class, see `keras.layers.Layer.quantize`."""
         super().quantize(mode, type_check=False, config=config)
 
 
 class Composite(ShapedLayer):
-    """Base of the layers that hold other layers.
+    """Base of layers that hold other layers.
 
-    The config names the matrices that were changed and the sub-layers that were frozen one by one, and a layer made
-    from it is changed alike once it is built: in a `.keras` file, before the weights are filled in.
+    The config lists the adapted and quantized matrices and the frozen sub-layers. A layer created from it is changed in
+    the same way once it is built; when a `.keras` file is loaded, before the weights are set.
 
-    A subclass makes each of its sub-layers with `trainable=self.trainable`: Keras' setter reaches only those that
-    exist already.
+    A subclass creates its sub-layers with `trainable=self.trainable`, since Keras' setter reaches only existing ones.
     """
 
-    _changes: "_Changes | None" = None  # to make once the layer is built
+    _changes: "_Changes | None" = None  # applied once the layer is built
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         layer = super().__new__(cls, *args, **kwargs)
@@ -49,9 +42,9 @@ class Composite(ShapedLayer):
         @functools.wraps(build)
         def build_and_change(*args: Any, **kwargs: Any) -> None:
             build(*args, **kwargs)
-            layer._make_changes()
+            layer._apply_changes()
 
-        layer.build = build_and_change  # as Keras wraps it: around all that a subclass of a subclass builds
+        layer.build = build_and_change  # wrapped like Keras does, after the `build` of any subclass
         return layer
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -63,27 +56,27 @@ class Composite(ShapedLayer):
             self._changes = _Changes(self._changes.adaptations, {})
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
-        """Freezes the layer and trains a product of two thin matrices beside each matrix inside.
+        """Freezes the layer and adds a trainable low-rank adapter to each matrix inside.
 
         Args:
-            rank: Width of the thin matrices.
-            lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
-            pattern: Regular expression that the path of a matrix within this layer must match, such as "query|value".
+            rank: Rank of the adapters.
+            lora_alpha: Adapters are scaled by `lora_alpha / rank`; `rank` by default.
+            pattern: Regular expression that the path of a matrix in this layer must match, such as "query|value".
 
         Raises:
-            ValueError: The layer is not built, the pattern matches nothing, or a matrix has its thin ones already.
+            ValueError: The layer is not built, the pattern matches nothing, or a matrix has an adapter already.
 
         Source: Hu et al. 2021 (LoRA), section 4.
         """
         enable_lora(self, rank, lora_alpha, pattern)
 
     def quantize(self, mode: str | None = None, config: Any = None, **options: Any) -> None:
-        """Keeps the matrices inside in fewer bits, with a scale for each column.
+        """Quantizes the matrices inside, with a scale for each column.
 
         Args:
-            mode: "int8", or another that the layers of Keras know.
-            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-            **options: See the `quantize` of those layers.
+            mode: "int8", or another mode of Keras' layers.
+            config: A `keras.quantizers.QuantizationConfig`, with more options than a mode.
+            **options: Other arguments of the `quantize` of those layers.
 
         Raises:
             ValueError: The layer is not built, or is quantized already.
@@ -107,11 +100,11 @@ class Composite(ShapedLayer):
         changes, self._changes = self._changes, None
         super().build_from_config(config)
         self._changes = changes
-        self._make_changes()
-        if "adaptations" in config:  # a file by version 0.1
+        self._apply_changes()
+        if "adaptations" in config:  # the format of version 0.1
             adapt(self, config["adaptations"])
 
-    def _make_changes(self) -> None:
+    def _apply_changes(self) -> None:
         changes, self._changes = self._changes, None
         if changes is not None:
             adapt(self, changes.adaptations, changes.trainable_flags)
@@ -119,29 +112,14 @@ class Composite(ShapedLayer):
 
 @dataclasses.dataclass(frozen=True)
 class _Changes:
-    """What a layer differs in from another that was just made with its arguments."""
+    """Differences of a layer from one newly created with its arguments."""
 
     adaptations: dict[str, dict[str, Any]]
     trainable_flags: dict[str, bool]
 
 
 def matrices_within(layer: Any, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """The layers inside a layer or model that Keras can adapt and quantize.
-
-    Args:
-        layer: A layer or model.
-        path: Put before the names.
-
-    Yields:
-        The names on the way to each, joined by slashes, and the layer.
-
-    Example:
-        >>> from keras_attention import FeedForward
-        >>> network = FeedForward(8)
-        >>> network.build((None, None, 4))
-        >>> [path for path, _ in matrices_within(network)]
-        ['intermediate', 'output']
-    """
+    """Yields the layers inside that can be adapted and quantized, each with its path."""
     for child in _children(layer):
         inside = f"{path}{child.name}"
         if hasattr(child, "enable_lora") and not isinstance(child, Composite):
@@ -151,26 +129,9 @@ def matrices_within(layer: Any, path: str = "") -> Iterator[tuple[str, keras.lay
 
 
 def enable_lora(layer: Any, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
-    """Freezes a layer or model and trains a product of two thin matrices beside each matrix inside.
+    """Freezes a layer or model and adds low-rank adapters to the matrices inside, see `Composite.enable_lora`.
 
-    A `.keras` file holds the sums, as with Keras' own layers: what is loaded has thin matrices of zero.
-
-    Args:
-        layer: A built layer or model.
-        rank: Width of the thin matrices.
-        lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
-        pattern: Regular expression that the path of a matrix within the layer must match.
-
-    Raises:
-        ValueError: The layer is not built, the pattern matches nothing, or a matrix has its thin ones already.
-
-    Example:
-        >>> from keras_attention import FeedForward
-        >>> network = FeedForward(8)
-        >>> network.build((None, None, 4))
-        >>> enable_lora(network, rank=2, pattern="output")
-        >>> [weight.name for weight in network.trainable_weights]
-        ['lora_kernel_a', 'lora_kernel_b']
+    As with Keras' own layers, a `.keras` file holds the merged matrices; a loaded model has adapters of zero.
     """
     positive_integer(rank, "rank")
     if lora_alpha is not None:
@@ -191,15 +152,8 @@ def enable_lora(layer: Any, rank: int, lora_alpha: float | None = None, pattern:
 
 
 def adaptations(layer: Any) -> dict[str, dict[str, Any]]:
-    """What became of the matrices inside a layer or model since it was built.
-
-    Args:
-        layer: A layer or model.
-
-    Returns:
-        For each changed matrix, by its path: the rank and scale of its adapter and its quantization.
-    """
-    found = {}
+    """Returns the adapter and quantization of each changed matrix in a layer or model, by path."""
+    changes = {}
     for path, matrix in matrices_within(layer):
         change = {
             "lora_rank": matrix.lora_rank,
@@ -207,56 +161,26 @@ def adaptations(layer: Any) -> dict[str, dict[str, Any]]:
             "quantization": matrix.quantization_mode,
         }
         if any(value is not None for value in change.values()):
-            found[path] = change
-    return found
+            changes[path] = change
+    return changes
 
 
 def set_trainable(layer: Any, value: bool) -> None:
-    """Freezes or unfreezes a layer or model and everything inside.
+    """Freezes or unfreezes a layer or model and all layers inside.
 
-    With TensorFlow, Keras' own `layer.trainable = True` does nothing where the layer is trainable itself and only some
-    of what it holds is frozen.
-
-    Args:
-        layer: A layer or model.
-        value: Whether it is trained.
-
-    Example:
-        >>> from keras_attention import FeedForward
-        >>> network = FeedForward(8)
-        >>> network.build((None, None, 4))
-        >>> network.output_dense.trainable = False
-        >>> set_trainable(network, True)
-        >>> len(network.trainable_weights)
-        4
+    With TensorFlow, Keras' `layer.trainable = True` has no effect on frozen sub-layers of a trainable layer.
     """
     for each in (layer, *(child for _, child in _sub_layers(layer))):
         keras.layers.Layer.trainable.fset(each, value)
 
 
 def trainable_flags(layer: Any, path: str = "") -> dict[str, bool]:
-    """Which sub-layers and weights inside a layer or model are frozen, where what holds them is not, or the reverse.
-
-    Args:
-        layer: A layer or model.
-        path: Put before the names.
-
-    Returns:
-        The attribute `trainable` of each, by its path. Of a matrix with an adapter, all weights are named.
-
-    Example:
-        >>> from keras_attention import FeedForward
-        >>> network = FeedForward(8)
-        >>> network.build((None, None, 4))
-        >>> network.output_dense.trainable = False
-        >>> trainable_flags(network)
-        {'output': False}
-    """
+    """Returns the `trainable` of sub-layers and weights that differs from that of their parent, by path."""
     flags = {}
     for child in _children(layer):
         inside = f"{path}{child.name}"
         if child.built and not child.weights:
-            continue  # dropout, say, whose name is not the same in a copy
+            continue  # such as dropout, whose name differs in a copy
         if child.trainable != layer.trainable:
             flags[inside] = child.trainable
         flags.update(trainable_flags(child, f"{inside}/"))
@@ -267,13 +191,7 @@ def trainable_flags(layer: Any, path: str = "") -> dict[str, bool]:
 
 
 def adapt(layer: Any, changes: dict[str, dict[str, Any]], flags: dict[str, bool] | None = None) -> None:
-    """Does to a layer or model what `adaptations` and `trainable_flags` found in another.
-
-    Args:
-        layer: A built layer or model.
-        changes: From `adaptations`.
-        flags: From `trainable_flags`; None, in old files, leaves nothing but the adapters to train.
-    """
+    """Applies `adaptations` and `trainable_flags` of another layer; flags of None, in old files, train the adapters."""
     for path, child in _sub_layers(layer):
         if path in (flags or {}):
             child.trainable = flags[path]
@@ -291,12 +209,12 @@ def adapt(layer: Any, changes: dict[str, dict[str, Any]], flags: dict[str, bool]
 
 
 def _freeze_all_but_adapters(layer: Any) -> None:
-    for weight in layer.weights:  # a frozen layer may hold one that trains, which `trainable_weights` leaves out
+    for weight in layer.weights:  # `trainable_weights` of a frozen layer leaves out a trainable layer inside
         weight.trainable = weight.trainable and weight.name.startswith("lora_")
 
 
 def _sub_layers(layer: Any, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """All layers inside, each after what holds it, with its path."""
+    """Yields all layers inside with their paths, parents first."""
     for child in _children(layer):
         inside = f"{path}{child.name}"
         yield inside, child
@@ -304,7 +222,7 @@ def _sub_layers(layer: Any, path: str = "") -> Iterator[tuple[str, keras.layers.
 
 
 def _own_weights(layer: Any) -> list[Any]:
-    """Those that no layer inside holds."""
+    """Weights of the layer itself, without those of layers inside."""
     inside = {id(weight) for child in _children(layer) for weight in child.weights}
     return [weight for weight in layer.weights if id(weight) not in inside]
 
@@ -314,7 +232,7 @@ def _children(layer: Any) -> Iterator[keras.layers.Layer]:
         yield from layer.layers
         return
     attributes = dict(vars(layer))
-    if hasattr(layer, "named_children"):  # torch keeps the layers among the attributes in a place of its own
+    if hasattr(layer, "named_children"):  # torch stores child modules separately
         attributes.update(layer.named_children())
     for name, value in attributes.items():
         if not name.startswith("_"):

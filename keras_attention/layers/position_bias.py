@@ -1,9 +1,9 @@
-"""Where positions enter attention itself: the values of the argument `position` of the attention layers.
+"""Positions inside attention: strategies for the argument `position`, and the bias that they and a caller add.
 
 Shapes: B batch, T query length, S key length, H heads, D head width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -13,38 +13,26 @@ from keras_attention.ops.positions import alibi_slopes, distance_buckets, rotate
 
 
 class AttentionPosition(keras.layers.Layer):
-    """Base: turns queries and keys, or adds to the scores, by position. This one does neither."""
+    """Base: rotates queries and keys, or adds to the scores, by position. This class does neither."""
 
     def build(self, heads_shape: Any) -> None:
-        """Args: heads_shape: that of the queries, (B, H, T, D)."""
+        """Builds for queries of shape (B, H, T, D)."""
 
     def check_head_dim(self, head_dim: int) -> None:
-        """Refuses a width that this strategy has no use for.
+        """Checks that the strategy supports heads of width D."""
 
-        Args:
-            head_dim: D.
-        """
-
-    def turn(self, x: Any, positions: Any) -> Any:
-        """What to compare in place of these queries or keys.
-
-        Args:
-            x: (B, H, T, D).
-            positions: Of the T vectors, (T,) or (B, T).
-
-        Returns:
-            (B, H, T, D).
-        """
+    def rotate(self, x: Any, positions: Any) -> Any:
+        """Encodes the positions, (T,) or (B, T), in queries or keys (B, H, T, D)."""
         return x
 
     def bias(self, query_positions: Any, key_positions: Any) -> Any:
-        """What to add to the scaled scores.
+        """Bias of the scaled scores, for positions (T,) or (B, T) and (S,) or (B, S).
 
-        A strategy may say this instead of `bias_of_distance`; attention then keeps a number for each pair.
+        A strategy may define this method instead of `bias_of_distance`; attention then stores a number for each pair.
 
         Args:
-            query_positions: (T,) or (B, T).
-            key_positions: (S,) or (B, S).
+            query_positions: Positions of the queries, (T,) or (B, T).
+            key_positions: Positions of the keys, (S,) or (B, S).
 
         Returns:
             Float32 or wider, broadcastable to (B, H, T, S), or None.
@@ -55,10 +43,10 @@ class AttentionPosition(keras.layers.Layer):
         return ops.swapaxes(biases, 0, 1)
 
     def bias_of_distance(self, distances: Any) -> Any:
-        """What to add to the scaled scores where it depends on the distance alone.
+        """Bias of the scaled scores where it depends only on the distance.
 
         Args:
-            distances: Position of the key minus that of the query, integers of any shape.
+            distances: Position of the key minus position of the query, integers of any shape.
 
         Returns:
             Float32 or wider, (H, …) for distances (…), or None.
@@ -67,21 +55,21 @@ class AttentionPosition(keras.layers.Layer):
 
     @property
     def is_by_distance(self) -> bool:
-        """Whether `bias` says no more than `bias_of_distance`."""
+        """Whether `bias_of_distance` defines the whole bias."""
         return _is_base(self, "bias")
 
     def get_config(self) -> dict[str, Any]:
-        # What Keras finds out by itself where there is no `get_config` is lost with a policy as `dtype`.
+        # The config that Keras derives where a class defines none loses a policy given as `dtype`.
         return super().get_config()
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RotaryPosition(AttentionPosition):
-    """q_i · k_j depends on i − j: each is rotated by an angle that grows with its position.
+    """Rotary positions: queries and keys are rotated by angles that grow with position, so q_i · k_j depends on i − j.
 
     Args:
         max_wavelength: 10000 in the paper.
-        **kwargs: `name`, `dtype` and the like.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
         ValueError: A `max_wavelength` that is not above zero, or heads of odd width.
@@ -104,10 +92,12 @@ class RotaryPosition(AttentionPosition):
 
     def check_head_dim(self, head_dim: int) -> None:
         if head_dim % 2:
-            raise ValueError(f"RotaryPosition turns pairs, so `key_dim` must be even. Received: key_dim={head_dim}")
+            raise ValueError(f"RotaryPosition rotates pairs, so `key_dim` must be even. Received: key_dim={head_dim}")
 
-    def turn(self, x: Any, positions: Any) -> Any:
+    def rotate(self, x: Any, positions: Any) -> Any:
         return rotate(x, positions, self.max_wavelength)
+
+    turn = rotate  # the name in version 0.1
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "max_wavelength": self.max_wavelength}
@@ -115,7 +105,7 @@ class RotaryPosition(AttentionPosition):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class AlibiBias(AttentionPosition):
-    """score_ij − m_h |i − j|: attention falls with distance, at a speed m_h of each head's own.
+    """ALiBi: score_ij − m_h |i − j|, which falls with distance, with a slope m_h for each head.
 
     Example:
         >>> alibi = AlibiBias()
@@ -137,17 +127,17 @@ class AlibiBias(AttentionPosition):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RelativePositionBias(AttentionPosition):
-    """score_ij + b_h(j − i), b learned for each head and bucket of distances.
+    """T5's relative positions: score_ij + b_h(j − i), with a learned b for each head and bucket of distances.
 
     Args:
-        num_buckets: How many numbers each head learns.
-        max_distance: From here on all distances share a bucket.
-        bidirectional: False where attention is causal: all buckets then serve the keys before the query.
-        embeddings_initializer: Of the biases.
-        **kwargs: `name`, `dtype` and the like.
+        num_buckets: Number of biases that each head learns.
+        max_distance: Distances from here on share a bucket.
+        bidirectional: False for causal attention: all buckets are then for the keys before the query.
+        embeddings_initializer: Initializer for the biases.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
-        ValueError: Sizes that are no positive integers, or fewer than four buckets, or a `max_distance` no larger
+        ValueError: A size that is not a positive integer, fewer than four buckets, or a `max_distance` no larger
             than the distances with buckets of their own.
 
     Example:
@@ -197,6 +187,65 @@ class RelativePositionBias(AttentionPosition):
             "bidirectional": self.bidirectional,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
+
+
+def clone_position(position: Any, name: str, trainable: bool = True, **changes: Any) -> Any:
+    """Copies a strategy, a layer or its serialized config, for a layer of its own; None stays None."""
+    if position is None:
+        return None
+    if isinstance(position, dict):
+        position = keras.saving.deserialize_keras_object(position)
+    if isinstance(position, type) or not (hasattr(position, "rotate") and hasattr(position, "bias")):
+        raise TypeError(
+            f"`{name}` is an object such as RotaryPosition(), AlibiBias() or RelativePositionBias(). "
+            f"Received: {name}={position!r}"
+        )
+    copy = type(position).from_config({**position.get_config(), "name": name, **changes})
+    if not trainable:
+        copy.trainable = False
+    return copy
+
+
+class ScoreBias(NamedTuple):
+    """The bias of the caller and that of the positions, before they are added to the scores.
+
+    Attributes:
+        attention_bias: The caller's, broadcastable to (B, H, T, S), or None.
+        position: The strategy of the layer, or None.
+        query_positions: (T,) or (B, T).
+        key_positions: (S,) or (B, S).
+        offset: Position of the first query among the keys, or None where they are packed differently.
+    """
+
+    attention_bias: Any = None
+    position: Any = None
+    query_positions: Any = None
+    key_positions: Any = None
+    offset: Any = None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether terms of each key and each distance define it, without one for each pair."""
+        bias = self.attention_bias
+        by_key = bias is None or len(bias.shape) < 2 or bias.shape[-2] == 1
+        by_distance = self.position is None or (self.offset is not None and self.position.is_by_distance)
+        return by_key and by_distance
+
+    def of_pairs(self) -> Any:
+        """The sum, broadcastable to (B, H, T, S), or None."""
+        by_position = self.position and self.position.bias(self.query_positions, self.key_positions)
+        if self.attention_bias is None or by_position is None:
+            return by_position if self.attention_bias is None else self.attention_bias
+        dtype = keras.backend.result_type(self.attention_bias.dtype, by_position.dtype)
+        return ops.cast(self.attention_bias, dtype) + ops.cast(by_position, dtype)
+
+    def of_distances(self) -> Any:
+        """The bias of each distance j − i, from 1 − T to S − 1, (H, T + S − 1), or None."""
+        if self.position is None:
+            return None
+        queries, keys = (ops.shape(x)[-1] for x in (self.query_positions, self.key_positions))
+        distances = ops.arange(queries + keys - 1, dtype="int32") - (queries - 1)
+        return self.position.bias_of_distance(distances - self.offset)
 
 
 def _distances(query_positions: Any, key_positions: Any) -> Any:
