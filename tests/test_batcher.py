@@ -10,10 +10,10 @@ pytest.importorskip("starlette", reason="needs the extra serving")
 
 import tensorflow as tf
 
-from keras_attention.serving.server.batcher import Batcher
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.signature import Signature
+from keras_attention.server.batcher import Batcher
+from keras_attention.server.errors import RequestError
+from keras_attention.server.limits import Limits
+from keras_attention.server.signature import Signature
 
 pytestmark = pytest.mark.tensorflow
 

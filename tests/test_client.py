@@ -23,9 +23,9 @@ pytest.importorskip("starlette", reason="needs the extra serving")
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from keras_attention.client import GrpcClient, RestClient, ServingError, connect, retries
+from keras_attention.server import Server
 from keras_attention.serving import export
-from keras_attention.serving.client import GrpcClient, RestClient, ServingError, connect, retries
-from keras_attention.serving.server import Server
 
 pytestmark = pytest.mark.tensorflow
 

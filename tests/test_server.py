@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import errno
 import http.client
+import importlib
 import json
 import math
 import os
@@ -39,8 +40,8 @@ from tensorflow_serving.apis import (
 )
 
 from keras_attention.cli import main
-from keras_attention.serving.server import Limits, Server, connections, json_tensors, lifecycle, ports, serve
-from keras_attention.serving.server.hosts import Hosts
+from keras_attention.server import Limits, Server, connections, json_tensors, lifecycle, ports, serve
+from keras_attention.server.hosts import Hosts
 
 pytestmark = pytest.mark.tensorflow
 
@@ -1170,7 +1171,14 @@ def test_the_commands(folder):
 
 def test_the_library_loads_nothing_of_this_before_it_is_asked():
     names = ["grpc", "starlette", "uvicorn", "prometheus_client", "tensorflow_serving"]
-    code = "import sys, keras_attention.serving, keras_attention.serving.client as client; "
+    code = "import sys, keras_attention.serving, keras_attention.client as client; "
     code += f"client.RestClient('http://localhost:1'); print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["server", "client"])
+def test_the_former_module_publishes_the_same_objects(name):
+    former, module = (importlib.import_module(f"keras_attention.{room}") for room in (f"serving.{name}", name))
+    assert former.__all__ == module.__all__
+    assert all(getattr(former, public) is getattr(module, public) for public in module.__all__)

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 pytest.importorskip("starlette", reason="needs the extra serving")
 
-from keras_attention.serving.server.errors import HTTP_STATUS, RequestError
-from keras_attention.serving.server.json_tensors import read_request, write_answer
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.metrics import ROWS, SECONDS, Metrics
-from keras_attention.serving.server.signature import Signature, elements
+from keras_attention.server.errors import HTTP_STATUS, RequestError
+from keras_attention.server.json_tensors import read_request, write_answer
+from keras_attention.server.limits import Limits
+from keras_attention.server.metrics import ROWS, SECONDS, Metrics
+from keras_attention.server.signature import Signature, elements
 
 pytestmark = pytest.mark.tensorflow
 

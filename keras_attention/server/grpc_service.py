@@ -16,9 +16,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.service import Service
-from keras_attention.serving.server.signature import Arrays, elements
+from keras_attention.server.errors import RequestError
+from keras_attention.server.service import Service
+from keras_attention.server.signature import Arrays, elements
 
 # Threads that wait for answers; the model itself runs in one.
 THREADS = 32

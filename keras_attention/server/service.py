@@ -4,12 +4,12 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
-from keras_attention.serving.server.batcher import Batcher
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.metrics import Metrics
-from keras_attention.serving.server.model import LoadedModel
-from keras_attention.serving.server.signature import Arrays, Signature
+from keras_attention.server.batcher import Batcher
+from keras_attention.server.errors import RequestError
+from keras_attention.server.limits import Limits
+from keras_attention.server.metrics import Metrics
+from keras_attention.server.model import LoadedModel
+from keras_attention.server.signature import Arrays, Signature
 
 
 class Service:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.signature import Arrays, Signature
+from keras_attention.server.errors import RequestError
+from keras_attention.server.signature import Arrays, Signature
 
 MOST_LEVELS = 32
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from keras_attention.serving.client.retries import ServingError, ask_again
+from keras_attention.client.retries import ServingError, ask_again
 
 Text = str | bytes
 

@@ -3,9 +3,9 @@
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from keras_attention.serving.client.base import Client
-from keras_attention.serving.client.grpc_client import GrpcClient
-from keras_attention.serving.client.rest_client import RestClient
+from keras_attention.client.base import Client
+from keras_attention.client.grpc_client import GrpcClient
+from keras_attention.client.rest_client import RestClient
 
 FORMS = "http://localhost:8501/v1/models/en-de, or grpc://localhost:8500/en-de"
 

@@ -7,8 +7,8 @@ import ssl
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from keras_attention.serving.client.base import Client
-from keras_attention.serving.client.retries import ServingError
+from keras_attention.client.base import Client
+from keras_attention.client.retries import ServingError
 
 # 429 and 503: the server is busy, the same request may do later.
 PASSING = (429, 503)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from keras_attention.serving.server.errors import RequestError
+from keras_attention.server.errors import RequestError
 
 # Browsers do not guess the type of an answer, show it in no frame and give it to no other site.
 SECURITY_HEADERS = {

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
-from keras_attention.serving.server.errors import HTTP_STATUS, RequestError
-from keras_attention.serving.server.signature import Arrays, Signature, read_signatures
+from keras_attention.server.errors import HTTP_STATUS, RequestError
+from keras_attention.server.signature import Arrays, Signature, read_signatures
 
 CODES = {getattr(tf.errors, name): name for name in HTTP_STATUS}
 WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -92,7 +92,7 @@ class LoadedModel:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        with needed_by("keras_attention.serving.server", "serving", "text"):
+        with needed_by("keras_attention.server", "serving", "text"):
             importlib.import_module("tensorflow_text")  # registers the tokenizer's operations
         self.path = newest_version(folder)
         self.name = os.path.basename(os.path.realpath(folder))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.serving.server.errors import RequestError
+from keras_attention.server.errors import RequestError
 
 Arrays = dict[str, np.ndarray]
 

@@ -3,9 +3,9 @@
 import importlib
 from typing import Any
 
+from keras_attention.client.base import Client
+from keras_attention.client.retries import ServingError
 from keras_attention.extras import needed_by
-from keras_attention.serving.client.base import Client
-from keras_attention.serving.client.retries import ServingError
 
 # A server that starts again is found again within a second.
 OPTIONS = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from keras_attention.serving.server.limits import Limits
+from keras_attention.server.limits import Limits
 
 # Connections that the system holds until they are taken; asyncio may take as many before it serves the first.
 BACKLOG = 256

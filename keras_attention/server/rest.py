@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from keras_attention.serving.server import json_tensors
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.service import Service
-from keras_attention.serving.server.signature import Arrays
+from keras_attention.server import json_tensors
+from keras_attention.server.errors import RequestError
+from keras_attention.server.service import Service
+from keras_attention.server.signature import Arrays
 
 # Bodies that are too large are read up to this many times the limit: a caller that still writes hears no answer.
 READ_ON = 16

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.signature import Arrays, Signature
+from keras_attention.server.errors import RequestError
+from keras_attention.server.limits import Limits
+from keras_attention.server.signature import Arrays, Signature
 
 
 class _Request(NamedTuple):

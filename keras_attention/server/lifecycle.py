@@ -9,14 +9,14 @@ from typing import Any
 
 import uvicorn
 
-from keras_attention.serving.server.connections import BACKLOG, Connections, most_connections
-from keras_attention.serving.server.grpc_service import grpc_server
-from keras_attention.serving.server.hosts import Hosts, guarded
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.model import newest_version
-from keras_attention.serving.server.ports import listen, reserve
-from keras_attention.serving.server.rest import rest_app
-from keras_attention.serving.server.service import Service
+from keras_attention.server.connections import BACKLOG, Connections, most_connections
+from keras_attention.server.grpc_service import grpc_server
+from keras_attention.server.hosts import Hosts, guarded
+from keras_attention.server.limits import Limits
+from keras_attention.server.model import newest_version
+from keras_attention.server.ports import listen, reserve
+from keras_attention.server.rest import rest_app
+from keras_attention.server.service import Service
 
 # Seconds that requests may still take once the server is told to end.
 GRACE = 5
@@ -48,7 +48,7 @@ class Server:
         >>> module, texts = tf.Module(), tf.TensorSpec([None], tf.string, name="source")
         >>> module.upper = tf.function(lambda source: {"text": tf.strings.upper(source)}, input_signature=[texts])
         >>> tf.saved_model.save(module, "saved_models/upper/1", signatures={"serving_default": module.upper})
-        >>> from keras_attention.serving.client import RestClient
+        >>> from keras_attention.client import RestClient
         >>> with Server("saved_models/upper", rest_port=0, grpc_port=0) as server:
         ...     RestClient(server.url, "upper").status()
         {1: 'AVAILABLE'}
