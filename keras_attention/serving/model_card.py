@@ -6,18 +6,16 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_attention import __version__
 from keras_attention.extras import DISTRIBUTION
-
-if TYPE_CHECKING:
-    from keras_attention.serving.translator import Translator
+from keras_attention.serving.translator import Translator
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
 
 
-def model_card(translator: "Translator", name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def model_card(translator: Translator, name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describes a translator: sizes, decoding options, packages, date; and what only the caller knows.
 
     Args:
@@ -64,7 +62,7 @@ def model_card(translator: "Translator", name: str, more: Mapping[str, Any] | No
     return card | more
 
 
-def _sizes(translator: "Translator") -> dict[str, Any]:
+def _sizes(translator: Translator) -> dict[str, Any]:
     """Returns the number of parameters and of pieces, and the sizes in the model's config."""
     config = getattr(translator.model, "config", None)
     return {

@@ -5,71 +5,28 @@ be empty. Strings that leave are valid UTF-8. `truncated` (B,) says of which tex
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from keras_attention.decoding import score as score_pairs
 from keras_attention.serving.reading import read
+from keras_attention.serving.translator import IDS, SOURCE, Translator
 from keras_attention.text import PAD_ID, UNK_ID, SubwordTokenizer
 
-if TYPE_CHECKING:
-    from keras_attention.serving.translator import Translator
-
-SOURCE = tf.TensorSpec([None], tf.string, name="source")
 TARGET = tf.TensorSpec([None], tf.string, name="target")
-IDS = tf.TensorSpec([None, None], tf.int32, name="ids")
 
 
-def translate(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The best translation of each text: the signature `serving_default`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-
-    Returns:
-        `text` (B,), `score` (B,) and `truncated` (B,).
-
-    Example:
-        >>> answer = translate(getfixture("translator"), tf.constant(["abba", ""]))
-        >>> sorted(answer), answer["text"].shape
-        (['score', 'text', 'truncated'], TensorShape([2]))
-    """
-    sources = translator.read(source)
-    found = translator.best(sources.ids)
-    return {
-        "text": translator.texts(found)[:, 0],
-        "score": found.scores[:, 0],
-        "truncated": sources.truncated,
-    }
+def translate(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The best translation of each text: the signature `serving_default`."""
+    return translator.serve(source)
 
 
-def translate_nbest(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
-    """As many translations of each text as there are beams: the signature `translate_nbest`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-
-    Returns:
-        `texts` (B, K) and `scores` (B, K), best first, and `truncated` (B,).
-
-    Example:
-        >>> answer = translate_nbest(getfixture("translator"), tf.constant(["abba", ""]))
-        >>> answer["texts"].shape
-        TensorShape([2, 3])
-    """
-    sources = translator.read(source)
-    found = translator.search(sources.ids, num_return=translator.beam_size)
-    return {
-        "texts": translator.texts(found),
-        "scores": found.scores,
-        "truncated": sources.truncated,
-    }
+def translate_nbest(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+    """As many translations of each text as there are beams: the signature `translate_nbest`."""
+    return translator.serve_nbest(source)
 
 
-def score(translator: "Translator", source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+def score(translator: Translator, source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
     """How probable given translations are: the signature `score`.
 
     Args:
@@ -99,7 +56,7 @@ def score(translator: "Translator", source: tf.Tensor, target: tf.Tensor) -> dic
     }
 
 
-def align(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
+def align(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """The best translation of each text, and where the decoder looked as it wrote it: the signature `align`.
 
     Args:
@@ -128,7 +85,7 @@ def align(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
     }
 
 
-def encode_ids(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
+def encode_ids(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """The token ids that the model reads, for another runtime: the signature `encode_ids`.
 
     Args:
@@ -146,7 +103,7 @@ def encode_ids(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tens
     return {"ids": tokens.ids, "truncated": tokens.truncated}
 
 
-def decode_ids(translator: "Translator", ids: tf.Tensor) -> dict[str, tf.Tensor]:
+def decode_ids(translator: Translator, ids: tf.Tensor) -> dict[str, tf.Tensor]:
     """The text of token ids, from another runtime: the signature `decode_ids`.
 
     Args:

@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from keras_attention.decoding import DecodingOptions, Hypotheses, generate, score
 from keras_attention.decoding.generate import EXTRA_LENGTH
-from keras_attention.serving import signatures
 from keras_attention.serving.reading import Tokens, read
 from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
+
+SOURCE = tf.TensorSpec([None], tf.string, name="source")
+IDS = tf.TensorSpec([None, None], tf.int32, name="ids")
 
 
 class Translator(tf.Module):
@@ -111,14 +113,7 @@ class Translator(tf.Module):
         Raises:
             ValueError: If the model's output is not a number for one of them.
         """
-        found = self.serve(_as_tensor(texts))
-        broken = np.flatnonzero(np.isnan(found["score"].numpy()))
-        if len(broken):
-            raise ValueError(
-                f"The model gives no usable probabilities for texts {broken.tolist()} of a batch of {len(texts)}, "
-                f"such as {texts[broken[0]]!r:.80}: its weights probably hold NaN. Use an earlier checkpoint."
-            )
-        return [text.decode() for text in found["text"].numpy()]
+        return self._translate_batch(texts, self.read(_as_tensor(texts)).ids)
 
     def translate(
         self, texts: Sequence[str | bytes], tokens_per_batch: int = 4096, progress: bool = False
@@ -144,19 +139,34 @@ class Translator(tf.Module):
                 "tokens_per_batch must be 1 or more; a text longer than that gets its own batch. "
                 f"Received: tokens_per_batch={tokens_per_batch}"
             )
-        tokens = self.read(_as_tensor(texts))
-        _warn_of_truncated(tokens.truncated.numpy(), self.max_source_length)
-        batches = list(_batches(tokens.lengths.numpy(), tokens_per_batch))
+        source_ids, lengths, truncated = (tensor.numpy() for tensor in self.read(_as_tensor(texts)))
+        _warn_of_truncated(truncated, self.max_source_length)
+        batches = list(_batches(lengths, tokens_per_batch))
         if cores_are_shared() and len(batches) < 2 * BATCHES_AT_ONCE:  # so few that some cores would wait at the end
             batches = [part for batch in batches for part in _parts(batch)]
+
+        def translate_batch(rows: np.ndarray) -> list[str]:
+            return self._translate_batch([texts[row] for row in rows], source_ids[rows, : lengths[rows].max()])
+
         translations = [""] * len(texts)
-        self.serve.get_concrete_function()  # made in this thread: Keras' settings are those of a thread
+        self._serve_ids.get_concrete_function()  # made in this thread: Keras' settings are those of a thread
         with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
-            found = pool.map(lambda batch: self([texts[place] for place in batch]), batches)
-            for batch in _with_progress(batches, len(texts)) if progress else batches:
-                for place, text in zip(batch, next(found), strict=True):
-                    translations[place] = text
+            results = pool.map(translate_batch, batches)
+            for rows in _with_progress(batches, len(texts)) if progress else batches:
+                for row, translation in zip(rows, next(results), strict=True):
+                    translations[row] = translation
         return translations
+
+    def _translate_batch(self, texts: Sequence[str | bytes], source_ids: tf.Tensor | np.ndarray) -> list[str]:
+        """Returns the best translations of texts, which have the ids (B, S); raises for scores that are NaN."""
+        best = self._serve_ids(source_ids)
+        broken = np.flatnonzero(np.isnan(best["score"].numpy()))
+        if len(broken):
+            raise ValueError(
+                f"The model gives no usable probabilities for texts {broken.tolist()} of a batch of {len(texts)}, "
+                f"such as {texts[broken[0]]!r:.80}: its weights probably hold NaN. Use an earlier checkpoint."
+            )
+        return [text.decode() for text in best["text"].numpy()]
 
     def attention(self, text: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Says where the decoder looks while it writes the best translation of a text.
@@ -178,7 +188,7 @@ class Translator(tf.Module):
             pieces(source_ids.numpy()[0].tolist()),
         )
 
-    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
+    @tf.function(input_signature=[SOURCE], autograph=False)
     def read(self, source: tf.Tensor) -> Tokens:
         """Turns texts into what the model reads, in the graph.
 
@@ -190,9 +200,9 @@ class Translator(tf.Module):
         """
         return read(self.tokenizer, source, self.max_source_length)
 
-    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
+    @tf.function(input_signature=[SOURCE], autograph=False)
     def serve(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Translates in the graph, as the export's signature `serving_default` does.
+        """Translates in the graph: the export's signature `serving_default`.
 
         Args:
             source: Texts (B,).
@@ -201,11 +211,12 @@ class Translator(tf.Module):
             `text` (B,), the best translations; `score` (B,), their scores; `truncated` (B,), whether
             only the beginning of a text was read.
         """
-        return signatures.translate(self, source)
+        sources = self.read(source)
+        return {**self._serve_ids(sources.ids), "truncated": sources.truncated}
 
-    @tf.function(input_signature=[signatures.SOURCE], autograph=False)
+    @tf.function(input_signature=[SOURCE], autograph=False)
     def serve_nbest(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Gives as many translations as there are beams, as the signature `translate_nbest` does.
+        """Gives as many translations as there are beams: the export's signature `translate_nbest`.
 
         Args:
             source: Texts (B,).
@@ -213,9 +224,17 @@ class Translator(tf.Module):
         Returns:
             `texts` (B, K) and `scores` (B, K), best first; `truncated` (B,).
         """
-        return signatures.translate_nbest(self, source)
+        sources = self.read(source)
+        found = self.search(sources.ids, num_return=self.beam_size)
+        return {"texts": self.texts(found), "scores": found.scores, "truncated": sources.truncated}
 
-    @tf.function(input_signature=[signatures.IDS], autograph=False)
+    @tf.function(input_signature=[IDS], autograph=False)
+    def _serve_ids(self, source_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `text` and `score` (B,) of the best translations, from what `read` makes of texts (B, S)."""
+        best = self.best(source_ids)
+        return {"text": self.texts(best)[:, 0], "score": best.scores[:, 0]}
+
+    @tf.function(input_signature=[IDS], autograph=False)
     def best(self, source_ids: tf.Tensor) -> Hypotheses:
         """Searches the best translation: one graph for all signatures that need it, as a server loads each.
 

@@ -2,7 +2,6 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -10,9 +9,7 @@ import tensorflow as tf
 from keras_attention.extras import install_command, is_installed
 from keras_attention.serving.server_files import MAX_BATCH_SIZE
 from keras_attention.serving.signatures import SIGNATURES
-
-if TYPE_CHECKING:
-    from keras_attention.serving.translator import Translator
+from keras_attention.serving.translator import Translator
 
 WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # One caller, a few callers at once, and the fullest batch: memory is then what the model will need.
@@ -20,7 +17,7 @@ BATCH_SIZES = (1, 4, MAX_BATCH_SIZE)
 TEXTS = ("How are you?", "", "Good night, and thank you for everything.")
 
 
-def write_warm_up(path: Path, translator: "Translator") -> None:
+def write_warm_up(path: Path, translator: Translator) -> None:
     """Writes a request for each signature and batch size, where tensorflow-serving-api has the messages for it.
 
     Args:
@@ -45,7 +42,7 @@ def write_warm_up(path: Path, translator: "Translator") -> None:
             writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
 
 
-def _values(translator: "Translator", batch_size: int) -> dict[str, np.ndarray]:
+def _values(translator: Translator, batch_size: int) -> dict[str, np.ndarray]:
     """Returns what a caller may send, for every input by its name."""
     texts = np.resize(np.array([text.encode() for text in TEXTS]), batch_size)  # again and again
     return {"source": texts, "target": texts, "ids": translator.read(tf.constant(texts)).ids.numpy()}
