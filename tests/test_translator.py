@@ -12,7 +12,7 @@ from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_t
 from keras_attention import Transformer
 from keras_attention.decoding import length_penalty
 from keras_attention.serving import Translator
-from keras_attention.serving.reading import read
+from keras_attention.serving.tokenization import tokenize
 
 pytestmark = pytest.mark.tensorflow
 
@@ -216,7 +216,7 @@ def test_texts_at_the_limit_are_whole_and_longer_ones_are_not():
     text = tiny_tokenizer().decode([pieces[:10]])[0]
     assert tiny_tokenizer().encode([text])[0] == pieces[:10]
     for limit, truncated in ((12, False), (11, False), (10, True)):
-        tokens = read(tiny_tokenizer(), tf.constant([text]), limit)
+        tokens = tokenize(tiny_tokenizer(), tf.constant([text]), limit)
         assert tokens.truncated.numpy().tolist() == [truncated]
         assert tokens.ids.numpy().tolist() == [[*pieces[: min(10, limit - 1)], 3]]
         assert tokens.lengths.numpy().tolist() == [min(10, limit - 1) + 1]
@@ -240,17 +240,17 @@ def test_no_more_than_sixteen_characters_for_each_token_are_tokenised(character,
     """Of one byte to four; those that the vocabulary lacks are all one token, which alone would be no limit."""
     seen = []
     tokenizer = tiny_tokenizer()
-    tokenize = tokenizer.tokenize
-    monkeypatch.setattr(tokenizer, "tokenize", lambda texts: seen.extend(texts.numpy()) or tokenize(texts))
+    tokenize_all = tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda texts: seen.extend(texts.numpy()) or tokenize_all(texts))
     texts = [character * 16 * 5, character * (16 * 5 + 1), character * 100_000, (character * 99_999).encode() + b"\xff"]
-    tokens = read(tokenizer, tf.constant(as_bytes(texts)), 5)
+    tokens = tokenize(tokenizer, tf.constant(as_bytes(texts)), 5)
     assert [text.decode() for text in seen] == [texts[0]] * 4
     cut_again = len(tokenizer.encode([texts[0]])[0]) > 4
     assert tokens.truncated.numpy().tolist() == [cut_again, True, True, True]
 
 
 def test_bad_bytes_at_the_cut_are_bad_characters():
-    tokens = read(tiny_tokenizer(), tf.constant([b"\xff" * 16 * 5, b"\xf0\x9f" * 1000, b""]), 5)
+    tokens = tokenize(tiny_tokenizer(), tf.constant([b"\xff" * 16 * 5, b"\xf0\x9f" * 1000, b""]), 5)
     assert tokens.truncated.numpy().tolist() == [False, True, False]
 
 
