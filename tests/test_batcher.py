@@ -183,7 +183,7 @@ def test_closing_answers_what_waits(make, gate):
 
 def test_closing_does_not_wait_for_a_run_without_end(make, gate):
     batcher = make()
-    running = batcher._running[0].answer
+    running = batcher._running[0].response
     batcher.close(grace=0)
     with pytest.raises(RequestError, match="shutting down"):
         running.result(LONG)

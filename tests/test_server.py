@@ -859,7 +859,7 @@ def test_long_answers_take_little_memory():
     numbers = np.random.default_rng(3).random((31, 53, 59), np.float32)
     expected = json.dumps({"outputs": [[[float(str(x)) for x in row] for row in rows] for rows in numbers]}).encode()
     tracemalloc.start()
-    written = json_tensors.write_answer({"alignment": numbers}, by_row=False)
+    written = json_tensors.write_response({"alignment": numbers}, by_row=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert written == expected

@@ -1,4 +1,4 @@
-"""Clients of an exported translator behind TF Serving, or behind `keras-attention serve`."""
+"""Clients of an exported translator that TF Serving or `keras-attention serve` serves."""
 
 from keras_attention.client.base import Alignment, Client, Score, ServingError, Translation
 from keras_attention.client.grpc_client import GrpcClient

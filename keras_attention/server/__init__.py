@@ -1,4 +1,4 @@
-"""A server of an exported model for development; TF Serving is for production."""
+"""A server of an exported model, for development; for production, use TF Serving."""
 
 from keras_attention.extras import needed_by
 

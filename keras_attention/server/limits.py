@@ -1,35 +1,36 @@
-"""How much a server takes."""
+"""The limits of a server."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much a server takes, so that no request takes it down.
+    """The limits of a server, so that no request can take it down.
 
     Args:
-        request_bytes: The most bytes of a request; more is answered with 413, over gRPC with RESOURCE_EXHAUSTED.
-        request_rows: The most texts of a request; more is answered with 400.
-        request_cells: The most texts × source tokens × target tokens of a request, the size of what attention computes;
-            more is answered with 400. It needs the lengths in the model card, so only exported translators have it.
-        queue: The most requests that wait; one more is answered with 503 and may be tried again.
-        deadline: Seconds that a request may take; after that it is answered with 504.
-        batch_rows: Texts up to which requests are joined into one batch.
+        request_bytes: Maximum size of a request in bytes; a larger one gets 413, over gRPC RESOURCE_EXHAUSTED.
+        request_rows: Maximum number of texts of a request; one with more gets 400.
+        request_cells: Maximum of texts × source tokens × target tokens of a request, the size of its attention weights;
+            one with more gets 400. The lengths are those of the model card, so only exported translators have this
+            limit.
+        queue: Maximum number of requests that wait; one more gets 503 and may be sent again.
+        deadline: Maximum duration of a request in seconds; after that it gets 504.
+        batch_rows: Maximum number of texts of the batch into which requests are joined.
         batch_wait: Seconds that the first request of a batch waits for others.
-        connections: The most open connections, of REST and of gRPC each; fewer where the process may not open so many
-            files. One more takes the place of the REST connection that has waited longest without a request.
-        idle: Seconds after which a connection that sends no complete request is closed, or one that does not read its
-            answer.
+        connections: Maximum number of open connections, for REST and gRPC each; fewer if the process may not open that
+            many files. At the limit, a new REST connection replaces the one that has waited longest without a request.
+        idle: Seconds after which a connection is closed that does not send a complete request or does not read its
+            response.
 
     Raises:
-        ValueError: If one of them is not positive.
+        ValueError: If a limit is not positive.
 
     Example:
         >>> Limits(deadline=10).request_rows
         256
     """
 
-    request_bytes: int = 4 * 1024 * 1024  # gRPC's own
+    request_bytes: int = 4 * 1024 * 1024  # gRPC's default
     request_rows: int = 256
     request_cells: int = 4 * 1024 * 1024  # 53 texts of 256 tokens
     queue: int = 512
