@@ -61,7 +61,7 @@ setup(
     python_requires=">=3.11",
     py_modules=["keras_attention_command"],
     packages=find_packages(include=["keras_attention", "keras_attention.*"]),
-    package_data={"keras_attention": ["py.typed", "serving/server/page.html"]},
+    package_data={"keras_attention": ["py.typed", "server/page.html"]},
     install_requires=["keras>=3.15,<4", "tensorflow>=2.21,<2.22", "numpy"],
     extras_require={
         **FEATURES,

@@ -1,7 +1,8 @@
 """The Transformer of "Attention Is All You Need" as Keras layers.
 
 Layers and models are at the top of the package; they and `training` are imported with it. `text`, `decoding`,
-`serving`, `pipeline` and `testing` are imported when they are first used, so that importing the package stays light.
+`serving`, `server`, `client`, `conversion`, `pipeline` and `testing` are imported when they are first used, so that
+importing the package stays light.
 """
 
 import importlib
@@ -41,12 +42,14 @@ if TYPE_CHECKING or not _LOADS_ON_USE:
     from keras_attention.models import CausalTransformer, Transformer, TransformerConfig
 
 _ROOMS = (
+    "client",
     "conversion",
     "decoding",
     "layers",
     "models",
     "ops",
     "pipeline",
+    "server",
     "serving",
     "testing",
     "text",
@@ -73,6 +76,7 @@ __all__ = [
     "TokenEmbedding",
     "Transformer",
     "TransformerConfig",
+    "client",
     "conversion",
     "decoding",
     "explain_masks",
@@ -80,6 +84,7 @@ __all__ = [
     "models",
     "ops",
     "pipeline",
+    "server",
     "serving",
     "testing",
     "text",

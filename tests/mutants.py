@@ -36,7 +36,7 @@ ROOMS = {
     "training": Room(("training/*",), ("schedules", "muon", "fused_adam", "callbacks", "losses", "chunked_loss")),
     # Not what waits for a network: a change there hangs more often than it fails.
     "server": Room(
-        tuple(f"serving/server/{name}.py" for name in ("batcher", "errors", "json_tensors", "limits", "metrics")),
+        tuple(f"server/{name}.py" for name in ("batcher", "errors", "json_tensors", "limits", "metrics")),
         ("server_parts", "batcher"),
     ),
 }

@@ -10,10 +10,10 @@ pytest.importorskip("starlette", reason="needs the extra serving")
 
 import tensorflow as tf
 
-from keras_attention.serving.server.batcher import Batcher
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.signature import Signature
+from keras_attention.server.batcher import Batcher
+from keras_attention.server.errors import RequestError
+from keras_attention.server.limits import Limits
+from keras_attention.server.signature import Signature
 
 pytestmark = pytest.mark.tensorflow
 
@@ -183,7 +183,7 @@ def test_closing_answers_what_waits(make, gate):
 
 def test_closing_does_not_wait_for_a_run_without_end(make, gate):
     batcher = make()
-    running = batcher._running[0].answer
+    running = batcher._running[0].response
     batcher.close(grace=0)
     with pytest.raises(RequestError, match="shutting down"):
         running.result(LONG)

@@ -23,9 +23,9 @@ pytest.importorskip("starlette", reason="needs the extra serving")
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from keras_attention.client import GrpcClient, RestClient, ServingError, connect, retries
+from keras_attention.server import Server
 from keras_attention.serving import export
-from keras_attention.serving.client import GrpcClient, RestClient, ServingError, connect, retries
-from keras_attention.serving.server import Server
 
 pytestmark = pytest.mark.tensorflow
 
@@ -330,7 +330,7 @@ def test_texts_go_in_batches(canned):
 
 def test_a_server_that_is_away_is_tried_again(pauses):
     port = free_port()
-    with pytest.raises(ServingError, match=rf"http://127.0.0.1:{port}/.* is not reached .*refused.*running there"):
+    with pytest.raises(ServingError, match=rf"http://127.0.0.1:{port}/.* cannot be reached .*refused.*running there"):
         RestClient(f"http://127.0.0.1:{port}", retries=2).translate(["a"])
     assert len(pauses) == 2
     away = pytest.raises(ServingError, match=rf"grpc://127.0.0.1:{port}/en-de answered UNAVAILABLE")
@@ -351,7 +351,7 @@ def test_a_server_that_does_not_answer_is_left_after_the_timeout(pauses):
 
 
 def test_a_host_that_does_not_exist(pauses):
-    with pytest.raises(ServingError, match=r"is not reached .*Is the URL right"):
+    with pytest.raises(ServingError, match=r"cannot be reached .*Is the URL right"):
         RestClient("http://no-such-host.invalid:8501").translate(["a"])
     assert pauses == []
 

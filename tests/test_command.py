@@ -269,8 +269,10 @@ def test_the_package_loads_its_names_on_use_in_the_process_of_the_command():
         import keras_attention as ka
         assert "keras" not in sys.modules
         assert set(ka.__all__) <= set(dir(ka))
-        import keras_attention.serving.client
+        import keras_attention.client
         assert "tensorflow" not in sys.modules
+        from keras_attention.serving import export
+        assert ka.serving.export is export
         assert ka.serving.export.__name__ == ka.serving.export.__qualname__ == "export"
         assert ka.serving.share_cores is ka.serving.threads.share_cores
         for name in ka.__all__:

@@ -16,7 +16,7 @@ from keras_attention import Transformer, TransformerConfig
 from keras_attention.cli import main
 from keras_attention.conversion import ctranslate2 as to_ctranslate2_module
 from keras_attention.conversion import functions, parity, to_ctranslate2, to_litert, to_onnx
-from keras_attention.conversion.folder import written_whole
+from keras_attention.conversion.folder import atomic_folder
 from keras_attention.pipeline import RunConfig, RunFolder
 
 pytestmark = pytest.mark.tensorflow
@@ -284,7 +284,7 @@ def test_a_conversion_that_computes_something_else_is_refused(quantization, monk
     pytest.importorskip("ctranslate2")
     right = to_ctranslate2_module.sinusoids
     monkeypatch.setattr(to_ctranslate2_module, "sinusoids", lambda positions, width: right(positions + 1, width))
-    with pytest.raises(ValueError, match=r"refused.*log-probabilities of random targets differ by"):
+    with pytest.raises(ValueError, match=r"refused.*log probabilities of random targets differ by"):
         to_ctranslate2(small(), tiny_tokenizer(), tmp_path / "new" / "model", quantization)
     assert list(tmp_path.iterdir()) == []
 
@@ -333,45 +333,49 @@ def test_what_cannot_be_converted_is_refused_first(monkeypatch, tmp_path):
     quantized.quantize("int8", filters=lambda layer: layer.name == "embedding")
     for convert in (to_ctranslate2, to_litert, to_onnx):
         module = importlib.import_module(convert.__module__)
-        monkeypatch.setattr(module, "needs", lambda *packages: None)
-        with pytest.raises(TypeError, match=r"`model` is a keras_attention.Transformer. Received: model=Sequential"):
+        monkeypatch.setattr(module, "check_installed", lambda *packages: None)
+        with pytest.raises(
+            TypeError, match=r"`model` must be a keras_attention.Transformer. Received: model=Sequential"
+        ):
             convert(keras.Sequential(), tokenizer, folder)
         with pytest.raises(ValueError, match=r"`tokenizer` must be the one .* Received: tokenizer.vocabulary_size=151"):
             convert(other, tokenizer, folder)
         with pytest.raises(ValueError, match=r"A quantized model cannot be converted.* weights of float32, int8"):
             convert(quantized, tokenizer, folder)
-        with pytest.raises(ValueError, match=r"`folder` is there already.* Received: folder="):
+        with pytest.raises(ValueError, match=r"`folder` must not exist.* Received: folder="):
             convert(tiny_model(), tokenizer, folder)
     assert [path.name for path in folder.iterdir()] == ["mine"]
 
 
 def test_what_ctranslate2_cannot_express_is_refused(tmp_path):
     pytest.importorskip("ctranslate2")
-    with pytest.raises(ValueError, match=r"CTranslate2 has the activations relu.* Received: .*='softplus'"):
+    with pytest.raises(
+        ValueError, match=r"`model` must have an activation of CTranslate2: relu.* Received: .*='softplus'"
+    ):
         to_ctranslate2(small(activation="softplus"), tiny_tokenizer(), tmp_path / "model")
-    with pytest.raises(ValueError, match=r"`quantization` is None or 'int8'. Received: quantization='int4'"):
+    with pytest.raises(ValueError, match=r"`quantization` must be None or 'int8'. Received: quantization='int4'"):
         to_ctranslate2(small(), tiny_tokenizer(), tmp_path / "model", quantization="int4")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
-    with written_whole(tmp_path / "empty") as beside:
-        (beside / "file").write_text("whole")
+    with atomic_folder(tmp_path / "empty") as temporary:
+        (temporary / "file").write_text("whole")
         assert list((tmp_path / "empty").iterdir()) == []
     assert (tmp_path / "empty" / "file").read_text() == "whole"
-    with pytest.raises(OSError, match="disk full"), written_whole(tmp_path / "a" / "b") as beside:
-        (beside / "file").write_text("half")
+    with pytest.raises(OSError, match="disk full"), atomic_folder(tmp_path / "a" / "b") as temporary:
+        (temporary / "file").write_text("half")
         raise OSError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     (tmp_path / "link").symlink_to("linked")
-    with written_whole(tmp_path / "link") as beside:
-        (beside / "file").write_text("whole")
+    with atomic_folder(tmp_path / "link") as temporary:
+        (temporary / "file").write_text("whole")
     assert (tmp_path / "linked" / "file").read_text() == "whole"
     assert (tmp_path / "link").is_symlink()
     (tmp_path / "circle").symlink_to("circle")
-    with pytest.raises(ValueError, match=r"is there already.* Received: folder=.*circle"):
-        written_whole(tmp_path / "circle").__enter__()
+    with pytest.raises(ValueError, match=r"must not exist.* Received: folder=.*circle"):
+        atomic_folder(tmp_path / "circle").__enter__()
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +404,7 @@ def test_the_command_converts_a_run(run, tmp_path):
     assert np.corrcoef(found, np.concatenate(expected))[0, 1] > 0.95
     again = command("convert", run, "--to", "ctranslate2", tmp_path / "out")
     assert again.exit_code == 1
-    assert "`folder` is there already" in again.output
+    assert "`folder` must not exist" in again.output
 
 
 def test_the_command_says_what_does_not_fit(run, tmp_path):
@@ -410,9 +414,9 @@ def test_the_command_says_what_does_not_fit(run, tmp_path):
 
 
 def test_a_package_that_is_missing_is_named():
-    from keras_attention.conversion.model import needs
+    from keras_attention.conversion.model import check_installed
 
     with pytest.raises(
         ValueError, match=r"needs no_such_package: pip install 'keras-attention-transformer\[convert\]'"
     ):
-        needs("numpy", "no_such_package")
+        check_installed("numpy", "no_such_package")

@@ -112,8 +112,8 @@ def test_the_model_card_says_what_is_in_the_export(exported):
     [
         ({"sizes": {}}, ValueError, r"leave these out. Received: card with \['sizes'\]"),
         ({"version": 7}, ValueError, r"Received: card with \['version'\]"),
-        ({"bleu": {1, 2}}, TypeError, "may hold only what JSON can: .*set"),
-        ({"bleu": float("nan")}, TypeError, "may hold only what JSON can"),
+        ({"bleu": {1, 2}}, TypeError, "must be serializable as JSON: .*set"),
+        ({"bleu": float("nan")}, TypeError, "must be serializable as JSON"),
     ],
 )
 def test_a_wrong_card_is_refused_before_anything_is_written(card, error, message, tmp_path):
@@ -195,9 +195,13 @@ def test_an_export_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("there", "folder", "message"),
     [
-        ({"m/1/saved_model.pb": ""}, "m/1", "must be a model's, not that of one version or in one; give .*m. Received"),
-        ({"m/1/saved_model.pb": ""}, "m/1/", r"not that of one version.*Received: folder='.*m/1/?'"),
-        ({"m/1/saved_model.pb": ""}, "m/1/assets/x", "not that of one version or in one; give .*m. Received"),
+        (
+            {"m/1/saved_model.pb": ""},
+            "m/1",
+            "must be a model's, not that of a version or inside one; give .*m. Received",
+        ),
+        ({"m/1/saved_model.pb": ""}, "m/1/", r"not that of a version.*Received: folder='.*m/1/?'"),
+        ({"m/1/saved_model.pb": ""}, "m/1/assets/x", "not that of a version or inside one; give .*m. Received"),
         (
             {"m/1/saved_model.pb": ""},
             "m/2",
@@ -207,10 +211,10 @@ def test_an_export_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
         (
             {"m/1/saved_model.pb": ""},
             "",
-            "must be new, or empty, or hold versions of one model; give .*NAME. It has 'm'",
+            "must be new, or empty, or hold versions of one model; give .*NAME. It contains 'm'",
         ),
-        ({"run/config.yaml": "", "run/README.md": ""}, "run", "It has 'config.yaml'"),
-        ({"run/unfinished-notes": ""}, "run", "It has 'unfinished-notes'"),
+        ({"run/config.yaml": "", "run/README.md": ""}, "run", "It contains 'config.yaml'"),
+        ({"run/unfinished-notes": ""}, "run", "It contains 'unfinished-notes'"),
         ({"file": ""}, "file", "must be a folder, and .*file is a file"),
         ({"file": ""}, "file/m", "must be a folder, and .*file is a file"),
         ({}, "en:de", "must have a name that clients can ask for, without :"),
@@ -237,7 +241,7 @@ def test_folders_that_cannot_be_a_models_are_refused_before_the_work(monkeypatch
 def test_a_link_to_nowhere_is_no_folder(monkeypatch, tmp_path, target):
     stand_in_for_writing(monkeypatch, lambda path: pytest.fail("the work began"))
     (tmp_path / "link").symlink_to(target)  # to itself, for one
-    with pytest.raises(ValueError, match=r"folder must be a folder, not a link to nowhere; .*Received: folder=.*link'"):
+    with pytest.raises(ValueError, match=r"folder must be a folder, not a broken link; .*Received: folder=.*link'"):
         export(None, tmp_path / "link")
     for arguments in (["export", tmp_path, tmp_path / "link"], ["serve", tmp_path / "link"]):
         found = CliRunner().invoke(main, [*map(str, arguments)])

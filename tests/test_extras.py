@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import keras_attention
 from keras_attention.extras import DISTRIBUTION, MODULES, MissingExtraError, install_command, is_installed, needed_by
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +33,10 @@ USES = {
         "ka.text.SubwordTokenizer.__new__(ka.text.SubwordTokenizer)._graph_tokenizer()",
         "text",
     ),
-    "the server": ("from keras_attention.serving.server import Server", "serving,text"),
-    "a part of the server": ("import keras_attention.serving.server.model", "serving,text"),
-    "a client over gRPC": ("keras_attention.serving.client.GrpcClient('localhost:8500')", "serving"),
-    "a URL of gRPC": ("keras_attention.serving.client.connect('grpc://localhost:8500/en-de')", "serving"),
+    "the server": ("from keras_attention.server import Server", "serving,text"),
+    "a part of the server": ("import keras_attention.server.model", "serving,text"),
+    "a client over gRPC": ("keras_attention.client.GrpcClient('localhost:8500')", "serving"),
+    "a URL of gRPC": ("keras_attention.client.connect('grpc://localhost:8500/en-de')", "serving"),
     "CTranslate2": ("ka.conversion.to_ctranslate2(None, None, 'folder')", "convert"),
     "ONNX": ("ka.conversion.to_onnx(None, None, 'folder')", "convert"),
     "LiteRT": ("ka.conversion.to_litert(None, None, 'folder')", "convert"),
@@ -51,7 +52,7 @@ WORKS = [
     "ka.conversion",
     "ka.testing",
     "ka.text.ParallelCorpus",
-    "keras_attention.serving.client.connect('http://localhost:8501/v1/models/en-de')",
+    "keras_attention.client.connect('http://localhost:8501/v1/models/en-de')",
 ]
 # What Keras and TensorFlow install for themselves.
 OF_THE_CORE = {"rich", "grpc"}
@@ -67,7 +68,7 @@ SCRIPT = f"""if True:
     sys.meta_path.insert(0, Missing())
     __file__ = {str(ROOT / "LICENSE")!r}
     import keras_attention as ka
-    import keras_attention.serving.client
+    import keras_attention.client
     found = {{}}
     for use in {[code for code, _ in USES.values()] + WORKS!r}:
         try:
@@ -110,14 +111,14 @@ def test_a_command_without_the_extra_of_its_room_says_so_in_one_line(monkeypatch
 
     from keras_attention.cli import main
 
-    for name in [name for name in sys.modules if name.startswith("keras_attention.serving.server")]:
+    for name in [name for name in sys.modules if name.startswith("keras_attention.server")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("keras_attention.serving.server", raising=False)
+    monkeypatch.delitem(vars(keras_attention), "server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = CliRunner().invoke(main, ["serve", str(tmp_path)])
     assert done.exit_code == 1
     assert done.output == (
-        "Error: keras_attention.serving.server needs uvicorn, which is not installed: "
+        "Error: keras_attention.server needs uvicorn, which is not installed: "
         "pip install 'keras-attention-transformer[serving,text]'\n"
     )
 

@@ -732,7 +732,7 @@ def test_commands_read_text_by_one_rule(run, tmp_path, monkeypatch):
         assert result.stdout.splitlines() == expected, result.output
 
     asked = []
-    monkeypatch.setattr("keras_attention.serving.client.connect", lambda url: Asked(asked))
+    monkeypatch.setattr("keras_attention.client.connect", lambda url: Asked(asked))
     assert command("ask", "http://localhost/v1/models/m", given=gzip.compress(data)).exit_code == 0
     assert asked == [["March 5, 2026", "12:30"]]
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 pytest.importorskip("starlette", reason="needs the extra serving")
 
-from keras_attention.serving.server.errors import HTTP_STATUS, RequestError
-from keras_attention.serving.server.json_tensors import read_request, write_answer
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.metrics import ROWS, SECONDS, Metrics
-from keras_attention.serving.server.signature import Signature, elements
+from keras_attention.server.errors import HTTP_STATUS, RequestError
+from keras_attention.server.json_tensors import read_request, write_response
+from keras_attention.server.limits import Limits
+from keras_attention.server.metrics import ROWS, SECONDS, Metrics
+from keras_attention.server.signature import Signature, elements
 
 pytestmark = pytest.mark.tensorflow
 
@@ -121,10 +121,10 @@ def test_a_long_value_is_cut_in_the_message():
 def test_one_output_stands_alone_and_several_are_named():
     numbers, texts = np.array([[1, 2], [3, 4]], np.int32), np.array([b"a", "ä".encode()], object)
     one, two = {"y": numbers}, {"y": numbers, "text": texts}
-    assert json.loads(write_answer(one, by_row=False)) == {"outputs": [[1, 2], [3, 4]]}
-    assert json.loads(write_answer(one, by_row=True)) == {"predictions": [[1, 2], [3, 4]]}
-    assert json.loads(write_answer(two, by_row=False)) == {"outputs": {"y": [[1, 2], [3, 4]], "text": ["a", "ä"]}}
-    assert json.loads(write_answer(two, by_row=True)) == {
+    assert json.loads(write_response(one, by_row=False)) == {"outputs": [[1, 2], [3, 4]]}
+    assert json.loads(write_response(one, by_row=True)) == {"predictions": [[1, 2], [3, 4]]}
+    assert json.loads(write_response(two, by_row=False)) == {"outputs": {"y": [[1, 2], [3, 4]], "text": ["a", "ä"]}}
+    assert json.loads(write_response(two, by_row=True)) == {
         "predictions": [{"y": [1, 2], "text": "a"}, {"y": [3, 4], "text": "ä"}]
     }
 
@@ -143,16 +143,16 @@ def test_one_output_stands_alone_and_several_are_named():
     ids=str,
 )
 def test_numbers_come_back_as_they_are(array, written):
-    assert json.loads(write_answer({"y": array}, by_row=False)) == {"outputs": written}
+    assert json.loads(write_response({"y": array}, by_row=False)) == {"outputs": written}
 
 
 def test_outputs_without_rows_or_without_a_form_are_refused():
     for outputs in ({"a": np.zeros(2), "b": np.zeros(3)}, {"a": np.array(1.0)}):
-        assert write_answer(outputs, by_row=False)
+        assert write_response(outputs, by_row=False)
         with pytest.raises(RequestError, match="no common rows; send 'inputs', not 'instances'"):
-            write_answer(outputs, by_row=True)
+            write_response(outputs, by_row=True)
     with pytest.raises(RequestError, match="Output 'y' of dtype complex64 has no form in JSON") as refused:
-        write_answer({"y": np.zeros(2, np.complex64)}, by_row=False)
+        write_response({"y": np.zeros(2, np.complex64)}, by_row=False)
     assert (refused.value.code, refused.value.http_status) == ("UNIMPLEMENTED", 501)
 
 

@@ -12,7 +12,7 @@ from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_t
 from keras_attention import Transformer
 from keras_attention.decoding import length_penalty
 from keras_attention.serving import Translator
-from keras_attention.serving.reading import read
+from keras_attention.serving.tokenization import tokenize
 
 pytestmark = pytest.mark.tensorflow
 
@@ -87,12 +87,12 @@ def test_the_order_of_texts_is_kept_however_they_are_batched(translator, transla
 def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
     shapes = []
 
-    def watched(self, texts):
-        ids = self.read(tf.constant(texts)).ids
-        shapes.append(tuple(ids.shape))
+    def watched(self, texts, source_ids):
+        np.testing.assert_array_equal(source_ids, self.read(tf.constant(texts)).ids)
+        shapes.append(source_ids.shape)
         return texts
 
-    monkeypatch.setattr(Translator, "__call__", watched)
+    monkeypatch.setattr(Translator, "_translate_batch", watched)
     monkeypatch.setattr("keras_attention.serving.translator.BATCHES_AT_ONCE", 1)  # so that they are seen in their order
     texts = lines(97)
     assert translator.translate(texts, tokens_per_batch=131) == texts
@@ -106,11 +106,11 @@ def test_batches_hold_similar_lengths_within_the_limit(translator, monkeypatch):
 def test_two_batches_are_translated_at_a_time(translator, monkeypatch):
     both = threading.Barrier(2, timeout=60)
 
-    def waiting(self, texts):
+    def waiting(self, texts, source_ids):
         both.wait()  # for another batch, as long as one is expected
         return [text.upper() for text in texts]
 
-    monkeypatch.setattr(Translator, "__call__", waiting)
+    monkeypatch.setattr(Translator, "_translate_batch", waiting)
     texts = ["a", "b", "a b a b", "b a b a"]
     assert translator.translate(texts, tokens_per_batch=1) == ["A", "B", "A B A B", "B A B A"]
 
@@ -130,11 +130,11 @@ def test_few_batches_are_halved_where_each_has_its_own_cores(
 ):
     seen = []
 
-    def watched(self, texts):
+    def watched(self, texts, source_ids):
         seen.append(len(texts))
         return [text.upper() for text in texts]
 
-    monkeypatch.setattr(Translator, "__call__", watched)
+    monkeypatch.setattr(Translator, "_translate_batch", watched)
     monkeypatch.setattr("keras_attention.serving.translator.cores_are_shared", lambda: shared)
     given = ["a", "b"] * 3 + ["a"]
     assert translator.translate(given[:texts], tokens_per_batch) == [text.upper() for text in given[:texts]]
@@ -154,11 +154,19 @@ def test_the_graph_is_made_in_the_thread_that_asks():
     assert set(threads) == {threading.current_thread()}
 
 
+def test_every_text_is_tokenised_once(monkeypatch):
+    translator = Translator(FixedModel(fixed_logits()), tiny_tokenizer())
+    read, seen = translator.read, []
+    monkeypatch.setattr(translator, "read", lambda source: seen.append(source.shape) or read(source), raising=False)
+    assert translator.translate(["a", "b", "a b a b"], tokens_per_batch=1) == translator(["a", "b", "a b a b"])
+    assert seen == [(3,), (3,)]
+
+
 def test_an_error_in_a_batch_reaches_the_caller(translator, monkeypatch):
-    def failing(self, texts):
+    def failing(self, texts, source_ids):
         raise ValueError(f"no translation of {texts}")
 
-    monkeypatch.setattr(Translator, "__call__", failing)
+    monkeypatch.setattr(Translator, "_translate_batch", failing)
     with pytest.raises(ValueError, match=r"no translation of \['a b a b'\]"):
         translator.translate(["a", "b", "a b a b"], tokens_per_batch=1)
 
@@ -208,7 +216,7 @@ def test_texts_at_the_limit_are_whole_and_longer_ones_are_not():
     text = tiny_tokenizer().decode([pieces[:10]])[0]
     assert tiny_tokenizer().encode([text])[0] == pieces[:10]
     for limit, truncated in ((12, False), (11, False), (10, True)):
-        tokens = read(tiny_tokenizer(), tf.constant([text]), limit)
+        tokens = tokenize(tiny_tokenizer(), tf.constant([text]), limit)
         assert tokens.truncated.numpy().tolist() == [truncated]
         assert tokens.ids.numpy().tolist() == [[*pieces[: min(10, limit - 1)], 3]]
         assert tokens.lengths.numpy().tolist() == [min(10, limit - 1) + 1]
@@ -232,17 +240,17 @@ def test_no_more_than_sixteen_characters_for_each_token_are_tokenised(character,
     """Of one byte to four; those that the vocabulary lacks are all one token, which alone would be no limit."""
     seen = []
     tokenizer = tiny_tokenizer()
-    tokenize = tokenizer.tokenize
-    monkeypatch.setattr(tokenizer, "tokenize", lambda texts: seen.extend(texts.numpy()) or tokenize(texts))
+    tokenize_all = tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda texts: seen.extend(texts.numpy()) or tokenize_all(texts))
     texts = [character * 16 * 5, character * (16 * 5 + 1), character * 100_000, (character * 99_999).encode() + b"\xff"]
-    tokens = read(tokenizer, tf.constant(as_bytes(texts)), 5)
+    tokens = tokenize(tokenizer, tf.constant(as_bytes(texts)), 5)
     assert [text.decode() for text in seen] == [texts[0]] * 4
     cut_again = len(tokenizer.encode([texts[0]])[0]) > 4
     assert tokens.truncated.numpy().tolist() == [cut_again, True, True, True]
 
 
 def test_bad_bytes_at_the_cut_are_bad_characters():
-    tokens = read(tiny_tokenizer(), tf.constant([b"\xff" * 16 * 5, b"\xf0\x9f" * 1000, b""]), 5)
+    tokens = tokenize(tiny_tokenizer(), tf.constant([b"\xff" * 16 * 5, b"\xf0\x9f" * 1000, b""]), 5)
     assert tokens.truncated.numpy().tolist() == [False, True, False]
 
 

@@ -24,7 +24,7 @@ def serve(folder: str, **options: Any) -> None:
     Example: keras-attention serve saved_models/en-de --page
     """
     try:
-        from keras_attention.serving import server
+        from keras_attention import server
 
         server.serve(folder, ready=lambda running: _say_where(running, options["page"]), **options)
     except OSError as error:
@@ -49,7 +49,7 @@ def ask(url: str, texts: tuple[str, ...]) -> None:
 
     Example: keras-attention ask http://localhost:8501/v1/models/en-de "How are you?"
     """
-    from keras_attention.serving.client import ServingError, connect
+    from keras_attention.client import ServingError, connect
     from keras_attention.text.lines import STANDARD_INPUT, read_lines
 
     lines = read_lines(STANDARD_INPUT) if texts in ((), (STANDARD_INPUT,)) else list(texts)

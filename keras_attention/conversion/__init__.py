@@ -1,6 +1,6 @@
-"""Conversion of a trained model for other runtimes: CTranslate2, LiteRT, ONNX.
+"""Conversion of trained models for other runtimes: CTranslate2, LiteRT, ONNX.
 
-Each conversion compares what it wrote with the model and refuses it where they differ.
+Each conversion runs the converted model and raises an error if its outputs are not those of the model.
 """
 
 from keras_attention.conversion.ctranslate2 import to_ctranslate2

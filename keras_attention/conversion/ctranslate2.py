@@ -1,4 +1,4 @@
-"""A `Transformer` as a model of CTranslate2.
+"""Conversion of a `Transformer` for CTranslate2.
 
 Shapes: M model width, H heads, D head width, V vocabulary. CTranslate2's matrices are (out, in), Keras' (in, out).
 """
@@ -10,46 +10,46 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_attention.conversion.folder import TOKENIZER_FILE, written_whole
-from keras_attention.conversion.model import check_tokenizer, needs, readable
-from keras_attention.conversion.parity import RandomPairs, assert_close, assert_near, full_logits, padded
+from keras_attention.conversion.folder import TOKENIZER_FILE, atomic_folder
+from keras_attention.conversion.model import check_installed, check_tokenizer, float32_model
+from keras_attention.conversion.parity import RandomPairs, assert_close, assert_near, full_logits, pad_rows
 from keras_attention.layers.feed_forward import GATED
 from keras_attention.models import Transformer
 from keras_attention.ops.positions import sinusoids
 from keras_attention.text import BOS_ID, EOS_ID, UNK_ID
 
 QUANTIZATIONS = (None, "int8")
-# CTranslate2 reads position vectors from a table, and refuses what is longer.
+# CTranslate2 reads position vectors from a table, and raises an error for longer texts.
 POSITIONS = 2048
-# By Keras' name: the name in ctranslate2.specs.Activation.
+# From Keras' names to those of ctranslate2.specs.Activation.
 ACTIVATIONS = {
     "relu": "RELU", "gelu": "GELU", "silu": "SWISH", "swish": "SWISH", "tanh": "Tanh", "sigmoid": "Sigmoid",
 }  # fmt: skip
-GREEDY_LENGTH = 13  # tokens of the check
+GREEDY_LENGTH = 13  # tokens of the translations in the check
 
 
 def to_ctranslate2(
     model: Transformer, tokenizer: Any, folder: str | os.PathLike, quantization: str | None = None
 ) -> Path:
-    """Writes a folder that `ctranslate2.Translator` loads, with the tokenizer beside it.
+    """Writes a folder that `ctranslate2.Translator` loads, with the tokenizer.
 
-    Its sources are lists of the tokenizer's pieces without begin and end; CTranslate2 adds the end. Before the folder
-    takes its place the model in it is run: log-probabilities of random targets and greedy translations of random
-    sources must be those of `model`; in int8, the log-probabilities must be near.
+    Its sources are lists of the tokenizer's pieces without begin and end; CTranslate2 adds the end. The converted model
+    is checked before the folder is renamed to `folder`: log probabilities of random targets and greedy translations of
+    random sources must be those of `model`; in int8, the log probabilities must be close.
 
     Args:
-        model: A `Transformer`.
-        tokenizer: The `SubwordTokenizer` that it was trained with.
-        folder: What is written; it must not exist.
+        model: The `Transformer`.
+        tokenizer: The `SubwordTokenizer` that the model was trained with.
+        folder: The output folder; it must not exist, or be empty.
         quantization: None for float32 weights, or "int8".
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: Another model.
-        ValueError: The folder is taken, the format cannot express the model, or the check fails: nothing is left
-            behind then. Also without ctranslate2.
+        TypeError: If `model` is not a `Transformer`.
+        ValueError: If `folder` exists, the format does not support the model, the check fails, or ctranslate2 is not
+            installed. Nothing is written then.
 
     Example:
         >>> import ctranslate2
@@ -65,40 +65,29 @@ def to_ctranslate2(
     Source: https://opennmt.net/CTranslate2/
     """
     if quantization not in QUANTIZATIONS:
-        raise ValueError(f"`quantization` is None or 'int8'. Received: quantization={quantization!r}")
-    needs("ctranslate2")
-    model = readable(model)
+        raise ValueError(f"`quantization` must be None or 'int8'. Received: quantization={quantization!r}")
+    check_installed("ctranslate2")
+    model = float32_model(model)
     check_tokenizer(model, tokenizer)
-    with written_whole(folder) as beside:
+    with atomic_folder(folder) as temporary:
         spec = specification(model, tokenizer.pieces(range(tokenizer.vocabulary_size)))
         spec.validate()
         spec.optimize(quantization=quantization)
-        spec.save(str(beside))
-        tokenizer.save(beside / TOKENIZER_FILE)
-        check(model, tokenizer, beside, exact=quantization is None)
+        spec.save(str(temporary))
+        tokenizer.save(temporary / TOKENIZER_FILE)
+        check(model, tokenizer, temporary, exact=quantization is None)
     return Path(folder)
 
 
 def specification(model: Transformer, pieces: list[str]) -> Any:
-    """The model in the layout of CTranslate2.
-
-    Args:
-        model: In float32.
-        pieces: The vocabulary, by id.
-
-    Returns:
-        A `ctranslate2.specs.TransformerSpec` that is filled in.
-
-    Raises:
-        ValueError: An activation that the format does not have.
-    """
+    """Returns the `ctranslate2.specs.TransformerSpec` of a float32 model and the pieces of its vocabulary."""
     from ctranslate2.specs import TransformerSpec, common_spec
 
     config = model.config
     activation = GATED.get(config.activation, config.activation)
     if activation not in ACTIVATIONS:
         raise ValueError(
-            f"CTranslate2 has the activations {', '.join([*ACTIVATIONS, *GATED])}. "
+            f"`model` must have an activation of CTranslate2: {', '.join([*ACTIVATIONS, *GATED])}. "
             f"Received: model.config.activation={config.activation!r}"
         )
     spec = TransformerSpec.from_config(
@@ -130,29 +119,19 @@ def specification(model: Transformer, pieces: list[str]) -> Any:
 
 
 def check(model: Transformer, tokenizer: Any, folder: Path, exact: bool) -> None:
-    """Runs what was written, beside the model.
-
-    Args:
-        model: In float32.
-        tokenizer: Whose pieces stand for ids.
-        folder: What `ctranslate2.Translator` loads.
-        exact: Whether the weights are float32.
-
-    Raises:
-        ValueError: They differ.
-    """
+    """Compares the converted model in a folder with the float32 model; `exact` for float32 weights."""
     import ctranslate2
 
     pairs = RandomPairs.of(model)
     sources, targets = ([tokenizer.pieces(row) for row in rows] for rows in (pairs.sources, pairs.targets))
     converted = ctranslate2.Translator(str(folder), device="cpu", inter_threads=1)
     scored = [score.log_probs for score in converted.score_batch(sources, targets)]
-    found, expected = np.concatenate(scored), np.concatenate(pairs.log_probs)
+    actual, expected = np.concatenate(scored), np.concatenate(pairs.log_probs)
     if not exact:
-        assert_near(found, expected, "log-probabilities of random targets")
+        assert_near(actual, expected, "log probabilities of random targets")
         return
-    assert_close(found, expected, "log-probabilities of random targets")
-    ids = {piece: place for place, piece in enumerate(tokenizer.pieces(range(tokenizer.vocabulary_size)))}
+    assert_close(actual, expected, "log probabilities of random targets")
+    ids = {piece: id_ for id_, piece in enumerate(tokenizer.pieces(range(tokenizer.vocabulary_size)))}
     greedy = converted.translate_batch(
         sources, beam_size=1, max_decoding_length=GREEDY_LENGTH, min_decoding_length=0, return_end_token=True
     )
@@ -160,8 +139,8 @@ def check(model: Transformer, tokenizer: Any, folder: Path, exact: bool) -> None
 
 
 def _check_greedy(model: Transformer, source_ids: np.ndarray, rows: list[list[int]]) -> None:
-    """Each token must be the model's likeliest after those before it; of equal ones either will do."""
-    target_ids = padded([[BOS_ID, *row[:-1]] for row in rows])
+    """Checks that each token has the highest of the model's logits after the tokens before it."""
+    target_ids = pad_rows([[BOS_ID, *row[:-1]] for row in rows])
     logits = full_logits(model, source_ids, target_ids)
     for row, steps in zip(rows, logits, strict=True):
         chosen = steps[np.arange(len(row)), row]
@@ -169,7 +148,7 @@ def _check_greedy(model: Transformer, source_ids: np.ndarray, rows: list[list[in
 
 
 def _fill_layer(spec: Any, layer: Any) -> None:
-    """An encoder or a decoder layer."""
+    """Copies the weights of an encoder or decoder layer."""
     attention = layer.self_attention
     _fill_linear(spec.self_attention.linear[0], attention.query_dense, attention.key_dense, attention.value_dense)
     _fill_linear(spec.self_attention.linear[1], attention.output_dense, input_axes=2)
@@ -188,7 +167,7 @@ def _fill_layer(spec: Any, layer: Any) -> None:
 
 
 def _fill_linear(spec: Any, *projections: Any, input_axes: int = 1) -> None:
-    """Projections of the same input, one below the other."""
+    """Copies the weights of projections of the same input, stacked along the outputs."""
     kernels = []
     for projection in projections:
         kernel = _array(projection.kernel)  # (M, H, D), (H, D, M) or (in, out)

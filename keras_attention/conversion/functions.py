@@ -1,4 +1,4 @@
-"""Encoder and decoder step as functions of tensors alone, for runtimes that know no cache objects.
+"""Encoder and decoder step as functions of tensors, for runtimes without cache objects.
 
 Shapes: B sentences, R = B·K rows with K beams, S source length, t tokens before, T new tokens, N layers, H heads,
 D head width, M model width, V vocabulary.
@@ -16,18 +16,14 @@ from keras_attention.layers import KeyValueCache
 from keras_attention.models import Transformer
 from keras_attention.text import PAD_ID
 
-BEAMS = 2  # of the check
+BEAMS = 2  # rows of each sentence in the check
 
-# From a function's inputs by name to its outputs by name.
+# A converted function: from inputs by name to outputs by name.
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class DecodingFunctions(tf.Module):
-    """`encode` and `decode_step` of a `Transformer`, with caches as plain tensors.
-
-    Args:
-        model: In float32.
-    """
+    """`encode` and `decode_step` of a float32 `Transformer`, with caches as plain tensors."""
 
     def __init__(self, model: Transformer):
         super().__init__(name="decoding_functions")
@@ -47,14 +43,7 @@ class DecodingFunctions(tf.Module):
         self.decode_step = tf.function(self._decode_step, input_signature=step, autograph=False)
 
     def _encode(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Runs the encoder.
-
-        Args:
-            source: Token ids (B, S) with their ends, 0 for padding.
-
-        Returns:
-            `memory_keys` and `memory_values` (B, N, H, S, D) of the decoder's attention to the source.
-        """
+        """Returns the keys and values (B, N, H, S, D) of the cross-attention for sources (B, S), eos included."""
         x = self._embed(source, 0)  # (B, S, M)
         memory = self.model.get_layer("encoder")(x, attention_mask=_key_mask(source), training=False)
         projected = [layer.project_memory(memory) for layer in self.model.get_layer("decoder").layers]
@@ -69,19 +58,8 @@ class DecodingFunctions(tf.Module):
         past_keys: tf.Tensor,
         past_values: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Scores what may follow the next tokens.
-
-        Args:
-            ids: The next tokens (R, T); begin first. The K rows of a sentence stand side by side.
-            source: See `encode` (B, S).
-            memory_keys: From `encode` (B, N, H, S, D).
-            memory_values: From `encode` (B, N, H, S, D).
-            past_keys: From the step before (R, N, H, t, D); t = 0 at the first.
-            past_values: From the step before (R, N, H, t, D).
-
-        Returns:
-            `logits` (R, T, V), and `keys` and `values` (R, N, H, t + T, D), the past of the step after.
-        """
+        """Returns logits (R, T, V) after new tokens (R, T), and all keys and values (R, N, H, t + T, D) so far."""
+        # The memory is (B, N, H, S, D) and the past (R, N, H, t, D); the K rows of a sentence are adjacent.
         decoder = self.model.get_layer("decoder")
         x = self._embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
         caches = zip(_split(past_keys, past_values), _split(memory_keys, memory_values), strict=True)
@@ -104,16 +82,7 @@ class DecodingFunctions(tf.Module):
 
 
 def check(model: Transformer, encode: Run, decode_step: Run) -> None:
-    """Runs converted functions beside the model: a token at a time, several at once, with beams, with padding.
-
-    Args:
-        model: In float32.
-        encode: The converted encoder.
-        decode_step: The converted step.
-
-    Raises:
-        ValueError: They give other logits.
-    """
+    """Compares the logits of converted functions with the float32 model's, with beams and padding."""
     pairs = RandomPairs.of(model)
     source = pairs.source_ids
     targets = np.stack([pairs.target_ids, pairs.target_ids[::-1]], axis=1)  # (B, K, T)
@@ -126,28 +95,27 @@ def check(model: Transformer, encode: Run, decode_step: Run) -> None:
     )
     keys = values = past
     length = targets.shape[1]
-    cuts = [0, 1, 2, 5, length]
-    for start, stop in itertools.pairwise(cuts):
+    for start, stop in itertools.pairwise([0, 1, 2, 5, length]):  # one token at a time, and several
         state = {**memory, "past_keys": keys, "past_values": values}
-        found = decode_step({"ids": targets[:, start:stop], "source": source, **state})
-        keys, values = found["keys"], found["values"]
+        outputs = decode_step({"ids": targets[:, start:stop], "source": source, **state})
+        keys, values = outputs["keys"], outputs["values"]
         real = targets[:, start:stop] != PAD_ID
-        assert_close(found["logits"][real], expected[:, start:stop][real], "logits of random targets")
+        assert_close(outputs["logits"][real], expected[:, start:stop][real], "logits of random targets")
 
 
 def _key_mask(source: tf.Tensor) -> tf.Tensor:
-    """Where the source is real (B, 1, 1, S), of reshapes alone: LiteRT adds no axis to sizes it does not know."""
+    """Returns the mask (B, 1, 1, S) of real tokens, by a reshape: LiteRT adds no axis to unknown dimensions."""
     batch, length = tf.unstack(tf.shape(source))
     return tf.reshape(tf.not_equal(source, PAD_ID), [batch, 1, 1, length])
 
 
 def _split(keys: tf.Tensor, values: tf.Tensor) -> list[KeyValueCache]:
-    """(R, N, H, t, D) as a cache for each layer."""
+    """Splits (R, N, H, t, D) into a cache for each layer."""
     return [KeyValueCache(keys[:, layer], values[:, layer]) for layer in range(keys.shape[1])]
 
 
 def _joined(caches: list[KeyValueCache], keys: str, values: str) -> dict[str, tf.Tensor]:
-    """The caches of the layers as two tensors (R, N, H, t, D)."""
+    """Stacks the caches of the layers to two tensors (R, N, H, t, D)."""
     return {
         keys: tf.stack([cache.key for cache in caches], axis=1),
         values: tf.stack([cache.value for cache in caches], axis=1),

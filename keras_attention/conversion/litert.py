@@ -1,4 +1,4 @@
-"""A `Transformer` as one LiteRT model with the signatures `encode` and `decode_step`."""
+"""Conversion of a `Transformer` to a LiteRT model with the signatures `encode` and `decode_step`."""
 
 import os
 import tempfile
@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.conversion.folder import TOKENIZER_FILE, written_whole
+from keras_attention.conversion.folder import TOKENIZER_FILE, atomic_folder
 from keras_attention.conversion.functions import DecodingFunctions, Run, check
-from keras_attention.conversion.model import check_tokenizer, needs, readable
+from keras_attention.conversion.model import check_installed, check_tokenizer, float32_model
 from keras_attention.models import Transformer
 
 MODEL_FILE = "model.tflite"
@@ -19,24 +19,24 @@ SIGNATURES = ("encode", "decode_step")
 
 
 def to_litert(model: Transformer, tokenizer: Any, folder: str | os.PathLike) -> Path:
-    """Writes `model.tflite`, with the tokenizer beside it.
+    """Writes a folder with `model.tflite` and the tokenizer.
 
-    Its signatures `encode` and `decode_step` share the weights, take token ids and need none of TensorFlow's own
-    kernels; batch and lengths may be any. The step takes the keys and values of the tokens before and gives them back
-    grown; the page on conversions lists its tensors. Before the folder takes its place the model is run by
-    ai-edge-litert: its logits must be those of `model`.
+    Its signatures `encode` and `decode_step` share the weights, take token ids of any batch size and length, and need
+    no kernels of TensorFlow itself. The step takes the keys and values of the tokens before and returns them with those
+    of the new tokens; the page on conversions lists its tensors. The model is checked with ai-edge-litert before the
+    folder is renamed to `folder`: its logits must be those of `model`.
 
     Args:
-        model: A `Transformer`.
-        tokenizer: The `SubwordTokenizer` that it was trained with.
-        folder: What is written; it must not exist.
+        model: The `Transformer`.
+        tokenizer: The `SubwordTokenizer` that the model was trained with.
+        folder: The output folder; it must not exist, or be empty.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: Another model.
-        ValueError: The folder is taken, or the check fails: nothing is left behind then. Also without ai-edge-litert.
+        TypeError: If `model` is not a `Transformer`.
+        ValueError: If `folder` exists, the check fails, or ai-edge-litert is not installed. Nothing is written then.
 
     Example:
         >>> from ai_edge_litert.interpreter import Interpreter
@@ -49,13 +49,13 @@ def to_litert(model: Transformer, tokenizer: Any, folder: str | os.PathLike) -> 
 
     Source: https://ai.google.dev/edge/litert
     """
-    needs("ai_edge_litert")
-    model = readable(model)
+    check_installed("ai_edge_litert")
+    model = float32_model(model)
     check_tokenizer(model, tokenizer)
-    with written_whole(folder) as beside:
-        (beside / MODEL_FILE).write_bytes(_converted(DecodingFunctions(model)))
-        tokenizer.save(beside / TOKENIZER_FILE)
-        check(model, *_runners(beside / MODEL_FILE))
+    with atomic_folder(folder) as temporary:
+        (temporary / MODEL_FILE).write_bytes(_converted(DecodingFunctions(model)))
+        tokenizer.save(temporary / TOKENIZER_FILE)
+        check(model, *_runners(temporary / MODEL_FILE))
     return Path(folder)
 
 
@@ -78,7 +78,7 @@ def _runners(path: Path) -> tuple[Run, Run]:
         signature = interpreter.get_signature_runner(name)
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            # What it returns lies in memory that its next run writes over.
+            # Copies, as the next run overwrites the memory of the outputs.
             return {key: np.array(value) for key, value in signature(**inputs).items()}
 
         return run

@@ -1,4 +1,4 @@
-"""A `Transformer` as two ONNX graphs, the encoder and the decoder step."""
+"""Conversion of a `Transformer` to two ONNX graphs, the encoder and the decoder step."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.conversion.folder import TOKENIZER_FILE, written_whole
+from keras_attention.conversion.folder import TOKENIZER_FILE, atomic_folder
 from keras_attention.conversion.functions import DecodingFunctions, Run, check
-from keras_attention.conversion.model import check_tokenizer, needs, readable
+from keras_attention.conversion.model import check_installed, check_tokenizer, float32_model
 from keras_attention.models import Transformer
 
 OPSET = 18
@@ -16,24 +16,24 @@ ENCODER, STEP = "encoder.onnx", "decoder_step.onnx"
 
 
 def to_onnx(model: Transformer, tokenizer: Any, folder: str | os.PathLike) -> Path:
-    """Writes `encoder.onnx` and `decoder_step.onnx`, with the tokenizer beside them.
+    """Writes a folder with `encoder.onnx` and `decoder_step.onnx`, and the tokenizer.
 
-    They take token ids; batch and lengths may be any. The step takes the keys and values of the tokens before and
-    gives them back grown; the page on conversions lists its tensors. Before the folder takes its place both graphs
-    are run by onnxruntime: their logits must be those of `model`.
+    The graphs take token ids of any batch size and length. The step takes the keys and values of the tokens before and
+    returns them with those of the new tokens; the page on conversions lists its tensors. Both graphs are checked with
+    onnxruntime before the folder is renamed to `folder`: their logits must be those of `model`.
 
     Args:
-        model: A `Transformer`.
-        tokenizer: The `SubwordTokenizer` that it was trained with.
-        folder: What is written; it must not exist.
+        model: The `Transformer`.
+        tokenizer: The `SubwordTokenizer` that the model was trained with.
+        folder: The output folder; it must not exist, or be empty.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: Another model.
-        ValueError: The folder is taken, or the check fails: nothing is left behind then. Also without tf2onnx and
-            onnxruntime.
+        TypeError: If `model` is not a `Transformer`.
+        ValueError: If `folder` exists, the check fails, or tf2onnx or onnxruntime is not installed. Nothing is written
+            then.
 
     Example:
         >>> import onnxruntime
@@ -47,15 +47,15 @@ def to_onnx(model: Transformer, tokenizer: Any, folder: str | os.PathLike) -> Pa
 
     Source: https://onnx.ai
     """
-    needs("onnx", "onnxruntime", "tf2onnx")
-    model = readable(model)
+    check_installed("onnx", "onnxruntime", "tf2onnx")
+    model = float32_model(model)
     check_tokenizer(model, tokenizer)
     functions = DecodingFunctions(model)
-    with written_whole(folder) as beside:
+    with atomic_folder(folder) as temporary:
         for name, function in ((ENCODER, functions.encode), (STEP, functions.decode_step)):
-            _write(function, beside / name)
-        tokenizer.save(beside / TOKENIZER_FILE)
-        check(model, *(_runner(beside / name) for name in (ENCODER, STEP)))
+            _write(function, temporary / name)
+        tokenizer.save(temporary / TOKENIZER_FILE)
+        check(model, *(_runner(temporary / name) for name in (ENCODER, STEP)))
     return Path(folder)
 
 

@@ -1,4 +1,4 @@
-"""One SavedModel from text to text, in the folders that TensorFlow Serving watches."""
+"""Export of a translator as a SavedModel from text to text, in the folders that TensorFlow Serving watches."""
 
 import functools
 import json
@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_attention.serving.graph_transforms import shrink_graph
 from keras_attention.serving.model_card import model_card
 from keras_attention.serving.model_folder import check_model_folder, unfinished_folder
 from keras_attention.serving.server_files import server_files
 from keras_attention.serving.signatures import SIGNATURES
-from keras_attention.serving.slim import slim
 from keras_attention.serving.translator import Translator
 from keras_attention.serving.warm_up import WARM_UP_FILE, write_warm_up
 
@@ -22,31 +22,30 @@ MODEL_CARD = Path("assets.extra") / "model_card.json"
 
 
 def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str, Any] | None = None) -> Path:
-    """Writes the next version of a SavedModel that takes text and returns text, and what a server needs beside it.
+    """Writes the next version of a SavedModel that takes and returns text, and the files that a server needs.
 
-    Its signature `serving_default` takes `source` (B,) and returns `text`, `score` and `truncated` (B,);
-    `translate_nbest`, `score`, `align`, `encode_ids` and `decode_ids` are beside it. Inside the version are
-    `assets.extra/model_card.json` and, where tensorflow-serving-api is installed, requests that a server runs before
-    it takes a caller's. Beside the versions, and written again at each export: `models.config`, `batching.config`,
-    `monitoring.config`, and a `README.md` with the commands that serve it and ask it, unless its first line is not
-    the export's own.
+    Its signature `serving_default` takes `source` (B,) and returns `text`, `score` and `truncated` (B,); the others are
+    `translate_nbest`, `score`, `align`, `encode_ids` and `decode_ids`. The version contains
+    `assets.extra/model_card.json` and, if tensorflow-serving-api is installed, warm-up requests. Each export also
+    writes, next to the versions, `models.config`, `batching.config`, `monitoring.config`, and a `README.md` with the
+    commands that serve and query the model; it keeps a `README.md` whose first line is not the export's own.
 
-    Everything is written beside its place and renamed when it is complete: a server that watches the folder never
-    sees half a model, and an export that fails leaves nothing behind. What one that was killed leaves, a folder
-    `unfinished-…`, the next export removes; never that of one that still runs.
+    The export is atomic: it is written to a temporary folder `unfinished-…` and renamed when it is complete, so a
+    server that watches the folder never sees an incomplete version. One that fails leaves nothing behind; the
+    temporary folder of one that was killed is removed by the next.
 
     Args:
-        translator: What to export.
-        folder: The model's folder; versions in it are 1, 2, 3, …
-        card: More for the model card, such as `{"data": …, "bleu": …}`.
+        translator: The translator.
+        folder: The model's folder; the versions in it are 1, 2, 3, …
+        card: More entries of the model card, such as `{"data": …, "bleu": …}`.
 
     Returns:
         The folder of the new version.
 
     Raises:
-        TypeError: `card` holds what JSON cannot.
-        ValueError: `card` has an entry that the export fills itself; `folder` is that of one version, holds something
-            else than versions, or has a name that servers refuse.
+        TypeError: If `card` cannot be serialized as JSON.
+        ValueError: If `card` has an entry that the export fills itself, or `folder` is that of one version, contains
+            other files than versions, or has a name that servers refuse.
 
     Example:
         >>> translator = getfixture("translator")
@@ -78,21 +77,21 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
 
 
 def _write(translator: Translator, path: Path) -> None:
-    # tf.saved_model.save would do for Python only: a session, as servers use, finds no variables.
+    # Not tf.saved_model.save: a session, as servers use, would find no variables.
     archive = keras.export.ExportArchive()
     archive.track(translator)
     for name, (function, inputs) in SIGNATURES.items():
         archive.add_endpoint(name, functools.partial(function, translator), inputs)
-    # A server does not train: without the gradients of custom operations the graph is smaller.
+    # A server does not train, and without the gradients of custom operations the graph is smaller.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     archive.write_out(str(path), options=options, verbose=False)
-    slim(path)
+    shrink_graph(path)
     (path / WARM_UP_FILE).parent.mkdir(exist_ok=True)
     write_warm_up(path / WARM_UP_FILE, translator)
 
 
 def _publish(unfinished: Path, folder: Path, card: dict[str, Any]) -> Path:
-    """Renames a finished export to the next version, which its card names."""
+    """Adds the model card to a finished export and renames it to the next version."""
     while True:
         taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         version = folder / str(max(taken, default=0) + 1)
@@ -102,4 +101,4 @@ def _publish(unfinished: Path, folder: Path, card: dict[str, Any]) -> Path:
             return unfinished.rename(version)
         except OSError:
             if not version.exists():
-                raise  # not another export that took the number at the same time
+                raise  # no other export took the number at the same time

@@ -1,6 +1,6 @@
-"""What lies beside the versions of an exported model: TensorFlow Serving's settings, and a page that says how to serve.
+"""The files next to the versions of an exported model: settings of TensorFlow Serving and a README.
 
-The three settings are in protobuf's text format, which has comments.
+The settings are in protobuf's text format, which has comments.
 """
 
 import os
@@ -13,7 +13,7 @@ from google.protobuf.text_encoding import CEscape
 MAX_BATCH_SIZE = 32
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
-# Where a container has its models; a server wants an absolute path, and this one is the same on every machine.
+# Servers need an absolute path; that of a container's models is the same on every machine.
 _CONTAINER_FOLDER = "/models"
 _MARK = "Written by keras_attention's export"
 _NOTE = f"# {_MARK}; the next export writes it again.\n"
@@ -21,20 +21,7 @@ _README_NOTE = f"<!-- {_MARK}; the next export writes it again, unless this line
 
 
 def server_files(folder: Path) -> dict[str, str]:
-    """The files that an export puts beside the versions, as text.
-
-    They are written again at each export, but for a `README.md` whose first line is not the export's own.
-
-    Args:
-        folder: The model's folder; its name is the model's.
-
-    Returns:
-        The text of each file, by its name.
-
-    Example:
-        >>> import pathlib
-        >>> sorted(server_files(pathlib.Path("saved_models/en-de")))
-        ['README.md', 'batching.config', 'models.config', 'monitoring.config']
+    """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote.
 
     Source: https://www.tensorflow.org/tfx/serving/serving_config
     """
@@ -64,15 +51,15 @@ model_config_list {{
 
 def _batching_config() -> str:
     return f"""# Requests that wait at the same time are run as one batch.
-# A request may have as many texts as a batch; more is an error.
+# A request with more texts than a batch is an error.
 max_batch_size {{ value: {MAX_BATCH_SIZE} }}
 # How long a request waits for others.
 batch_timeout_micros {{ value: 2000 }}
-# What waits beyond this is refused at once (UNAVAILABLE), so that the queue cannot grow without end.
+# Beyond this, requests are refused at once (UNAVAILABLE), so that the queue cannot grow without limit.
 max_enqueued_batches {{ value: 100 }}
 # Batches that run at the same time; each uses all cores.
 num_batch_threads {{ value: 2 }}
-# There are no allowed_batch_sizes: batches of every size run well, and filling them up costs time.
+# No allowed_batch_sizes: batches of every size run well, and padding them to a fixed size costs time.
 """
 
 
@@ -94,7 +81,7 @@ def _readme(name: str) -> str:
     return f"""# {name}
 
 Each folder with a number for its name is one version of the model, a SavedModel from text to text; its
-`assets.extra/model_card.json` says what it was made of. Run the commands in this folder.
+`assets.extra/model_card.json` describes it. Run the commands in this folder.
 
 ## Serve it
 
@@ -114,7 +101,7 @@ tensorflow_model_server --port=8500 --rest_api_port=8501 \\
   {on_machine}
 ```
 
-The server takes up a new version when its folder appears. Its metrics are at `{metrics}`.
+The server loads a new version when its folder appears. Its metrics are at `{metrics}`.
 
 ## Ask it
 
@@ -131,8 +118,8 @@ curl -d '{{"inputs": {{"source": ["How are you?", "Good night."]}}}}' {url}
 | `encode_ids` | `source` | `ids`, `truncated` |
 | `decode_ids` | `ids` | `text` |
 
-Another than the first is named beside the inputs: `{{"signature_name": "align", "inputs": …}}`. A request has at most
-{MAX_BATCH_SIZE} texts. `truncated` is true where a text was too long and only its beginning was read.
+A signature other than the first is named in the request: `{{"signature_name": "align", "inputs": …}}`. A request has at
+most {MAX_BATCH_SIZE} texts. `truncated` is true for a text that was too long, of which only the beginning was read.
 """
 
 

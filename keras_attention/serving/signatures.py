@@ -1,168 +1,70 @@
-"""What an exported translator answers: one function for each of its signatures.
+"""The signatures of an exported translator, each a function of tensors.
 
-Every input and output has the batch B first, so that a server can join requests and split the answers, and a batch may
-be empty. Strings that leave are valid UTF-8. `truncated` (B,) says of which texts only the beginning was read.
+Every input and output has the batch axis B first, so that a server can join requests and split the results, and a
+batch may be empty. Output strings are valid UTF-8. `truncated` (B,) marks the texts of which only the beginning was
+read.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from keras_attention.decoding import score as score_pairs
-from keras_attention.serving.reading import read
+from keras_attention.serving.tokenization import tokenize
+from keras_attention.serving.translator import IDS, SOURCE, Translator
 from keras_attention.text import PAD_ID, UNK_ID, SubwordTokenizer
 
-if TYPE_CHECKING:
-    from keras_attention.serving.translator import Translator
-
-SOURCE = tf.TensorSpec([None], tf.string, name="source")
 TARGET = tf.TensorSpec([None], tf.string, name="target")
-IDS = tf.TensorSpec([None, None], tf.int32, name="ids")
 
 
-def translate(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The best translation of each text: the signature `serving_default`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-
-    Returns:
-        `text` (B,), `score` (B,) and `truncated` (B,).
-
-    Example:
-        >>> answer = translate(getfixture("translator"), tf.constant(["abba", ""]))
-        >>> sorted(answer), answer["text"].shape
-        (['score', 'text', 'truncated'], TensorShape([2]))
-    """
-    sources = translator.read(source)
-    found = translator.best(sources.ids)
-    return {
-        "text": translator.texts(found)[:, 0],
-        "score": found.scores[:, 0],
-        "truncated": sources.truncated,
-    }
+def translate(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the best translation of each text (B,)."""
+    return translator.serve(source)
 
 
-def translate_nbest(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
-    """As many translations of each text as there are beams: the signature `translate_nbest`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-
-    Returns:
-        `texts` (B, K) and `scores` (B, K), best first, and `truncated` (B,).
-
-    Example:
-        >>> answer = translate_nbest(getfixture("translator"), tf.constant(["abba", ""]))
-        >>> answer["texts"].shape
-        TensorShape([2, 3])
-    """
-    sources = translator.read(source)
-    found = translator.search(sources.ids, num_return=translator.beam_size)
-    return {
-        "texts": translator.texts(found),
-        "scores": found.scores,
-        "truncated": sources.truncated,
-    }
+def translate_nbest(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns as many translations of each text (B,) as there are beams."""
+    return translator.serve_nbest(source)
 
 
-def score(translator: "Translator", source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
-    """How probable given translations are: the signature `score`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-        target: A translation of each (B,); of one with more tokens than the search can write, the beginning is scored.
-
-    Returns:
-        `score` (B,), the log probability of the whole translation; `tokens` (B,), how many tokens that is, the end of
-        sentence counted; `truncated` (B,), of either text.
-
-    Example:
-        >>> answer = score(getfixture("translator"), tf.constant(["abba", ""]), tf.constant(["", "abba"]))
-        >>> int(answer["tokens"][0])
-        1
-    """
-    same = tf.debugging.assert_equal(tf.size(source), tf.size(target), "There must be one target for each source. ")
-    with tf.control_dependencies([same]):  # before any operation that would fail without saying why
+def score(translator: Translator, source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the log probabilities of given translations (B,), truncated to the tokens that the search can write."""
+    equal = tf.debugging.assert_equal(tf.size(source), tf.size(target), "There must be one target for each source. ")
+    with tf.control_dependencies([equal]):  # before any operation whose error would not say why
         source, target = tf.identity(source), tf.identity(target)
     sources = translator.read(source)
-    targets = read(translator.tokenizer, target, translator.max_target_length)
+    targets = tokenize(translator.tokenizer, target, translator.max_target_length)
     scored = score_pairs(translator.model, sources.ids, targets.ids)
     return {
-        "score": tf.reduce_sum(scored.token_log_probs, axis=1),
-        "tokens": scored.lengths,
+        "score": tf.reduce_sum(scored.token_log_probs, axis=1),  # (B,), of the whole translation
+        "tokens": scored.lengths,  # (B,), the end of sentence included
         "truncated": sources.truncated | targets.truncated,
     }
 
 
-def align(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The best translation of each text, and where the decoder looked as it wrote it: the signature `align`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-
-    Returns:
-        `text` and `score` (B,), as of `translate`; the pieces `source_pieces` (B, S) and `target_pieces` (B, T), each
-        with its end of sentence, "" after it; `alignment` (B, T, S), as of `decoding.score`; `truncated` (B,).
-
-    Example:
-        >>> answer = align(getfixture("translator"), tf.constant(["abba"]))
-        >>> answer["source_pieces"].numpy()[0, -1], answer["alignment"].shape.rank
-        (b'</s>', 3)
-    """
+def align(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the best translation of each text (B,) and the attention weights between their pieces."""
     sources = translator.read(source)
-    found = translator.best(sources.ids)
-    written = found.ids[:, 0]  # (B, T)
+    best = translator.best(sources.ids)
+    target_ids = best.ids[:, 0]  # (B, T)
     return {
-        "text": translator.texts(found)[:, 0],
-        "score": found.scores[:, 0],
-        "source_pieces": _pieces(translator.tokenizer, sources.ids),
-        "target_pieces": _pieces(translator.tokenizer, written),
-        "alignment": score_pairs(translator.model, sources.ids, written).alignment,
+        "text": translator.texts(best)[:, 0],
+        "score": best.scores[:, 0],
+        "source_pieces": _pieces(translator.tokenizer, sources.ids),  # (B, S)
+        "target_pieces": _pieces(translator.tokenizer, target_ids),  # (B, T)
+        "alignment": score_pairs(translator.model, sources.ids, target_ids).alignment,  # (B, T, S)
         "truncated": sources.truncated,
     }
 
 
-def encode_ids(translator: "Translator", source: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The token ids that the model reads, for another runtime: the signature `encode_ids`.
-
-    Args:
-        translator: The translator.
-        source: Texts (B,).
-
-    Returns:
-        `ids` (B, S) int32, each row with its end of sentence, then padding; `truncated` (B,).
-
-    Example:
-        >>> encode_ids(getfixture("translator"), tf.constant([""]))["ids"].numpy().tolist()
-        [[3]]
-    """
+def encode_ids(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the token ids (B, S) that the model reads of texts (B,), for another runtime."""
     tokens = translator.read(source)
     return {"ids": tokens.ids, "truncated": tokens.truncated}
 
 
-def decode_ids(translator: "Translator", ids: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The text of token ids, from another runtime: the signature `decode_ids`.
-
-    Args:
-        translator: The translator.
-        ids: Ids (B, T) int32: what follows the first end of sentence is dropped, so are padding and begin of sentence;
-            an id that the vocabulary lacks shows as ``⁇``, as the unknown token does. More in a row than the model
-            reads or writes are an error.
-
-    Returns:
-        `text` (B,).
-
-    Example:
-        >>> ids = encode_ids(getfixture("translator"), tf.constant(["abba"]))["ids"]
-        >>> decode_ids(getfixture("translator"), ids)["text"].numpy().tolist()
-        [b'abba']
-    """
+def decode_ids(translator: Translator, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the texts (B,) of token ids (B, T) from another runtime; an unknown id is shown as ``⁇``."""
     most = max(translator.max_source_length, translator.max_target_length)
     rule = f"A row of ids must have at most {most}, as many as the model reads or writes; split it. Received: a row of"
     with tf.control_dependencies([tf.debugging.Assert(tf.shape(ids)[1] <= most, [rule, tf.shape(ids)[1]])]):
@@ -171,7 +73,7 @@ def decode_ids(translator: "Translator", ids: tf.Tensor) -> dict[str, tf.Tensor]
     return {"text": translator.tokenizer.detokenize(tf.where(known, ids, UNK_ID))}
 
 
-# What a signature is called, its function and its inputs.
+# By the signature's name: its function and its inputs.
 SIGNATURES: dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]] = {
     "serving_default": (translate, [SOURCE]),
     "translate_nbest": (translate_nbest, [SOURCE]),
@@ -183,7 +85,7 @@ SIGNATURES: dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorS
 
 
 def _pieces(tokenizer: SubwordTokenizer, ids: tf.Tensor) -> tf.Tensor:
-    """Returns the pieces of ids, "" for padding: a table in the graph, which no server needs an operation for."""
+    """Returns the pieces of ids, "" for padding, from a constant table: that needs no custom op on a server."""
     pieces = tokenizer.pieces(range(tokenizer.vocabulary_size))
     pieces[PAD_ID] = ""
     return tf.gather(tf.constant(pieces), ids)

@@ -1,4 +1,4 @@
-"""Cores for each of the batches that are translated at a time."""
+"""The cores that each of several concurrent batches has."""
 
 import contextlib
 import os
@@ -10,15 +10,15 @@ BATCHES_AT_ONCE = 2
 
 
 def share_cores(cores: int | None = None) -> None:
-    """Gives each of the batches that `Translator.translate` works on at a time its own share of the cores.
+    """Divides the cores among the batches that `Translator.translate` runs at the same time.
 
-    Threads of one product wait for each other; those of two batches do not. On two cores, the only number
-    measured, texts take 0.64 to 0.97 of the time; a batch that is alone, as from `Translator` called or an export, may
-    take twice as long. TensorFlow settles its threads when it first computes: call this before a model is made or
-    loaded. After that, or where somebody has settled them, it changes nothing.
+    Each batch then computes with its own threads, which do not wait for those of the other. That is faster for many
+    texts and slower for a single batch, as from a call of `Translator` or an export. TensorFlow fixes its threads when
+    it first computes: call this before a model is made or loaded. Later, or if the number of threads is set already,
+    it changes nothing.
 
     Args:
-        cores: How many there are; by default those that this process may use.
+        cores: Number of cores; by default those that this process may use.
 
     Example:
         >>> share_cores()  # then load the model; `keras-attention translate` does so
@@ -31,14 +31,10 @@ def share_cores(cores: int | None = None) -> None:
 
 
 def cores_are_shared() -> bool:
-    """Whether one batch leaves cores to another, by `share_cores` or by a number of threads set in Python.
-
-    Returns:
-        Whether a product has fewer threads than there are cores.
-    """
+    """Returns whether an operation has fewer threads than there are cores, by `share_cores` or another setting."""
     return 0 < tf.config.threading.get_intra_op_parallelism_threads() < _cores()
 
 
 def _cores() -> int:
-    """Those that this process may use; macOS does not say which they are."""
+    """Returns the number of cores that this process may use; macOS does not say which they are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,7 @@
-"""Requests that a server runs before it takes a caller's: the first run of a graph takes seconds."""
+"""Warm-up requests, which a server runs before it accepts others: the first run of a graph takes seconds."""
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -10,22 +9,16 @@ import tensorflow as tf
 from keras_attention.extras import install_command, is_installed
 from keras_attention.serving.server_files import MAX_BATCH_SIZE
 from keras_attention.serving.signatures import SIGNATURES
-
-if TYPE_CHECKING:
-    from keras_attention.serving.translator import Translator
+from keras_attention.serving.translator import Translator
 
 WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-# One caller, a few callers at once, and the fullest batch: memory is then what the model will need.
+# One caller, a few callers at once, and the largest batch, which allocates the memory that the model will need.
 BATCH_SIZES = (1, 4, MAX_BATCH_SIZE)
 TEXTS = ("How are you?", "", "Good night, and thank you for everything.")
 
 
-def write_warm_up(path: Path, translator: "Translator") -> None:
-    """Writes a request for each signature and batch size, where tensorflow-serving-api has the messages for it.
-
-    Args:
-        path: The file; its folder exists.
-        translator: What is exported; the requests hold texts and ids that it can read.
+def write_warm_up(path: Path, translator: Translator) -> None:
+    """Writes a request for each signature and batch size, if tensorflow-serving-api, which has the messages, is there.
 
     Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """
@@ -45,7 +38,7 @@ def write_warm_up(path: Path, translator: "Translator") -> None:
             writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
 
 
-def _values(translator: "Translator", batch_size: int) -> dict[str, np.ndarray]:
-    """Returns what a caller may send, for every input by its name."""
-    texts = np.resize(np.array([text.encode() for text in TEXTS]), batch_size)  # again and again
+def _values(translator: Translator, batch_size: int) -> dict[str, np.ndarray]:
+    """Returns an array of `batch_size` rows for every input by its name."""
+    texts = np.resize(np.array([text.encode() for text in TEXTS]), batch_size)  # repeats them
     return {"source": texts, "target": texts, "ids": translator.read(tf.constant(texts)).ids.numpy()}

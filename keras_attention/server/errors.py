@@ -1,6 +1,6 @@
-"""What is said of a request that gets no answer, in the codes that gRPC and TF Serving use."""
+"""Errors of requests, with the status codes of gRPC and the HTTP statuses of TF Serving."""
 
-# The HTTP status that TF Serving gives for each code.
+# TF Serving's HTTP status for each gRPC status code.
 HTTP_STATUS = {
     "CANCELLED": 499,
     "UNKNOWN": 500,
@@ -22,18 +22,7 @@ HTTP_STATUS = {
 
 
 class RequestError(Exception):
-    """A request that gets no answer, and why.
-
-    Args:
-        code: The name of a gRPC status code, such as "INVALID_ARGUMENT".
-        message: What the caller is told.
-        http_status: Where HTTP has a better word for it than the code's usual one.
-
-    Example:
-        >>> error = RequestError("NOT_FOUND", "Servable not found for request: Latest(fr)")
-        >>> error.http_status
-        404
-    """
+    """A request that fails with a gRPC status code and a message for the caller, optionally another HTTP status."""
 
     def __init__(self, code: str, message: str, http_status: int | None = None):
         super().__init__(message)

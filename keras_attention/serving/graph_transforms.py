@@ -1,23 +1,15 @@
-"""Makes an exported graph smaller: whoever loads it holds it in memory several times.
+"""Makes an exported graph smaller: a process that loads it holds it in memory several times.
 
-Two fifths of the nodes that Keras' layers leave in a graph are constants which the same function has already, such as
-the axes of reshapes.
+Keras' layers leave many constants in a graph that the same function already has, such as the axes of reshapes.
 """
 
 from pathlib import Path
 from typing import Any
 
 
-def slim(path: Path) -> None:
-    """Rewrites the graph of a SavedModel without what no server needs; it computes what it did.
-
-    Each function keeps one of its equal constants, and loses the notes on shapes, which a loader infers, and on
-    gradients, which are not exported: Python would warn of each when it loads them.
-
-    Args:
-        path: The folder of the SavedModel.
-    """
-    # Only now: `import keras_attention.serving` is to stay quick.
+def shrink_graph(path: Path) -> None:
+    """Rewrites the graph of the SavedModel in a folder without redundant nodes and attributes."""
+    # Imported here so that `import keras_attention.serving` stays fast.
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     file = path / "saved_model.pb"
@@ -26,18 +18,18 @@ def slim(path: Path) -> None:
         for function in graph.graph_def.library.function:
             _merge_constants(function)
             for node in function.node_def:
-                node.attr.pop("_output_shapes", None)
-                node.attr.pop("_gradient_op_type", None)
+                node.attr.pop("_output_shapes", None)  # a loader infers shapes
+                node.attr.pop("_gradient_op_type", None)  # not exported, and Python would warn of each when it loads
     file.write_bytes(saved_model.SerializeToString())
-    # The hash of the file as it was; loaders do without.
+    # The hash of the file before; loaders do not need it.
     (path / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def _merge_constants(function: Any) -> None:
-    """Makes all readers of equal constants read the first of them, and drops the others."""
+    """Makes all consumers of equal constants read the first of them, and drops the others."""
     first_of, replaced, kept = {}, {}, []
     for node in function.node_def:
-        if node.op == "Const" and not node.input:  # one that waits for another operation stays
+        if node.op == "Const" and not node.input:  # one with a control dependency stays
             first = first_of.setdefault((node.device, node.attr["value"].SerializeToString()), node.name)
             if first != node.name:
                 replaced[node.name] = first

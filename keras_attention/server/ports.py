@@ -1,11 +1,11 @@
-"""The ports of a server, reserved before the work that takes time."""
+"""The ports of a server, reserved before the model is loaded."""
 
 import errno
 import socket
 
 OF_THIS_MACHINE = "host must be a name or an address of this machine, such as 127.0.0.1"
 RULES = {
-    errno.EADDRINUSE: "{} must be free; end what listens there, or give another, 0 for any free one",
+    errno.EADDRINUSE: "{} must be free; stop the program that listens there, or give another, 0 for any free one",
     errno.EACCES: "{} must be one that this user may open; give one above 1023",
     errno.EADDRNOTAVAIL: OF_THIS_MACHINE,
     errno.EAFNOSUPPORT: OF_THIS_MACHINE,
@@ -13,20 +13,7 @@ RULES = {
 
 
 def reserve(host: str, *, rest_port: int, grpc_port: int) -> list[socket.socket]:
-    """Reserves the ports of a server: until it listens, a caller's connection is refused.
-
-    Args:
-        host: Where it is to listen.
-        rest_port: The port of REST; 0 is any free one.
-        grpc_port: The port of gRPC; 0 is any free one.
-
-    Returns:
-        A socket for each.
-
-    Raises:
-        ValueError: If the host is empty, a port is out of range, or both are the same.
-        OSError: If a port is taken or not allowed, or the host is not this machine.
-    """
+    """Returns a socket bound to each port, 0 for any free one; connections are refused until `listen` opens it."""
     if not host.strip():  # to the system it would mean all addresses
         raise ValueError(f"{OF_THIS_MACHINE}, or 0.0.0.0 to let other machines in. Received: host={host!r}")
     ports = {"rest_port": rest_port, "grpc_port": grpc_port}
@@ -47,17 +34,7 @@ def reserve(host: str, *, rest_port: int, grpc_port: int) -> list[socket.socket]
 
 
 def listen(bound: socket.socket, host: str, name: str, backlog: int) -> None:
-    """Opens a reserved port.
-
-    Args:
-        bound: Its socket.
-        host: Where the server listens.
-        name: The argument that gave the port.
-        backlog: Connections that may wait until they are taken.
-
-    Raises:
-        OSError: If another program opened the port in the meantime.
-    """
+    """Opens a reserved port, given by the argument `name`; raises OSError if another program has opened it."""
     try:
         bound.listen(backlog)
     except OSError as error:
@@ -65,21 +42,21 @@ def listen(bound: socket.socket, host: str, name: str, backlog: int) -> None:
 
 
 def _bound(host: str, name: str, port: int) -> socket.socket:
-    found = None
+    bound = None
     try:
         wanted = socket.AF_INET6 if ":" in host else socket.AF_INET
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that ended just now is in the way
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of a server that has just ended is free
         if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        found.bind(address)
-        return found
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        return bound
     except OSError as error:
-        if found is not None:
-            found.close()
+        if bound is not None:
+            bound.close()
         raise _refused(host, name, port, error) from error
 
 

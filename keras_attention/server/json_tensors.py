@@ -1,4 +1,4 @@
-"""TF Serving's JSON: requests as arrays, arrays as answers."""
+"""TF Serving's JSON: requests to arrays, arrays to responses."""
 
 import base64
 import binascii
@@ -9,41 +9,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.signature import Arrays, Signature
+from keras_attention.server.errors import RequestError
+from keras_attention.server.signature import Arrays, Signature
 
-MOST_LEVELS = 32
+MAX_LEVELS = 32
 
 
 class JsonRequest(NamedTuple):
-    """What a body asks for: a signature, its inputs, and whether the answer goes row by row."""
+    """A request: a signature, its inputs, and whether the response is row by row."""
 
     signature: Signature
     inputs: Arrays
     by_row: bool
 
 
-def read_request(body: bytes, find_signature: Callable[[str], Signature], most_rows: int = 256) -> JsonRequest:
-    """Reads the body of a `:predict` request.
+def read_request(body: bytes, find_signature: Callable[[str], Signature], max_rows: int = 256) -> JsonRequest:
+    """Reads the body of a `:predict` request; the shapes of its arrays are not checked yet.
 
-    Args:
-        body: JSON with `instances` (row by row) or `inputs` (by input), and perhaps `signature_name`.
-        find_signature: Gives the signature of a name.
-        most_rows: The most rows that are read.
-
-    Returns:
-        The request; its arrays are of the signature's dtypes, their shapes not yet checked.
-
-    Raises:
-        RequestError: If the body is not such JSON, or a value is not of the input's dtype.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> texts = tf.TensorSpec([None], tf.string)
-        >>> upper = Signature("upper", {"source": texts}, {"text": texts})
-        >>> body = b'{"inputs": ["one", {"b64": "dHdv"}]}'
-        >>> read_request(body, lambda name: upper).inputs["source"]
-        array([b'one', b'two'], dtype=object)
+    It is JSON with `instances` (row by row) or `inputs` (by input), and optionally `signature_name`.
 
     Source: https://www.tensorflow.org/tfx/serving/api_rest
     """
@@ -57,35 +40,20 @@ def read_request(body: bytes, find_signature: Callable[[str], Signature], most_r
         raise _wrong("Missing 'inputs' or 'instances' key")
     if len(keys) == 2:
         raise _wrong("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
-    _check_rows(document[keys[0]], most_rows)
+    _check_rows(document[keys[0]], max_rows)
     columns = _columns(document["instances"], signature) if keys == ["instances"] else document["inputs"]
     if not isinstance(columns, dict) or _is_base64(columns):
         columns = {_only_input(signature, keys[0]): columns}
     for column in columns.values():
-        _check_rows(column, most_rows)
+        _check_rows(column, max_rows)
     inputs = {name: _array(columns[name], signature, name) for name in columns if name in signature.inputs}
-    # A name that the signature does not know stays, so that its check says so.
+    # An unknown name is kept, for the error of the signature's check.
     unknown = {name: np.zeros(0) for name in columns if name not in signature.inputs}
     return JsonRequest(signature, inputs | unknown, keys == ["instances"])
 
 
-def write_answer(outputs: Arrays, by_row: bool) -> bytes:
-    """Writes the outputs of a signature as the body of an answer.
-
-    Args:
-        outputs: The arrays by name.
-        by_row: Whether the request was row by row.
-
-    Returns:
-        JSON with `predictions` (row by row) or `outputs` (by output).
-
-    Raises:
-        RequestError: If there are no such rows, or an output has no form in JSON.
-
-    Example:
-        >>> write_answer({"text": np.array([b"one"], object), "score": np.float32([-0.2])}, by_row=True)
-        b'{"predictions": [{"text": "one", "score": -0.2}]}'
-    """
+def write_response(outputs: Arrays, by_row: bool) -> bytes:
+    """Returns the JSON of a response, with `predictions` (row by row) or `outputs` (by output)."""
     names = [_dump(name) + b": " for name in outputs]
     if not by_row:
         values = [_text(name, array) for name, array in outputs.items()]
@@ -100,7 +68,7 @@ def write_answer(outputs: Arrays, by_row: bool) -> bytes:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=_without_repetition)
+        document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_names)
     except UnicodeDecodeError as error:
         raise _wrong(f'JSON Parse error: not UTF-8 ({error.reason}); send bytes as {{"b64": ...}}') from error
     except RecursionError as error:
@@ -112,13 +80,13 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's entries: of a name that occurs twice, all but one value would be left out."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the entries of an object; raises for a repeated name, of which a dict would drop values."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the name {_short(next(name for name in names if names.count(name) > 1))} occurs twice")
-    return found
+    return entries
 
 
 def _check_rows(rows: Any, most: int) -> None:
@@ -127,7 +95,7 @@ def _check_rows(rows: Any, most: int) -> None:
 
 
 def _columns(instances: Any, signature: Signature) -> dict[str, list]:
-    """Turns rows into a list for each input."""
+    """Transposes rows to a list for each input."""
     if not isinstance(instances, list):
         raise _wrong(f"Excepting 'instances' to be an list/array. Received: {_short(instances)}")
     if not instances:
@@ -136,10 +104,10 @@ def _columns(instances: Any, signature: Signature) -> dict[str, list]:
     if not any(named):
         return {_only_input(signature, "instances"): instances}
     names = list(instances[named.index(True)])
-    for place, row in enumerate(instances):
-        if not named[place] or set(row) != set(names):
+    for index, row in enumerate(instances):
+        if not named[index] or set(row) != set(names):
             raise _wrong(
-                f"Failed to process element: {place} of 'instances' list. JSON object: {_short(row)} "
+                f"Failed to process element: {index} of 'instances' list. JSON object: {_short(row)} "
                 f"keys must be equal to: {','.join(sorted(signature.inputs))}"
             )
     return {name: [row[name] for row in instances] for name in names}
@@ -155,7 +123,7 @@ def _only_input(signature: Signature, key: str) -> str:
 
 
 def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
-    """Turns nested lists into an array of the input's dtype."""
+    """Converts nested lists to an array of the input's dtype."""
     dtype = signature.inputs[name].dtype
     shape, first = [], value
     while isinstance(first, list):
@@ -163,11 +131,11 @@ def _array(value: Any, signature: Signature, name: str) -> np.ndarray:
         first = first[0] if first else None
     flat: list = []
     try:
-        if len(shape) > MOST_LEVELS:
-            raise ValueError(f"more than {MOST_LEVELS} levels of lists")
+        if len(shape) > MAX_LEVELS:
+            raise ValueError(f"more than {MAX_LEVELS} levels of lists")
         _flatten(value, shape, 0, dtype, _plain_types(dtype), flat)
         array = np.empty(len(flat), object if dtype == tf.string else dtype.as_numpy_dtype)
-        with np.errstate(over="raise"):  # a number beyond float32 is no infinity
+        with np.errstate(over="raise"):  # an error, not infinity, for a number beyond the dtype
             array[:] = flat
         return array.reshape(shape)
     except (ValueError, ArithmeticError) as error:
@@ -184,7 +152,7 @@ def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, plain: s
         raise ValueError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
     if len(value) != shape[level]:
         raise ValueError(f"Encountered list at unexpected size: {len(value)} expected size: {shape[level]}")
-    if level == len(shape) - 1 and plain.issuperset(map(type, value)):  # a long list in no time
+    if level == len(shape) - 1 and plain.issuperset(map(type, value)):  # fast for a long list
         flat.extend(text.encode("utf-8") for text in value) if dtype == tf.string else flat.extend(value)
         return
     for each in value:
@@ -204,7 +172,7 @@ def _element(value: Any, dtype: tf.DType) -> Any:
 
 
 def _plain_types(dtype: tf.DType) -> set[type]:
-    """Returns the types that JSON gives to values of a dtype."""
+    """Returns the Python types of JSON values of a dtype."""
     return {tf.string: {str}, tf.bool: {bool}}.get(dtype, {int} if dtype.is_integer else {int, float})
 
 
@@ -217,7 +185,7 @@ def _text(name: str, array: np.ndarray) -> bytes:
 
 
 def _row_texts(name: str, array: np.ndarray) -> list[bytes]:
-    """Writes row by row: of a large array, Python's numbers take ten times the memory of their text."""
+    """Writes row by row, as Python's numbers take much more memory than their text."""
     if array.ndim > 1:
         return [_dump(_values(name, row)) for row in array]
     return [_dump(value) for value in _values(name, array)]
@@ -230,10 +198,10 @@ def _object(names: list[bytes], values: Iterable[bytes]) -> bytes:
 def _values(name: str, array: np.ndarray) -> Any:
     array = np.asarray(array)
     if array.dtype == object:
-        code = _in_base64 if name.endswith("_bytes") else _in_utf8
+        code = _to_base64 if name.endswith("_bytes") else _to_utf8
         return np.asarray(np.frompyfunc(code, 1, 1)(array), object).tolist()
     if tf.as_dtype(array.dtype).is_floating:
-        # The shortest decimals that mean the same number: 0.2, not 0.20000000298.
+        # The shortest decimals of the same number: 0.2, not 0.20000000298.
         return array.astype(np.float64).tolist() if array.dtype == np.float64 else _shortest(array)
     if array.dtype.kind in "biu":
         return array.tolist()
@@ -244,11 +212,11 @@ def _shortest(array: np.ndarray) -> Any:
     return array.astype(np.float32).astype("U").astype(np.float64).tolist()
 
 
-def _in_utf8(value: bytes) -> str:
+def _to_utf8(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _in_base64(value: bytes) -> dict[str, str]:
+def _to_base64(value: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(value).decode()}
 
 

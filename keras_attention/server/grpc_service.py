@@ -1,4 +1,4 @@
-"""TF Serving's gRPC services: predictions, the signatures, whether a version is there."""
+"""TF Serving's gRPC services: predictions, signatures, the status of a version."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,28 +16,16 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.service import Service
-from keras_attention.serving.server.signature import Arrays, elements
+from keras_attention.server.errors import RequestError
+from keras_attention.server.service import Service
+from keras_attention.server.signature import Arrays, elements
 
-# Threads that wait for answers; the model itself runs in one.
+# Threads that wait for outputs; the model itself runs in one.
 THREADS = 32
 
 
 def grpc_server(service: Service, host: str, port: int, connections: int) -> tuple[grpc.Server, int]:
-    """Makes a server of TF Serving's gRPC services; it is not started.
-
-    Args:
-        service: The model and its queue.
-        host: Where it listens.
-        port: The port; 0 is any free one.
-        connections: The most that may be open.
-
-    Returns:
-        The server and its port.
-
-    Raises:
-        OSError: If the port is taken.
+    """Returns a server of TF Serving's gRPC services, not started, and its port; port 0 is any free one.
 
     Source: https://www.tensorflow.org/tfx/serving/serving_advanced
     """
@@ -48,12 +36,14 @@ def grpc_server(service: Service, host: str, port: int, connections: int) -> tup
         ("grpc.so_reuseport", 0),  # a second server on the port is an error
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", idle),  # connections that send nothing
-        ("grpc.max_connection_idle_ms", idle),  # connections without a call; a client connects again by itself
+        ("grpc.max_connection_idle_ms", idle),  # connections without a call; a client reconnects
         ("grpc.keepalive_time_ms", idle),  # connections whose client has vanished
         ("grpc.keepalive_timeout_ms", idle),
     ]
     server = grpc.server(
-        futures.ThreadPoolExecutor(THREADS, "grpc"), interceptors=[_Prompt(service.limits.idle)], options=options
+        futures.ThreadPoolExecutor(THREADS, "grpc"),
+        interceptors=[_RequestTimeout(service.limits.idle)],
+        options=options,
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Predictions(service), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(service), server)
@@ -64,10 +54,10 @@ def grpc_server(service: Service, host: str, port: int, connections: int) -> tup
         raise OSError(f"grpc_port must be free ({error}). Received: grpc_port={port}, host={host!r}") from error
 
 
-class _Prompt(grpc.ServerInterceptor):
-    """Ends calls whose request does not come: each would keep a thread.
+class _RequestTimeout(grpc.ServerInterceptor):
+    """Ends calls whose request does not come, as each would keep a thread.
 
-    On the wire a call with one request is one with a stream of requests, and a method can wait for the first of these.
+    On the wire, a call with one request is one with a stream of requests, so a method can wait for the first of them.
     """
 
     def __init__(self, seconds: float):
@@ -78,7 +68,7 @@ class _Prompt(grpc.ServerInterceptor):
         if handler is None or handler.unary_unary is None:
             return handler
 
-        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        def respond(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
             timer = threading.Timer(self._seconds, context.cancel)
             timer.start()
             try:
@@ -89,7 +79,7 @@ class _Prompt(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "A call needs a request. Received: none")
             return handler.unary_unary(request, context)
 
-        return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(respond, handler.request_deserializer, handler.response_serializer)
 
 
 class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -97,7 +87,7 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._service = service
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _answered(context), self._service.metrics.request("grpc"):
+        with _errors_as_status(context), self._service.metrics.request("grpc"):
             return self._predict(request, context)
 
     def _predict(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -107,8 +97,8 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         inputs = {
             name: _array(name, proto, self._service.limits.request_bytes) for name, proto in request.inputs.items()
         }
-        answer = self._service.submit(signature, inputs)
-        outputs = _wait(answer, context, self._service.limits.deadline)
+        future = self._service.submit(signature, inputs)
+        outputs = _wait(future, context, self._service.limits.deadline)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = self._service.model.name
         response.model_spec.version.value = self._service.model.version
@@ -118,7 +108,7 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _answered(context):
+        with _errors_as_status(context):
             _check_model(self._service, request.model_spec)
             if list(request.metadata_field) != ["signature_def"]:
                 fields = list(request.metadata_field)
@@ -136,14 +126,14 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
         self._service = service
 
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _answered(context):
+        with _errors_as_status(context):
             _check_model(self._service, request.model_spec)
             return self._service.status()
 
 
 @contextmanager
-def _answered(context: grpc.ServicerContext) -> Iterator[None]:
-    """Answers with the status of a `RequestError`."""
+def _errors_as_status(context: grpc.ServicerContext) -> Iterator[None]:
+    """Ends a call with the status of a `RequestError`."""
     try:
         yield
     except RequestError as error:
@@ -156,24 +146,24 @@ def _check_model(service: Service, spec: Any) -> None:
     service.check_model(spec.name, str(spec.version.value) if spec.HasField("version") else None)
 
 
-def _wait(answer: futures.Future, context: grpc.ServicerContext, deadline: float) -> Arrays:
-    """Waits for an answer as long as there is somebody who waits for it."""
+def _wait(outputs: futures.Future, context: grpc.ServicerContext, deadline: float) -> Arrays:
+    """Waits for the outputs while the client is connected."""
     ended = threading.Event()
     if not context.add_callback(ended.set):
         ended.set()
-    answer.add_done_callback(lambda _: ended.set())
+    outputs.add_done_callback(lambda _: ended.set())
     remaining = context.time_remaining()
     in_time = ended.wait(deadline if remaining is None else min(deadline, remaining))
-    if answer.done():
-        return answer.result()
-    answer.cancel()
+    if outputs.done():
+        return outputs.result()
+    outputs.cancel()
     if in_time:
         raise RequestError("CANCELLED", "The client is gone")
     raise RequestError("DEADLINE_EXCEEDED", f"No answer within {deadline:g} seconds")
 
 
 def _array(name: str, proto: Any, limit: int) -> np.ndarray:
-    """Reads a tensor; one number can stand for a whole array, so the stated shape is checked first."""
+    """Returns a tensor as an array; its shape is checked first, as a proto can repeat one number for a whole array."""
     if elements([dim.size for dim in proto.tensor_shape.dim]) > limit:
         raise RequestError("INVALID_ARGUMENT", f"Input '{name}' may have {limit} elements. Received: more")
     try:

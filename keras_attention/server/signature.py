@@ -1,4 +1,4 @@
-"""What a signature of a SavedModel takes and gives, and whether a request fits it."""
+"""The inputs and outputs of a signature of a SavedModel, and the checks of requests against them."""
 
 import dataclasses
 import math
@@ -8,27 +8,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.serving.server.errors import RequestError
+from keras_attention.server.errors import RequestError
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """A signature of a SavedModel.
-
-    Args:
-        name: Its name, such as "serving_default".
-        inputs: The name, dtype and shape of what it takes, by input.
-        outputs: The same of what it gives.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> texts = tf.TensorSpec([None], tf.string, "a:0")
-        >>> signature = Signature("upper", inputs={"source": texts}, outputs={"text": texts})
-        >>> signature.batchable, signature.rows({"source": np.array([b"one", b"two"], object)})
-        (True, 2)
-    """
+    """A signature of a SavedModel: its name, and the spec of each input and output."""
 
     name: str
     inputs: dict[str, tf.TensorSpec]
@@ -36,30 +23,16 @@ class Signature:
 
     @property
     def batchable(self) -> bool:
-        """Whether requests can be joined: everything has a first dimension of any size."""
+        """Whether requests can be joined: the first dimension of every input and output is unknown."""
         shapes = [spec.shape for spec in (*self.inputs.values(), *self.outputs.values())]
         return all(shape.rank is not None and shape.rank > 0 and shape[0] is None for shape in shapes)
 
     def rows(self, inputs: Arrays) -> int:
-        """Says how many texts, or other rows, a request has.
-
-        Args:
-            inputs: The arrays of a request.
-
-        Returns:
-            The length of the longest array; 1 for a number alone.
-        """
+        """Returns the number of rows of a request, that of its longest array; a scalar has one."""
         return max((len(array) if array.ndim else 1 for array in inputs.values()), default=1)
 
     def check(self, inputs: Arrays) -> None:
-        """Checks the arrays of a request.
-
-        Args:
-            inputs: The arrays by name.
-
-        Raises:
-            RequestError: If a name is missing or unknown, or a dtype, a shape or the number of rows is wrong.
-        """
+        """Checks the names, dtypes, shapes and numbers of rows of the arrays of a request."""
         self._check_names(inputs)
         for name, array in inputs.items():
             spec = self.inputs[name]
@@ -79,17 +52,7 @@ class Signature:
             raise self._error(f"the inputs are {sorted(self.inputs)}. Missing: {missing}. Unknown: {named}")
 
     def select(self, names: list[str]) -> list[str]:
-        """Gives the outputs that a request asks for.
-
-        Args:
-            names: The output filter of a request.
-
-        Returns:
-            The names, or those of all outputs where none is given.
-
-        Raises:
-            RequestError: If there is no such output, or one is named twice.
-        """
+        """Checks the output filter of a request and returns the names of its outputs, all by default."""
         unknown = sorted(set(names) - set(self.outputs))
         if unknown or len(set(names)) < len(names):
             raise self._error(f"the outputs are {sorted(self.outputs)}, each once. Received: {names!r:.200}")
@@ -100,14 +63,7 @@ class Signature:
 
 
 def read_signatures(signature_defs: Mapping[str, Any]) -> dict[str, Signature]:
-    """Reads the signatures of a SavedModel; those that take nothing, such as its initialiser, are left out.
-
-    Args:
-        signature_defs: The SavedModel's `signature_def`.
-
-    Returns:
-        The signatures by name.
-    """
+    """Returns the signatures of a SavedModel by name, without those that have no inputs, such as its initializer."""
     return {
         name: Signature(name, _specs(definition.inputs), _specs(definition.outputs))
         for name, definition in signature_defs.items()
@@ -116,17 +72,7 @@ def read_signatures(signature_defs: Mapping[str, Any]) -> dict[str, Signature]:
 
 
 def elements(shape: list[int]) -> int:
-    """Counts what an array of a shape holds.
-
-    Args:
-        shape: The shape that a request states.
-
-    Returns:
-        The number of elements.
-
-    Raises:
-        RequestError: If a dimension is negative.
-    """
+    """Returns the number of elements of an array with the shape of a request."""
     if any(size < 0 for size in shape):
         raise RequestError("INVALID_ARGUMENT", f"A shape has no negative dimensions. Received: {shape!r:.200}")
     return math.prod(shape)

@@ -1,4 +1,4 @@
-"""A SavedModel loaded as TF Serving loads it: a graph in a session."""
+"""A SavedModel, loaded as TF Serving loads it: a graph in a session."""
 
 import importlib
 import json
@@ -10,37 +10,18 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
-from keras_attention.serving.server.errors import HTTP_STATUS, RequestError
-from keras_attention.serving.server.signature import Arrays, Signature, read_signatures
+from keras_attention.server.errors import HTTP_STATUS, RequestError
+from keras_attention.server.signature import Arrays, Signature, read_signatures
 
 CODES = {getattr(tf.errors, name): name for name in HTTP_STATUS}
 WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MODEL_CARD = Path("assets.extra") / "model_card.json"
-# How many tokens longer than its source a translation may be, where the model card gives no length of its own.
+# A translation may be this many tokens longer than its source, unless the model card has a maximum length.
 LONGER_TARGET = 49
 
 
 def newest_version(folder: str | os.PathLike) -> Path:
-    """Finds the version of a model that is served.
-
-    Args:
-        folder: The model's folder, which holds a folder for each version.
-
-    Returns:
-        The folder with the highest number.
-
-    Raises:
-        FileNotFoundError: If there is no SavedModel in the folder.
-        ValueError: If the folder is itself a version, or its name cannot be in a URL of TF Serving.
-
-    Example:
-        >>> import pathlib
-        >>> for version in ("9", "10", "unfinished-3"):
-        ...     pathlib.Path("en-de", version).mkdir(parents=True)
-        ...     _ = pathlib.Path("en-de", version, "saved_model.pb").write_bytes(b"")
-        >>> newest_version("en-de").name
-        '10'
-    """
+    """Returns the folder of the newest version in a model's folder, the one with the highest number."""
     folder = Path(folder)
     if (folder / "saved_model.pb").exists():
         raise ValueError(f"folder must be a model's, not that of one version: {folder.parent}. Received: {folder}")
@@ -62,51 +43,32 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _is_version(name: str) -> bool:
-    """Whether TF Serving takes a folder for a version: its name is a number of 64 bits."""
+    """Returns whether TF Serving treats a folder as a version: its name is a 64-bit number."""
     return name.isascii() and name.isdecimal() and len(name) < 20 and int(name) < 2**63
 
 
 class LoadedModel:
-    """The newest version of a model, ready to run.
-
-    Args:
-        folder: The model's folder, which holds a folder for each version.
-
-    Raises:
-        FileNotFoundError: If there is no SavedModel in the folder.
-        ValueError: If the folder is that of one version, or the SavedModel is not complete.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> module, texts = tf.Module(), tf.TensorSpec([None], tf.string, name="source")
-        >>> module.upper = tf.function(lambda source: {"text": tf.strings.upper(source)}, input_signature=[texts])
-        >>> tf.saved_model.save(module, "saved_models/upper/1", signatures={"serving_default": module.upper})
-        >>> model = LoadedModel("saved_models/upper")
-        >>> model.name, model.version, model.signature("").name
-        ('upper', 1, 'serving_default')
-        >>> model.run(model.signature(""), {"source": np.array([b"a", b"b"], object)})["text"]
-        array([b'A', b'B'], dtype=object)
-        >>> model.close()
+    """The newest version in a model's folder, in a session.
 
     Source: https://www.tensorflow.org/tfx/serving/architecture
     """
 
     def __init__(self, folder: str | os.PathLike):
-        with needed_by("keras_attention.serving.server", "serving", "text"):
+        with needed_by("keras_attention.server", "serving", "text"):
             importlib.import_module("tensorflow_text")  # registers the tokenizer's operations
         self.path = newest_version(folder)
         self.name = os.path.basename(os.path.realpath(folder))
         self.version = int(self.path.name)
         self._session = tf.compat.v1.Session(graph=tf.Graph())
-        # tf.saved_model.load, which TensorFlow advises, would find models that TF Serving cannot load.
+        # tf.saved_model.load, which TensorFlow recommends, accepts models that TF Serving cannot load.
         try:
             with _QuietTensorFlow():
                 graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(self.path))
         except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
             self._session.close()
-            said = str(error).partition("\n")[0][:300].rstrip(".")
+            reason = str(error).partition("\n")[0][:300].rstrip(".")
             message = (
-                f"The newest version must be a complete SavedModel for serving; export again, or remove it. {said}"
+                f"The newest version must be a complete SavedModel for serving; export again, or remove it. {reason}"
             )
             raise ValueError(f"{message}. Received: {self.path}") from error
         self.signature_defs = graph.signature_def
@@ -114,17 +76,7 @@ class LoadedModel:
         self._decoding = _decoding(self.path / MODEL_CARD)
 
     def signature(self, name: str) -> Signature:
-        """Finds a signature.
-
-        Args:
-            name: Its name; "" is serving_default.
-
-        Returns:
-            The signature.
-
-        Raises:
-            RequestError: If the model has none of that name.
-        """
+        """Returns the signature of a name, "" for serving_default."""
         name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
         if name not in self.signatures:
             message = f'Serving signature name: "{name[:80]}" not found in signature def. It has: '
@@ -132,38 +84,21 @@ class LoadedModel:
         return self.signatures[name]
 
     def cells(self, signature: Signature, inputs: Arrays) -> int:
-        """Bounds what attention computes for a request: texts × source tokens × target tokens.
+        """Returns a bound of texts × source tokens × target tokens, the size of the attention weights of a request.
 
-        Args:
-            signature: The signature.
-            inputs: Its inputs.
-
-        Returns:
-            The bound; 0 where the model is not a translator with a model card, or the signature does not run the model.
+        It is 0 for a model without the lengths in a model card, and for a signature that does not run the model.
         """
         if not self._decoding or "source" not in inputs or not {"score", "scores"} & set(signature.outputs):
             return 0
-        most_source, most_target, longest = self._decoding
-        source = min(_longest(inputs["source"]) + 1, most_source)
-        target = longest or source + LONGER_TARGET
+        max_source, max_target, max_length = self._decoding
+        source = min(_longest(inputs["source"]) + 1, max_source)
+        target = max_length or source + LONGER_TARGET
         if "target" in inputs:
             target = _longest(inputs["target"]) + 1
-        return len(inputs["source"]) * source * min(target, most_target)
+        return len(inputs["source"]) * source * min(target, max_target)
 
     def run(self, signature: Signature, inputs: Arrays, timeout: float = 60.0) -> Arrays:
-        """Runs a signature on arrays that fit it, one run at a time: a timeout stops all runs of a session.
-
-        Args:
-            signature: The signature.
-            inputs: Its inputs.
-            timeout: Seconds after which the run is stopped.
-
-        Returns:
-            All its outputs.
-
-        Raises:
-            RequestError: If the graph reports an error, or takes too long.
-        """
+        """Runs a signature, at most `timeout` seconds; one at a time, as a timeout stops all runs of a session."""
         fetches = {name: spec.name for name, spec in signature.outputs.items()}
         feeds = {signature.inputs[name].name: array for name, array in inputs.items()}
         options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(timeout * 1000)))
@@ -174,19 +109,12 @@ class LoadedModel:
             code = "DEADLINE_EXCEEDED" if code == "CANCELLED" else code  # nothing else cancels a run
             message = error.message.removeprefix("Graph execution error:").strip()[:500]
             raise RequestError(code, f"Signature '{signature.name}': {message}") from error
-        # A single text comes as bytes, which NumPy would cut at its last NUL.
+        # A single text is bytes, of which NumPy would drop NULs at the end.
         kinds = {name: object if spec.dtype == tf.string else None for name, spec in signature.outputs.items()}
         return {name: np.asarray(value, kinds[name]) for name, value in outputs.items()}
 
     def warm_up(self) -> int:
-        """Runs the requests that the export wrote for this: the first run of a graph takes seconds.
-
-        Returns:
-            How many there were.
-
-        Raises:
-            ValueError: If the model fails at one of them.
-        """
+        """Runs the warm-up requests of the export and returns their number: the first run of a graph takes seconds."""
         from tensorflow_serving.apis import prediction_log_pb2
 
         file = self.path / WARM_UP_FILE
@@ -207,7 +135,7 @@ class LoadedModel:
 
 
 class _QuietTensorFlow:
-    """Keeps TensorFlow from advising against the loader that TF Serving uses."""
+    """Suppresses TensorFlow's warning that the loader is deprecated."""
 
     def __enter__(self) -> None:
         self._level = tf.get_logger().level
@@ -218,15 +146,15 @@ class _QuietTensorFlow:
 
 
 def _decoding(card: Path) -> tuple[int, int, int | None] | None:
-    """Reads the most tokens of a source and of a target, and the target's own limit, from an export's model card."""
+    """Returns `max_source_length`, `max_target_length` and `max_length` of an export's model card, if it has them."""
     try:
         decoding = json.loads(card.read_text(encoding="utf-8"))["decoding"]
-        most_source, most_target = int(decoding["max_source_length"]), int(decoding["max_target_length"])
-        return most_source, most_target, decoding["max_length"] and int(decoding["max_length"])
-    except (OSError, ValueError, TypeError, LookupError):  # another SavedModel, or a card that somebody changed
+        max_source, max_target = int(decoding["max_source_length"]), int(decoding["max_target_length"])
+        return max_source, max_target, decoding["max_length"] and int(decoding["max_length"])
+    except (OSError, ValueError, TypeError, LookupError):  # another SavedModel, or an edited card
         return None
 
 
 def _longest(texts: np.ndarray) -> int:
-    """Returns the bytes of the longest text: no text has more tokens."""
+    """Returns the number of bytes of the longest text, which is at least its number of tokens."""
     return max(map(len, texts), default=0)

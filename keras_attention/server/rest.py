@@ -1,4 +1,4 @@
-"""TF Serving's REST paths, the server's health and its counts."""
+"""TF Serving's REST API, the health check, the metrics and the translation page."""
 
 import asyncio
 import importlib.resources
@@ -14,14 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from keras_attention.serving.server import json_tensors
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.service import Service
-from keras_attention.serving.server.signature import Arrays
+from keras_attention.server import json_tensors
+from keras_attention.server.errors import RequestError
+from keras_attention.server.service import Service
+from keras_attention.server.signature import Arrays
 
-# Bodies that are too large are read up to this many times the limit: a caller that still writes hears no answer.
-READ_ON = 16
-# The page loads nothing, asks nobody but this server and is in no frame.
+# Bodies that are too large are read up to this many times the limit: a caller reads no response while it writes.
+READ_FACTOR = 16
+# The page loads nothing, sends requests only to this server and cannot be in a frame.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,14 +29,7 @@ PAGE_POLICY = (
 
 
 def rest_app(service: Service, page: bool = False) -> Starlette:
-    """Makes the application that answers TF Serving's REST requests.
-
-    Args:
-        service: The model and its queue.
-        page: Whether `/` is the translation page.
-
-    Returns:
-        The application.
+    """Returns the application of TF Serving's REST API, with `page` the translation page at `/`.
 
     Source: https://www.tensorflow.org/tfx/serving/api_rest
     """
@@ -91,33 +84,33 @@ class _Handlers:
                 raise RequestError("DEADLINE_EXCEEDED", f"No answer within {deadline:g} seconds") from error
             except ClientDisconnect as error:
                 raise RequestError("CANCELLED", "The client is gone") from error
-            except asyncio.CancelledError as error:  # by uvicorn, of what is still unanswered as it ends
+            except asyncio.CancelledError as error:  # by uvicorn, of requests that still run when it ends
                 raise RequestError("UNAVAILABLE", "The server is shutting down") from error
 
     async def _predict(self, request: Request) -> Response:
         body = await _read_body(request, self._service.limits.request_bytes)
         limit = self._service.limits.request_rows
         wanted = await run_in_threadpool(json_tensors.read_request, body, self._service.model.signature, limit)
-        answer = asyncio.wrap_future(self._service.submit(wanted.signature, wanted.inputs))
-        outputs = await _unless_gone(request, answer)
-        written = await run_in_threadpool(json_tensors.write_answer, outputs, wanted.by_row)
-        return Response(written, media_type="application/json")
+        future = asyncio.wrap_future(self._service.submit(wanted.signature, wanted.inputs))
+        outputs = await _unless_disconnected(request, future)
+        content = await run_in_threadpool(json_tensors.write_response, outputs, wanted.by_row)
+        return Response(content, media_type="application/json")
 
     def _check_model(self, request: Request) -> None:
         name = request.path_params["name"]
-        if ":" in name:  # an action that is not known, or known for another method
+        if ":" in name:  # an unknown action, or one of another method
             raise HTTPException(404)
         self._service.check_model(name, request.path_params.get("version"))
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """Reads a body; one that is too large is read on, so that the caller hears why, but not kept."""
+    """Reads a body; of one that is too large the rest is read and dropped, so that the caller reads the error."""
     body, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
         if size <= limit:
             body += chunk
-        elif size > READ_ON * limit:
+        elif size > READ_FACTOR * limit:
             break
     if size > limit:
         message = f"A request may have {limit} bytes; send fewer texts at a time. Received: more"
@@ -125,30 +118,23 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _unless_gone(request: Request, answer: asyncio.Future) -> Arrays:
-    """Waits for an answer as long as there is somebody who waits for it."""
-    gone = asyncio.ensure_future(request.receive())  # after the body, only the end of the connection comes
+async def _unless_disconnected(request: Request, outputs: asyncio.Future) -> Arrays:
+    """Waits for the outputs while the client is connected."""
+    disconnected = asyncio.ensure_future(request.receive())  # after the body, only the end of the connection comes
     try:
-        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
+        await asyncio.wait([outputs, disconnected], return_when=asyncio.FIRST_COMPLETED)
+        if outputs.done():
+            return outputs.result()
         raise ClientDisconnect
     finally:
-        gone.cancel()
-        answer.cancel()
+        disconnected.cancel()
+        outputs.cancel()
 
 
 def page_text(service: Service) -> str:
-    """Gives the translation page of a model.
-
-    Args:
-        service: The model and its queue.
-
-    Returns:
-        HTML that loads nothing else.
-    """
+    """Returns the HTML of the translation page, which loads nothing else."""
     text = importlib.resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    # "<" as an escape: a name cannot end the script that holds it.
+    # "<" is escaped, so that a name cannot end the script that contains it.
     about = {"model": service.model.name, "signatures": sorted(service.model.signatures)}
     return text.replace("/* ABOUT */ null", json.dumps(about).replace("<", "\\u003c"))
 

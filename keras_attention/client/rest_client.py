@@ -1,4 +1,4 @@
-"""The client over REST. It needs nothing but Python's standard library."""
+"""The client over REST. It needs only Python's standard library."""
 
 import base64
 import http.client
@@ -7,26 +7,26 @@ import ssl
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from keras_attention.serving.client.base import Client
-from keras_attention.serving.client.retries import ServingError
+from keras_attention.client.base import Client
+from keras_attention.client.retries import ServingError
 
-# 429 and 503: the server is busy, the same request may do later.
-PASSING = (429, 503)
+# The server is busy, and the same request may succeed later.
+BUSY = (429, 503)
 
 
 class RestClient(Client):
-    """Asks a translator that TF Serving, or `keras-attention serve`, serves over REST.
+    """Client over REST of a translator that TF Serving or `keras-attention serve` serves.
 
     Args:
-        url: The server, such as "http://localhost:8501".
-        model: The model's name on it.
-        version: Its version; the newest by default.
-        timeout: Seconds that the server has for one request.
-        retries: How often a request is sent again when the server is away or busy.
-        batch_size: The most texts of one request.
+        url: URL of the server, such as "http://localhost:8501".
+        model: Name of the model on the server.
+        version: Version of the model; the newest by default.
+        timeout: Timeout of a request in seconds.
+        retries: Maximum number of retries of a request when the server is unavailable or busy.
+        batch_size: Maximum number of texts of a request.
 
     Raises:
-        ValueError: If the URL is none, or a number is out of its range.
+        ValueError: If `url` is not the URL of a server, or another argument is out of its range.
 
     Example:
         >>> client = RestClient("http://localhost:8501", model="en-de", retries=0)
@@ -55,39 +55,40 @@ class RestClient(Client):
         self._path = f"{parts.path.rstrip('/')}/v1/models/{quote(model, safe='')}{versions}"
 
     def _predict(self, signature: str, inputs: dict[str, list[bytes]]) -> dict[str, list]:
-        columns = {name: [_in_json(text) for text in texts] for name, texts in inputs.items()}
-        answer = self._send("POST", ":predict", {"signature_name": signature, "inputs": columns})
-        outputs = answer.get("outputs")
+        columns = {name: [_to_json(text) for text in texts] for name, texts in inputs.items()}
+        response = self._send("POST", ":predict", {"signature_name": signature, "inputs": columns})
+        outputs = response.get("outputs")
         if not isinstance(outputs, dict) or not all(isinstance(values, list) for values in outputs.values()):
-            raise ServingError(f"{self._where()} gave no outputs by name. Received: {str(answer)[:200]}")
+            raise ServingError(f"{self._url()} gave no outputs by name. Received: {str(response)[:200]}")
         return outputs
 
     def _status(self) -> dict[int, str]:
-        answer = self._send("GET", "")
+        response = self._send("GET", "")
         try:
-            return {int(each["version"]): each["state"] for each in answer["model_version_status"]}
+            return {int(each["version"]): each["state"] for each in response["model_version_status"]}
         except (KeyError, TypeError, ValueError) as error:
-            raise ServingError(f"{self._where()} gave no status. Received: {str(answer)[:200]}") from error
+            raise ServingError(f"{self._url()} gave no status. Received: {str(response)[:200]}") from error
 
     def _send(self, method: str, action: str, document: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Sends one request and reads the answer."""
+        """Sends one request and returns the JSON of the response."""
         body = None if document is None else json.dumps(document).encode()
-        status, answer = self._exchange(method, action, body)
+        status, content = self._exchange(method, action, body)
         try:
-            read = json.loads(answer)
+            response = json.loads(content)
         except ValueError:
-            read = None
+            response = None
         if status != 200:
-            said = read["error"] if isinstance(read, dict) and "error" in read else answer.decode("utf-8", "replace")
+            has_message = isinstance(response, dict) and "error" in response
+            message = response["error"] if has_message else content.decode("utf-8", "replace")
             raise ServingError(
-                f"{self._where(action)} answered {status}: {said[:1000]}{_hint(status)}", status in PASSING
+                f"{self._url(action)} answered {status}: {message[:1000]}{_hint(status)}", status in BUSY
             )
-        if not isinstance(read, dict):
-            raise ServingError(f"{self._where(action)} gave no JSON; is it a model server? Received: {answer[:200]!r}")
-        return read
+        if not isinstance(response, dict):
+            raise ServingError(f"{self._url(action)} gave no JSON; is it a model server? Received: {content[:200]!r}")
+        return response
 
     def _exchange(self, method: str, action: str, body: bytes | None) -> tuple[int, bytes]:
-        """Each request has its own connection, so that threads can share a client."""
+        """Sends a request over a connection of its own, so that threads can share a client."""
         scheme, host, port = self._server
         secure = {"context": ssl.create_default_context()} if scheme == "https" else {}
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -98,24 +99,24 @@ class RestClient(Client):
             response = connection.getresponse()
             return response.status, response.read()
         except TimeoutError as error:
-            message = f"{self._where(action)} gave no answer within timeout={self.timeout:g} seconds; allow more"
+            message = f"{self._url(action)} gave no answer within timeout={self.timeout:g} seconds; allow more"
             raise ServingError(f"{message}, or send fewer texts at a time: batch_size={self.batch_size}") from error
         except ConnectionError as error:
-            message = f"{self._where(action)} is not reached ({error}). Is the server running there?"
+            message = f"{self._url(action)} cannot be reached ({error}). Is the server running there?"
             raise ServingError(message, passing=True) from error
         except (OSError, http.client.HTTPException) as error:
-            raise ServingError(f"{self._where(action)} is not reached ({error!r}). Is the URL right?") from error
+            raise ServingError(f"{self._url(action)} cannot be reached ({error!r}). Is the URL right?") from error
         finally:
             connection.close()
 
-    def _where(self, action: str = "") -> str:
+    def _url(self, action: str = "") -> str:
         scheme, host, port = self._server
         host = f"[{host}]" if ":" in host else host
         return f"{scheme}://{host}{'' if port is None else f':{port}'}{self._path}{action}"
 
 
-def _in_json(text: bytes) -> str | dict[str, str]:
-    """As a string, or in base64 where the bytes are no UTF-8."""
+def _to_json(text: bytes) -> str | dict[str, str]:
+    """Returns a string, or base64 of bytes that are invalid UTF-8."""
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError:

@@ -3,11 +3,11 @@
 import importlib
 from typing import Any
 
+from keras_attention.client.base import Client
+from keras_attention.client.retries import ServingError
 from keras_attention.extras import needed_by
-from keras_attention.serving.client.base import Client
-from keras_attention.serving.client.retries import ServingError
 
-# A server that starts again is found again within a second.
+# The connection to a server that restarts is made again within a second.
 OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -17,21 +17,21 @@ OPTIONS = [
 
 
 class GrpcClient(Client):
-    """Asks a translator that TF Serving, or `keras-attention serve`, serves over gRPC.
+    """Client over gRPC of a translator that TF Serving or `keras-attention serve` serves.
 
     It needs the extra `serving`. Threads can share a client.
 
     Args:
-        address: The server, such as "localhost:8500".
-        model: The model's name on it.
-        version: Its version; the newest by default.
-        timeout: Seconds that the server has for one request.
-        retries: How often a request is sent again when the server is away or busy.
-        batch_size: The most texts of one request.
+        address: Address of the server, such as "localhost:8500".
+        model: Name of the model on the server.
+        version: Version of the model; the newest by default.
+        timeout: Timeout of a request in seconds.
+        retries: Maximum number of retries of a request when the server is unavailable or busy.
+        batch_size: Maximum number of texts of a request.
 
     Raises:
         ImportError: If the extra is not installed.
-        ValueError: If the address is none, or a number is out of its range.
+        ValueError: If `address` is not HOST:PORT, or another argument is out of its range.
 
     Example:
         >>> with GrpcClient("localhost:8500", model="en-de", retries=0) as client:
@@ -63,14 +63,14 @@ class GrpcClient(Client):
         self._models = _import("tensorflow_serving.apis.model_service_pb2_grpc").ModelServiceStub(self._channel)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._channel.close()
 
     def _predict(self, signature: str, inputs: dict[str, list[bytes]]) -> dict[str, list]:
         import tensorflow as tf
 
         request = self._messages.PredictRequest()
-        self._name(request.model_spec)
+        self._fill(request.model_spec)
         request.model_spec.signature_name = signature
         for name, texts in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(texts, tf.string, [len(texts)]))
@@ -80,12 +80,12 @@ class GrpcClient(Client):
 
     def _status(self) -> dict[int, str]:
         request = self._status_messages.GetModelStatusRequest()
-        self._name(request.model_spec)
+        self._fill(request.model_spec)
         response = self._call(self._models.GetModelStatus, request)
         states = self._status_messages.ModelVersionStatus.State
         return {each.version: states.Name(each.state) for each in response.model_version_status}
 
-    def _name(self, spec: Any) -> None:
+    def _fill(self, spec: Any) -> None:
         spec.name = self.model
         if self.version is not None:
             spec.version.value = self.version

@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it."""
+"""Metrics of a server, in Prometheus' format."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,25 +6,15 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.signature import Signature
+from keras_attention.server.errors import RequestError
+from keras_attention.server.signature import Signature
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counts requests and their errors, and how long they took, and how large the batches were.
-
-    Args:
-        waiting: Says how many requests wait.
-
-    Example:
-        >>> metrics = Metrics(lambda: 3)
-        >>> with metrics.request("rest"):
-        ...     pass
-        >>> 'keras_attention_requests_total{api="rest",code="OK"} 1.0' in metrics.text()
-        True
+    """Counts of requests by status, their durations, sizes of batches, and the length of the queue, `waiting()`.
 
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/
     """
@@ -39,15 +29,8 @@ class Metrics:
 
     @contextmanager
     def request(self, api: str) -> Iterator[None]:
-        """Counts and times a request.
-
-        Args:
-            api: "rest" or "grpc".
-
-        Yields:
-            While the request is answered.
-        """
-        begun, code = time.perf_counter(), "OK"
+        """Counts and times a request of an API, "rest" or "grpc", during the block."""
+        start, code = time.perf_counter(), "OK"
         try:
             yield
         except RequestError as error:
@@ -58,21 +41,12 @@ class Metrics:
             raise
         finally:
             self._requests.labels(api, code).inc()
-            self._seconds.labels(api).observe(time.perf_counter() - begun)
+            self._seconds.labels(api).observe(time.perf_counter() - start)
 
     def batch(self, signature: Signature, rows: int) -> None:
-        """Counts a run of the model.
-
-        Args:
-            signature: What was run.
-            rows: How many texts it had.
-        """
+        """Counts a run of a signature on a number of texts."""
         self._rows.labels(signature.name).observe(rows)
 
     def text(self) -> str:
-        """Gives all numbers.
-
-        Returns:
-            Prometheus' text format.
-        """
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry).decode()

@@ -1,4 +1,4 @@
-"""The open connections of REST: how many there may be, and how long one may wait."""
+"""Limits of the open connections of REST: their number, and how long one may wait."""
 
 import asyncio
 import os
@@ -6,28 +6,21 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from keras_attention.serving.server.limits import Limits
+from keras_attention.server.limits import Limits
 
-# Connections that the system holds until they are taken; asyncio may take as many before it serves the first.
+# Connections that the system holds until they are accepted; asyncio may accept as many before it serves the first.
 BACKLOG = 256
-# Files that a process opens besides connections, such as those of a model's export.
+# Files that a process opens in addition to connections, such as those of a SavedModel.
 SPARE_FILES = 32
 BUSY = b'{"error": "The server has too many connections. Try again later"}'
-BUSY_ANSWER = (
+BUSY_RESPONSE = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
     b"connection: close\r\n\r\n%s" % (len(BUSY), BUSY)
 )
 
 
 def most_connections(wanted: int) -> int:
-    """Says how many connections REST and gRPC may each have, so that the process can still open files.
-
-    Args:
-        wanted: The most that the limits allow.
-
-    Returns:
-        That many, or as many as fit below the number of files that the process may have open.
-    """
+    """Returns the number of connections of REST and gRPC each, reduced so that the process can still open files."""
     try:
         import resource
 
@@ -35,49 +28,31 @@ def most_connections(wanted: int) -> int:
         if files == resource.RLIM_INFINITY:
             return wanted
         free = files - len(os.listdir("/dev/fd")) - BACKLOG - SPARE_FILES
-    except (ImportError, OSError):  # a system that does not say
+    except (ImportError, OSError):  # the system has no such limit
         return wanted
     return max(1, min(wanted, free // 2))
 
 
 class Connections:
-    """Keeps the connections of REST below a number, and closes those whose clients send or take nothing.
+    """Limits the number of connections of REST, and closes those whose clients neither send nor read.
 
-    A connection waits from when it is opened, or from the end of an answer, until the head of a request is complete. It
-    may do so for `idle` seconds. Where there is no room for another, the one that has waited longest is closed, and
-    where none waits, the new one is told that the server is busy. From the head of a request to the end of its answer
-    are at most `deadline` and `idle` seconds.
-
-    Args:
-        limits: `connections`, `idle` and `deadline` count here.
+    A connection waits from when it is opened, or from the end of a response, until the head of a request is complete,
+    at most `idle` seconds. At the limit, a new connection replaces the one that has waited longest; if none waits, the
+    new one gets 503. From the head of a request to the end of its response are at most `deadline` + `idle` seconds.
     """
 
     def __init__(self, limits: Limits):
         self._limits = limits
         self._most = most_connections(limits.connections)
         self._open: set[_Connection] = set()
-        self._waiting: dict[_Connection, None] = {}  # in the order in which they began to
+        self._waiting: dict[_Connection, None] = {}  # in the order in which they began to wait
 
     def protocol(self, **arguments: Any) -> asyncio.Protocol:
-        """Makes what answers a new connection.
-
-        Args:
-            **arguments: Those that uvicorn gives to its own protocols.
-
-        Returns:
-            The protocol.
-        """
+        """Returns the protocol of a new connection, with the arguments that uvicorn gives to its own protocols."""
         return _Connection(self, **arguments)
 
     def watched(self, app: Any) -> Any:
-        """Wraps an application so that a connection does not count as waiting while its request is answered.
-
-        Args:
-            app: The ASGI application.
-
-        Returns:
-            The ASGI application that uvicorn is to run.
-        """
+        """Wraps an ASGI application so that a connection does not count as waiting during its request."""
 
         async def watched_app(scope: Any, receive: Any, send: Any) -> None:
             connection = scope["state"]["connection"]
@@ -90,11 +65,7 @@ class Connections:
         return watched_app
 
     def opened(self, connection: "_Connection") -> None:
-        """Takes a connection in, or refuses it.
-
-        Args:
-            connection: The new one.
-        """
+        """Accepts or refuses a new connection."""
         if len(self._open) >= self._most:
             if not self._waiting:
                 connection.refuse()
@@ -104,41 +75,29 @@ class Connections:
         self.waits(connection)
 
     def waits(self, connection: "_Connection") -> None:
-        """Waits for a request.
-
-        Args:
-            connection: The one that has none.
-        """
+        """Starts the time limit of a connection without a request."""
         if connection in self._open:
             self._waiting[connection] = None
             connection.limit(self._limits.idle)
 
     def works(self, connection: "_Connection") -> None:
-        """Gives the time for a request and its answer.
-
-        Args:
-            connection: The one that has a request.
-        """
+        """Starts the time limit of a connection with a request."""
         self._waiting.pop(connection, None)
         connection.limit(self._limits.deadline + self._limits.idle)
 
     def closed(self, connection: "_Connection") -> None:
-        """Forgets a connection, which makes room for another.
-
-        Args:
-            connection: The closed one.
-        """
+        """Forgets a closed connection, which makes room for another."""
         self._waiting.pop(connection, None)
         self._open.discard(connection)
 
 
 class _Connection(H11Protocol):
-    """A connection that ends when its time is over; the application finds it in the state of a request."""
+    """A connection that is closed after its time limit; the application has it in the state of a request."""
 
     def __init__(self, connections: Connections, *, app_state: dict[str, Any], **arguments: Any):
         super().__init__(app_state={**app_state, "connection": self}, **arguments)
         self._connections = connections
-        self._requests = 0  # two for a moment, where a client does not wait for an answer
+        self._requests = 0  # two for a moment if a client does not wait for a response
         self._timer: asyncio.Handle | None = None
         self._wire: asyncio.Transport
 
@@ -167,7 +126,7 @@ class _Connection(H11Protocol):
             self._timer = asyncio.get_running_loop().call_later(seconds, self._over)
 
     def refuse(self) -> None:
-        self._wire.write(BUSY_ANSWER)
+        self._wire.write(BUSY_RESPONSE)
         self._wire.close()
 
     def drop(self) -> None:
@@ -175,7 +134,7 @@ class _Connection(H11Protocol):
         self._wire.abort()
 
     def _over(self) -> None:
-        # What came in the meantime, while this process had to wait for others, is looked at first.
+        # Data that arrived while this process was suspended is handled first.
         self._timer = asyncio.get_running_loop().call_soon(self.drop)
 
     def _stop_timer(self) -> None:

@@ -1,4 +1,4 @@
-"""Joins requests that arrive together into one batch, and splits the answer again."""
+"""Joins requests that arrive at the same time into one batch, and splits its outputs again."""
 
 import threading
 import time
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_attention.serving.server.errors import RequestError
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.signature import Arrays, Signature
+from keras_attention.server.errors import RequestError
+from keras_attention.server.limits import Limits
+from keras_attention.server.signature import Arrays, Signature
 
 
 class _Request(NamedTuple):
@@ -19,10 +19,10 @@ class _Request(NamedTuple):
     inputs: Arrays
     rows: int
     arrived: float
-    answer: Future
+    response: Future
 
     def joins(self, other: "_Request") -> bool:
-        """Whether both can be in one batch: the arrays differ in their number of rows at most."""
+        """Returns whether both can be in one batch: the arrays differ only in their number of rows."""
         shapes = {name: array.shape[1:] for name, array in self.inputs.items()}
         return (
             self.signature is other.signature
@@ -32,23 +32,10 @@ class _Request(NamedTuple):
 
 
 class Batcher:
-    """Runs requests, those of one signature that arrive together as one batch.
+    """Runs requests, those of a signature that arrive at the same time as one batch.
 
-    A batch that fails is run once more request by request, so that one bad request fails alone.
-
-    Args:
-        run: Takes a signature and its inputs and gives its outputs.
-        limits: `request_rows`, `queue`, `batch_rows` and `batch_wait` count here.
-        observe: Told the signature and the rows of each batch.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> spec = tf.TensorSpec([None], tf.string)
-        >>> upper = Signature("upper", {"source": spec}, {"text": spec})
-        >>> batcher = Batcher(lambda signature, inputs: {"text": np.char.upper(inputs["source"].astype("S"))})
-        >>> batcher.submit(upper, {"source": np.array([b"one", b"two"], object)}).result()["text"]
-        array([b'ONE', b'TWO'], dtype='|S3')
-        >>> batcher.close()
+    If a batch fails, each of its requests is run by itself, so that a bad request fails only for its own caller.
+    `observe` is called with the signature and the number of rows of each batch.
     """
 
     def __init__(
@@ -69,22 +56,11 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """The number of requests that wait."""
         return len(self._waiting)
 
     def submit(self, signature: Signature, inputs: Arrays) -> Future:
-        """Puts a request into the queue.
-
-        Args:
-            signature: What to run.
-            inputs: Its inputs.
-
-        Returns:
-            The outputs to be, or the `RequestError`. Cancelling it takes the request out of the queue.
-
-        Raises:
-            RequestError: If the request does not fit the signature or is too large, or the queue is full.
-        """
+        """Puts a request into the queue and returns a future of its outputs; cancelling it removes the request."""
         signature.check(inputs)
         rows = signature.rows(inputs)
         if rows > self._limits.request_rows:
@@ -95,39 +71,33 @@ class Batcher:
         request = _Request(signature, inputs, rows, time.monotonic(), Future())
         with self._changed:
             if len(self._waiting) >= self._limits.queue:
-                self._waiting = [waiting for waiting in self._waiting if not waiting.answer.cancelled()]
+                self._waiting = [waiting for waiting in self._waiting if not waiting.response.cancelled()]
             if self._closed or len(self._waiting) >= self._limits.queue:
                 why = "is shutting down" if self._closed else f"has {self._limits.queue} requests waiting"
                 raise RequestError("UNAVAILABLE", f"The server {why}. Try again later")
             self._waiting.append(request)
             self._changed.notify()
-        return request.answer
+        return request.response
 
     def close(self, grace: float | None = None) -> None:
-        """Takes no more requests and answers those that it has: after this, each has an answer.
-
-        Requests that wait are told at once that the server shuts down, the batch that runs is told after `grace`.
-
-        Args:
-            grace: Seconds that the batch that runs may still take; None waits until it ends.
-        """
+        """Ends the requests that wait with an error, and after `grace` seconds those that run; None waits for them."""
         with self._changed:
             self._closed = True
-            left, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, []
             self._changed.notify()
-        _shut_down(request for request in left if request.answer.set_running_or_notify_cancel())
+        _shut_down(request for request in waiting if request.response.set_running_or_notify_cancel())
         self._worker.join(grace)
         _shut_down(self._running)
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
-            self._running = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+            self._running = [request for request in batch if request.response.set_running_or_notify_cancel()]
             if self._running:
-                self._answer(self._running)
+                self._respond(self._running)
             self._running = []
 
     def _next_batch(self) -> list[_Request] | None:
-        """Waits for a request and, for a moment, for those that can join it; None when closed."""
+        """Waits for a request and for a moment for others that can join it; returns None when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
@@ -148,21 +118,21 @@ class Batcher:
     def _full(self, first: _Request) -> bool:
         return sum(each.rows for each in self._waiting if each.joins(first)) >= self._limits.batch_rows
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _respond(self, batch: list[_Request]) -> None:
         try:
-            answers = self._run_joined(batch)
+            responses = self._run_joined(batch)
         except Exception as error:
             if len(batch) > 1 and not self._closed and getattr(error, "code", "") != "DEADLINE_EXCEEDED":
                 for request in batch:
-                    self._answer([request])
+                    self._respond([request])
                 return
             for request in batch:
-                with suppress(InvalidStateError):  # told that the server shuts down
-                    request.answer.set_exception(error)
+                with suppress(InvalidStateError):  # `close` has ended it
+                    request.response.set_exception(error)
             return
-        for request, answer in zip(batch, answers, strict=True):
+        for request, response in zip(batch, responses, strict=True):
             with suppress(InvalidStateError):
-                request.answer.set_result(answer)
+                request.response.set_result(response)
 
     def _run_joined(self, batch: list[_Request]) -> list[Arrays]:
         signature, rows = batch[0].signature, sum(request.rows for request in batch)
@@ -176,11 +146,11 @@ class Batcher:
             raise RequestError("INTERNAL", f"Signature '{signature.name}': {rows} rows in, but out: {wrong}")
         ends = np.cumsum([request.rows for request in batch])[:-1]
         parts = {name: np.split(array, ends) for name, array in outputs.items()}
-        return [{name: parts[name][place] for name in parts} for place in range(len(batch))]
+        return [{name: parts[name][index] for name in parts} for index in range(len(batch))]
 
 
 def _shut_down(requests: Iterable[_Request]) -> None:
-    """Answers requests whose answer does not come any more."""
+    """Ends requests with the error that the server is shutting down."""
     for request in requests:
-        with suppress(InvalidStateError):  # the answer came at this moment
-            request.answer.set_exception(RequestError("UNAVAILABLE", "The server is shutting down"))
+        with suppress(InvalidStateError):  # the response came at this moment
+            request.response.set_exception(RequestError("UNAVAILABLE", "The server is shutting down"))

@@ -1,4 +1,4 @@
-"""Starts a server, keeps it until a signal comes, ends it."""
+"""Starts and stops a server."""
 
 import contextlib
 import os
@@ -9,38 +9,38 @@ from typing import Any
 
 import uvicorn
 
-from keras_attention.serving.server.connections import BACKLOG, Connections, most_connections
-from keras_attention.serving.server.grpc_service import grpc_server
-from keras_attention.serving.server.hosts import Hosts, guarded
-from keras_attention.serving.server.limits import Limits
-from keras_attention.serving.server.model import newest_version
-from keras_attention.serving.server.ports import listen, reserve
-from keras_attention.serving.server.rest import rest_app
-from keras_attention.serving.server.service import Service
+from keras_attention.server.connections import BACKLOG, Connections, most_connections
+from keras_attention.server.grpc_service import grpc_server
+from keras_attention.server.hosts import Hosts, guarded
+from keras_attention.server.limits import Limits
+from keras_attention.server.model import newest_version
+from keras_attention.server.ports import listen, reserve
+from keras_attention.server.rest import rest_app
+from keras_attention.server.service import Service
 
-# Seconds that requests may still take once the server is told to end.
+# Seconds that running requests may still take when the server stops.
 GRACE = 5
 
 
 class Server:
-    """A server of one exported model for development: TF Serving's REST paths and gRPC services.
+    """A server of an exported model for development, with TF Serving's REST API and gRPC services.
 
-    For production, use TF Serving. The ports are reserved first, so that one that is taken is known at once; then the
-    newest version in the folder is loaded and warmed up; then the ports open.
+    For production, use TF Serving. The ports are reserved first, so that one that is taken is an error at once. Then
+    the newest version in the folder is loaded and warmed up, and the ports open.
 
     Args:
-        folder: The model's folder, such as "saved_models/en-de"; its name is the model's.
-        host: Where it listens.
-        rest_port: The port of REST; 0 is any free one.
-        grpc_port: The port of gRPC; 0 is any free one.
-        page: Whether `/` is the translation page.
-        allowed_hosts: Names besides those of `Hosts` that requests over REST may name as their `Host`, and whose pages
-            may send requests.
-        limits: How much it takes.
+        folder: Folder of the model, such as "saved_models/en-de"; its name is the model's name.
+        host: Host name or address to listen on.
+        rest_port: Port of REST; 0 is any free one.
+        grpc_port: Port of gRPC; 0 is any free one.
+        page: Whether to serve the translation page at `/`.
+        allowed_hosts: More names that REST requests may have in `Host`, and whose web pages may send requests. Loopback
+            names and addresses and `host` are always allowed.
+        limits: The limits of requests and connections.
 
     Raises:
-        FileNotFoundError: If there is no SavedModel in the folder.
-        ValueError: If the folder is that of one version, or a port or a name is none.
+        FileNotFoundError: If the folder has no SavedModel.
+        ValueError: If the folder is that of one version, or a port or a name is invalid.
         OSError: If the server cannot listen on a port.
 
     Example:
@@ -48,7 +48,7 @@ class Server:
         >>> module, texts = tf.Module(), tf.TensorSpec([None], tf.string, name="source")
         >>> module.upper = tf.function(lambda source: {"text": tf.strings.upper(source)}, input_signature=[texts])
         >>> tf.saved_model.save(module, "saved_models/upper/1", signatures={"serving_default": module.upper})
-        >>> from keras_attention.serving.client import RestClient
+        >>> from keras_attention.client import RestClient
         >>> with Server("saved_models/upper", rest_port=0, grpc_port=0) as server:
         ...     RestClient(server.url, "upper").status()
         {1: 'AVAILABLE'}
@@ -69,7 +69,7 @@ class Server:
         limits = limits or Limits()
         hosts = Hosts(host, allowed_hosts)
         newest_version(folder)
-        with contextlib.ExitStack() as opened:  # what is open when something fails is closed
+        with contextlib.ExitStack() as opened:  # closes everything after an error
             rest_socket, grpc_socket = map(
                 opened.enter_context, reserve(host, rest_port=rest_port, grpc_port=grpc_port)
             )
@@ -103,24 +103,24 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where REST answers."""
+        """The URL of REST."""
         return f"http://{_in_url(self.host)}:{self.rest_port}"
 
     @property
     def address(self) -> str:
-        """Where gRPC answers."""
+        """The address of gRPC."""
         return f"{_in_url(self.host)}:{self.grpc_port}"
 
     def close(self) -> None:
-        """Takes no more requests, answers those that it has, and frees the model and the ports.
+        """Stops the server and frees the model and the ports.
 
-        Requests that run have a few seconds more; those that wait, and those that take longer, hear UNAVAILABLE, over
+        Requests that run have a few seconds more; those that wait, and those that take longer, get UNAVAILABLE, over
         REST 503.
         """
         self._opened.close()
 
     def _end(self) -> None:
-        self._service.batcher.close(GRACE)  # so that each request has an answer before its connection ends
+        self._service.batcher.close(GRACE)  # each request gets a response before its connection is closed
         stopped = self._grpc.stop(GRACE)
         self._uvicorn.should_exit = True
         self._thread.join()
@@ -137,21 +137,21 @@ def serve(folder: str | os.PathLike, *, ready: Callable[[Server], None] = lambda
     """Serves a model until the process gets SIGINT or SIGTERM; a second signal ends it at once.
 
     Args:
-        folder: The model's folder, such as "saved_models/en-de".
-        ready: Told when the server takes requests.
+        folder: Folder of the model, such as "saved_models/en-de".
+        ready: Called with the server when it accepts requests.
         **options: The other arguments of `Server`.
     """
-    told = threading.Event()
+    stopped = threading.Event()
 
-    def end(number: int, frame: Any) -> None:
+    def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
-        told.set()
+        stopped.set()
 
     with Server(folder, **options) as server:
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             ready(server)
-            told.wait()
+            stopped.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -160,7 +160,7 @@ def serve(folder: str | os.PathLike, *, ready: Callable[[Server], None] = lambda
 def _uvicorn_config(app: Any, connections: Connections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connections.protocol,  # type: ignore[arg-type]  # on h11, whatever else is installed
+        http=connections.protocol,  # type: ignore[arg-type]  # of h11, even if httptools is installed
         ws="none",
         lifespan="off",
         log_level="warning",

@@ -1,8 +1,0 @@
-"""Clients of an exported translator behind TF Serving, or behind `keras-attention serve`."""
-
-from keras_attention.serving.client.base import Alignment, Client, Score, ServingError, Translation
-from keras_attention.serving.client.grpc_client import GrpcClient
-from keras_attention.serving.client.rest_client import RestClient
-from keras_attention.serving.client.url import connect
-
-__all__ = ["Alignment", "Client", "GrpcClient", "RestClient", "Score", "ServingError", "Translation", "connect"]

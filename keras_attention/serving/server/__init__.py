@@ -1,9 +1,0 @@
-"""A server of an exported model for development; TF Serving is for production."""
-
-from keras_attention.extras import needed_by
-
-with needed_by("keras_attention.serving.server", "serving", "text"):
-    from keras_attention.serving.server.lifecycle import Server, serve
-    from keras_attention.serving.server.limits import Limits
-
-__all__ = ["Limits", "Server", "serve"]
