@@ -6,7 +6,6 @@ D head width, M model width, V vocabulary.
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -55,9 +54,9 @@ class DecodingFunctions(tf.Module):
         Returns:
             `memory_keys` and `memory_values` (B, N, H, S, D) of the decoder's attention to the source.
         """
-        x = self._embed(source, 0)  # (B, S, M)
-        memory = self.model.get_layer("encoder")(x, attention_mask=_key_mask(source), training=False)
-        projected = [layer.project_memory(memory) for layer in self.model.get_layer("decoder").layers]
+        x = self.model.network.embed(source)  # (B, S, M)
+        memory = self.model.network.encoder(x, attention_mask=_key_mask(source), training=False)
+        projected = [layer.project_memory(memory) for layer in self.model.network.decoder.layers]
         return _joined(projected, "memory_keys", "memory_values")
 
     def _decode_step(
@@ -82,8 +81,8 @@ class DecodingFunctions(tf.Module):
         Returns:
             `logits` (R, T, V), and `keys` and `values` (R, N, H, t + T, D), the past of the step after.
         """
-        decoder = self.model.get_layer("decoder")
-        x = self._embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
+        decoder = self.model.network.decoder
+        x = self.model.network.embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
         caches = zip(_split(past_keys, past_values), _split(memory_keys, memory_values), strict=True)
         grown = []
         for layer, (past, memory) in zip(decoder.layers, caches, strict=True):
@@ -96,11 +95,8 @@ class DecodingFunctions(tf.Module):
             )
             grown.append(cache)
         x = x if decoder.final_norm is None else decoder.final_norm(x)
-        logits = self.model.get_layer("embedding")(x, reverse=True)  # (R, T, V)
+        logits = self.model.network.logits(x)  # (R, T, V)
         return {"logits": logits, **_joined(grown, "keys", "values")}
-
-    def _embed(self, ids: tf.Tensor, start: Any) -> tf.Tensor:
-        return self.model.get_layer("positions")(self.model.get_layer("embedding")(ids), start_index=start)
 
 
 def check(model: Transformer, encode: Run, decode_step: Run) -> None:

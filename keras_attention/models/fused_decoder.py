@@ -40,13 +40,13 @@ class FusedDecoder:
     def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None):
         self.model = model
         self.attention = attention
-        decoder = model.get_layer("decoder")
+        decoder = model.network.decoder
         dtype = model.dtype_policy.compute_dtype
         self.memory_dtype = memory_dtype or dtype
         self.first_norm = decoder.normalize_first
         self.layers = [FusedLayer(layer, dtype) for layer in decoder.layers]
         self.final_norm = None if decoder.final_norm is None else norm_function(decoder.final_norm)
-        self.logits = Matrix.of(ops.transpose(model.get_layer("embedding").embeddings), None, dtype)  # M to V
+        self.logits = Matrix.of(ops.transpose(model.network.embedding.embeddings), None, dtype)  # M to V
 
     def start(self, prompts: Any, beams: int) -> DecodingState:
         """The state of a language model after the prompts (B, t), which have no padding; t may be 0."""
@@ -85,8 +85,7 @@ class FusedDecoder:
         """
         sentences, _, beams = ops.shape(state.visible)
         rows = 1 if beams == 1 else ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
-        x = self.model.get_layer("embedding")(ids[:, None])  # (B·K, 1, M)
-        x = self.model.get_layer("positions")(x, start_index=ops.max(state.lengths, initial=0))
+        x = self.model.network.embed(ids[:, None], start_index=ops.max(state.lengths, initial=0))  # (B·K, 1, M)
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
 
         itself = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])  # (1 or K, K)
