@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_attention.decoding.candidates import Alive, Candidates, append_token, grow, keep_alive
 from keras_attention.decoding.length_penalty import length_penalty as penalty
-from keras_attention.decoding.logits_processors import NEG_INF
+from keras_attention.decoding.logits_processors import NEG_INF, forced_tokens
 from keras_attention.decoding.state import initial_rows, manages_beams, reorder, select
 
 
@@ -124,7 +124,7 @@ def beam_search(
             logits = logits_processor(logits, tf.reshape(now.alive.ids[:, :rows], [-1, t]), sentences)
         limit = tf.gather(max_length, sentences)  # (B,)
         final = t + 1 >= limit  # (B,)
-        forced = None if prefix is None else _forced(prefix, sentences, t, pad_id)  # (B,)
+        forced = None if prefix is None else tf.gather(forced_tokens(prefix, t, pad_id), sentences)  # (B,)
         sampled = None if sampler is None else sampler(logits, t, sentences)
         candidates, broken = grow(now.alive, logits, final, eos_id, forced, sampled)
         penalty_now = penalize(t + 1, length_penalty)
@@ -205,13 +205,6 @@ def _select_sentences(now: Search, indices: tf.Tensor) -> Search:
 def _is_mostly_unfinished(done: tf.Tensor) -> tf.Tensor:
     """Whether less than a quarter of the batch is done, so that computing these costs less than removing them."""
     return 4 * tf.math.count_nonzero(done, dtype=tf.int32) < tf.maximum(tf.size(done), 1)
-
-
-def _forced(prefix: tf.Tensor, sentences: tf.Tensor, t: tf.Tensor, pad_id: int) -> tf.Tensor:
-    """The token (B,) that the prefix forces each sentence to take now, -1 where it forces none."""
-    tokens = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)[:, tf.minimum(t, tf.shape(prefix)[1])]
-    tokens = tf.gather(tokens, sentences)
-    return tf.where(tokens == pad_id, -1, tokens)
 
 
 def _store(found: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int) -> Hypotheses:
