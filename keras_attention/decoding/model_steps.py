@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.few_queries import attention_for, memory_dtype
+from keras_attention.decoding.small_attention import memory_dtype, select_attention
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
 
@@ -41,7 +41,7 @@ class CachedState(NamedTuple):
 def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a model with a source (B, S) and the state for the first one."""
     if getattr(model, "can_fuse", False):
-        decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
+        decoder = model.fused_decoder(select_attention(beams), memory_dtype(beams))
         return decoder.step, decoder.read(source, beams)
     memory, mask = model.encode(source)  # (B, S, M), (B, S)
     cache = model.init_cache(memory, tf.shape(source)[0] * beams)
@@ -60,7 +60,7 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
 def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a decoder-only model and the state after it has read the prompts (B, t), which have no padding."""
     if getattr(model, "can_fuse", False):
-        decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
+        decoder = model.fused_decoder(select_attention(beams), memory_dtype(beams))
         return decoder.step, decoder.start(prompts, beams)
     rows = tf.repeat(prompts, beams, axis=0)  # (B·K, t)
     _, cache = model.decode_step(rows, model.init_cache(tf.shape(rows)[0]))
