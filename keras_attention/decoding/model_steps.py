@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_attention.decoding.beam_search import reorder, select
 from keras_attention.decoding.small_attention import memory_dtype, select_attention
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
@@ -25,17 +26,15 @@ class CachedState(NamedTuple):
     mask: Any
 
     def reordered(self, parents: tf.Tensor) -> "CachedState":
-        """The state in which each beam continues another of its sentence, `parents` (B, K)."""
-        batch, beams = tf.unstack(tf.shape(parents))
-        rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])
-        return self._replace(layers=_rows(self.layers, rows))
+        """Returns the state in which each beam continues another of its sentence, `parents` (B, K)."""
+        return self._replace(layers=reorder(self.layers, parents))
 
     def selected(self, sentences: tf.Tensor) -> "CachedState":
-        """The state of only the sentences at the indices `sentences` (B',)."""
-        first = tf.nest.flatten(self.layers)[0]
-        beams = tf.shape(first)[0] // tf.maximum(tf.shape(self.mask)[0], 1)
-        rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])
-        return CachedState(_rows(self.layers, rows), _rows(self.cross, sentences), _rows(self.mask, sentences))
+        """Returns the state of only the sentences at the indices `sentences` (B',)."""
+        rows = tf.shape(tf.nest.flatten(self.layers)[0])[0]
+        beams = rows // tf.maximum(tf.shape(self.mask)[0], 1)
+        cross, mask = select((self.cross, self.mask), sentences, 1)
+        return CachedState(select(self.layers, sentences, beams), cross, mask)
 
 
 def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
@@ -70,7 +69,3 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, An
         return logits[:, 0], grown.layers
 
     return step, cache.layers
-
-
-def _rows(nest: Any, rows: tf.Tensor) -> Any:
-    return tf.nest.map_structure(lambda x: tf.gather(x, rows), nest)
