@@ -30,7 +30,7 @@ ROOMS = {
     "ops": Room(("ops/*",), ("ops", "position_ops", "attention_layers"), "torch"),
     "decoding": Room(
         ("decoding/*",),
-        ("candidates", "beam_search", "logits", "sampling", "score", "stream", "few_queries", "generate"),
+        ("hypotheses", "beam_search", "logits", "sampling", "score", "stream", "small_attention", "generate"),
     ),
     "text": Room(("text/*",), ("batching", "packing", "corpus", "tokenizer")),
     "training": Room(("training/*",), ("schedules", "muon", "fused_adam", "callbacks", "losses", "chunked_loss")),

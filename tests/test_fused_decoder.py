@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
-from keras_attention.models.fused_state import NEWER_TOKENS
+from keras_attention.models.fused_decoder import NEWER_TOKENS
 
 V, B, K, S = 97, 5, 3, 7
 SIZES = {"vocabulary_size": V, "num_layers": 2, "hidden_dim": 24, "intermediate_dim": 46, "num_heads": 3}

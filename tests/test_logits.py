@@ -14,7 +14,7 @@ from keras_attention.decoding import logits_processors as processors
 pytestmark = pytest.mark.tensorflow
 
 PAD, EOS = 0, 3
-NEVER = float("-inf")
+NEG_INF = float("-inf")
 SEEDS = st.integers(0, 2**32 - 1)
 ROWS, VOCABULARIES, LENGTHS = st.integers(0, 3), st.integers(4, 11), st.integers(0, 13)
 FLOATS = tf.TensorSpec([None, None], tf.float32)
@@ -45,7 +45,7 @@ def draw_ids(seed, rows, length, vocabulary):
 
 
 def forbid(row, tokens):
-    return [NEVER if token in tokens else logit for token, logit in enumerate(row)]
+    return [NEG_INF if token in tokens else logit for token, logit in enumerate(row)]
 
 
 def assert_rows(found, expected, shape):
@@ -119,7 +119,7 @@ def test_no_other_rule_forbids_what_a_prefix_says():
     model = tf.constant([[1.0, 2.0, 4.0, 8.0]])
     ruled = processors.forbid_repeats(model, tf.constant([[1, 2]]), length_of_ngram=1, eos_id=EOS)
     forced = processors.force_prefix(ruled, 2, tf.constant([[1, 2, 2]]), PAD, model)
-    np.testing.assert_array_equal(forced, [[NEVER, NEVER, 4.0, NEVER]])
+    np.testing.assert_array_equal(forced, [[NEG_INF, NEG_INF, 4.0, NEG_INF]])
 
 
 @cases(40)
@@ -208,20 +208,20 @@ def test_what_the_model_broke_stays_broken_and_breaks_no_other_row(name):
     logits[0, 1] = nan  # a token that may be forbidden
     logits[1, 5] = nan  # one that is forbidden by nothing but a truncation
     logits[2, 1] = infinity
-    logits[3] = NEVER
+    logits[3] = NEG_INF
     found = tf.function(EACH[name])(logits).numpy()
     assert np.isnan(found[:2]).any(axis=1).all()
     np.testing.assert_array_equal(np.isnan(found[:2]), np.isnan(logits[:2]))
     assert np.isnan(found[2]).any() or (found[2] == infinity).any()
-    np.testing.assert_array_equal(found[3], NEVER)
+    np.testing.assert_array_equal(found[3], NEG_INF)
     np.testing.assert_array_equal(found[4:], EACH[name](logits[4:]))
     assert np.isfinite(found[4]).any()
 
 
 def test_the_last_token_left_can_be_forbidden():
-    logits = tf.constant([[1.0, NEVER, NEVER, NEVER]])
+    logits = tf.constant([[1.0, NEG_INF, NEG_INF, NEG_INF]])
     found = processors.forbid_repeats(logits, tf.constant([[0]]), length_of_ngram=1, eos_id=EOS)
-    np.testing.assert_array_equal(found, [[NEVER] * 4])
+    np.testing.assert_array_equal(found, [[NEG_INF] * 4])
 
 
 def test_all_of_them_in_a_loop_of_a_graph():

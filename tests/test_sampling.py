@@ -11,7 +11,7 @@ from keras_attention.decoding.sampling import sample
 
 pytestmark = pytest.mark.tensorflow
 
-NEVER, NAN, INFINITY = float("-inf"), float("nan"), float("inf")
+NEG_INF, NAN, INFINITY = float("-inf"), float("nan"), float("inf")
 SEED = [23, 5]
 
 
@@ -23,7 +23,7 @@ def draw(rows, vocabulary, seed=1):
 def test_tokens_come_as_often_as_their_probabilities_say(scale):
     rows, vocabulary = 20011, 7
     logits = scale * draw(1, vocabulary)[0]
-    logits[2] = NEVER
+    logits[2] = NEG_INF
     expected = rows * np.exp(log_softmax(logits))
     for step in range(3):
         ids, _ = sample(tf.tile(logits[None], [rows, 1]), SEED, step)
@@ -44,7 +44,7 @@ def test_steps_and_rows_are_independent():
 
 def test_the_log_probability_is_that_of_the_token():
     logits = draw(11, 13)
-    logits[:, 4] = NEVER
+    logits[:, 4] = NEG_INF
     ids, log_probs = sample(logits, SEED, 3)
     assert (ids.dtype, log_probs.dtype) == (tf.int32, tf.float32)
     expected = [log_softmax(row)[token] for row, token in zip(logits, ids.numpy(), strict=True)]
@@ -77,14 +77,14 @@ def test_a_row_draws_by_its_number_wherever_it_stands():
 
 
 def test_what_is_certain_is_drawn():
-    logits = np.full((997, 5), NEVER, "float32")
+    logits = np.full((997, 5), NEG_INF, "float32")
     logits[:, 4] = -300.0
     ids, log_probs = sample(logits, SEED, 0)
     np.testing.assert_array_equal(ids, 4)
     np.testing.assert_array_equal(log_probs, 0)
 
 
-@pytest.mark.parametrize("row", [[1, NAN, 2], [NAN] * 3, [1, INFINITY, NEVER], [NEVER] * 3], ids=str)
+@pytest.mark.parametrize("row", [[1, NAN, 2], [NAN] * 3, [1, INFINITY, NEG_INF], [NEG_INF] * 3], ids=str)
 def test_a_broken_row_gives_a_log_probability_of_nan_and_breaks_no_other(row):
     logits = np.array([[0.5, 1.5, 1.0], row, [2.0, 0.0, 1.0]], "float32")
     ids, log_probs = sample(logits, SEED, 1)

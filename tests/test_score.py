@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attention import Transformer, TransformerConfig
-from keras_attention.decoding import score
+from keras_attention.decoding import Scored, ScoringResult, score
 
 pytestmark = pytest.mark.tensorflow
 
@@ -114,3 +114,8 @@ def test_bad_ids(model, source, target, error, message):
 def test_ids_that_the_vocabulary_lacks(model):
     with pytest.raises(tf.errors.InvalidArgumentError):
         score(model, SOURCE, np.where(TARGET == 9, VOCABULARY, TARGET))
+
+
+def test_the_name_of_version_0_1_remains(scored):
+    assert Scored is ScoringResult
+    assert isinstance(scored, Scored)

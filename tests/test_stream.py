@@ -16,7 +16,7 @@ pytestmark = pytest.mark.tensorflow
 PAD, BOS, EOS = 0, 2, 3
 B, S, V, LONGEST = 3, 7, 13, 11
 CONFIG = ka.TransformerConfig(V, num_layers=2, hidden_dim=24, intermediate_dim=29, num_heads=3)
-NAN, NEVER = float("nan"), float("-inf")
+NAN, NEG_INF = float("nan"), float("-inf")
 
 
 def best(logits, ids):
@@ -186,7 +186,7 @@ def test_ends_with_the_last_sequence():
     assert len(list(stream(table_step(table), 0, [BOS] * 2))) == 3
 
 
-@pytest.mark.parametrize("row", [[NAN] + [1.0] * (V - 1), [float("inf")] + [0.0] * (V - 1), [NEVER] * V])
+@pytest.mark.parametrize("row", [[NAN] + [1.0] * (V - 1), [float("inf")] + [0.0] * (V - 1), [NEG_INF] * V])
 @pytest.mark.parametrize("choose", [best, drawn])
 def test_a_broken_sequence_ends_and_the_others_go_on(row, choose):
     table = np.random.default_rng(5).normal(size=(2, 4, V))
@@ -203,7 +203,7 @@ def test_a_broken_sequence_ends_and_the_others_go_on(row, choose):
 
 def test_a_sequence_that_nothing_may_follow_is_broken():
     def choose(logits, ids):
-        return greedy(tf.where(tf.constant([[True], [False]]), logits, NEVER))
+        return greedy(tf.where(tf.constant([[True], [False]]), logits, NEG_INF))
 
     (token,) = list(stream(table_step(np.eye(V)[None, [EOS]].repeat(2, 0)), 0, [BOS] * 2, choose))
     assert token.ids.tolist() == [EOS, PAD]

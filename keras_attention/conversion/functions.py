@@ -6,7 +6,6 @@ D head width, M model width, V vocabulary.
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,9 +43,9 @@ class DecodingFunctions(tf.Module):
 
     def _encode(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the keys and values (B, N, H, S, D) of the cross-attention for sources (B, S), eos included."""
-        x = self._embed(source, 0)  # (B, S, M)
-        memory = self.model.get_layer("encoder")(x, attention_mask=_key_mask(source), training=False)
-        projected = [layer.project_memory(memory) for layer in self.model.get_layer("decoder").layers]
+        x = self.model.network.embed(source)  # (B, S, M)
+        memory = self.model.network.encoder(x, attention_mask=_key_mask(source), training=False)
+        projected = [layer.project_memory(memory) for layer in self.model.network.decoder.layers]
         return _joined(projected, "memory_keys", "memory_values")
 
     def _decode_step(
@@ -60,8 +59,8 @@ class DecodingFunctions(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Returns logits (R, T, V) after new tokens (R, T), and all keys and values (R, N, H, t + T, D) so far."""
         # The memory is (B, N, H, S, D) and the past (R, N, H, t, D); the K rows of a sentence are adjacent.
-        decoder = self.model.get_layer("decoder")
-        x = self._embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
+        decoder = self.model.network.decoder
+        x = self.model.network.embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
         caches = zip(_split(past_keys, past_values), _split(memory_keys, memory_values), strict=True)
         grown = []
         for layer, (past, memory) in zip(decoder.layers, caches, strict=True):
@@ -74,11 +73,8 @@ class DecodingFunctions(tf.Module):
             )
             grown.append(cache)
         x = x if decoder.final_norm is None else decoder.final_norm(x)
-        logits = self.model.get_layer("embedding")(x, reverse=True)  # (R, T, V)
+        logits = self.model.network.logits(x)  # (R, T, V)
         return {"logits": logits, **_joined(grown, "keys", "values")}
-
-    def _embed(self, ids: tf.Tensor, start: Any) -> tf.Tensor:
-        return self.model.get_layer("positions")(self.model.get_layer("embedding")(ids), start_index=start)
 
 
 def check(model: Transformer, encode: Run, decode_step: Run) -> None:

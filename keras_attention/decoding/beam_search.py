@@ -1,7 +1,6 @@
 """Beam search with a set of finished hypotheses and the length penalty, in one `tf.while_loop`.
 
-Shapes: B sentences, K beams, V vocabulary, t tokens so far. A hypothesis is *alive* until it takes
-the end of sentence (eos); then it is *finished*, and its score no longer changes.
+Shapes: B sentences, K beams, V vocabulary, t tokens so far.
 """
 
 from collections.abc import Callable
@@ -9,18 +8,19 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.candidates import Alive, Candidates, append_token, grow, keep_alive
-from keras_attention.decoding.length_penalty import length_penalty as penalty
-from keras_attention.decoding.logits_processors import NEG_INF
-from keras_attention.decoding.state import initial_rows, manages_beams, reorder, select
-
-
-class Hypotheses(NamedTuple):
-    """Finished hypotheses, best first; an empty slot has length 0 and score -inf."""
-
-    ids: tf.Tensor  # (B, n, L) int32, eos included, then pads
-    scores: tf.Tensor  # (B, n) float32
-    lengths: tf.Tensor  # (B, n) int32, eos counted
+from keras_attention.decoding.hypotheses import (
+    Alive,
+    Hypotheses,
+    finish,
+    first_alive,
+    grow,
+    is_settled,
+    keep_alive,
+    keep_best,
+    none_finished,
+)
+from keras_attention.decoding.hypotheses import length_penalty as default_penalty
+from keras_attention.decoding.logits_processors import forced_tokens
 
 
 class Search(NamedTuple):
@@ -29,7 +29,7 @@ class Search(NamedTuple):
     alive: Alive
     finished: Hypotheses  # K slots
     done: tf.Tensor  # (B,) bool
-    last_ids: tf.Tensor  # (B·K,) int32, (B,) before the first step of a state that takes one for all beams
+    last_ids: tf.Tensor  # (B·K,) int32; (B,) before the first step of a state that starts with one row
     state: Any
 
 
@@ -47,7 +47,7 @@ def beam_search(
     pad_id: int = 0,
     prompt: tf.Tensor | None = None,
     prefix: tf.Tensor | None = None,
-    penalize: Callable[[Any, float], tf.Tensor] = penalty,
+    penalize: Callable[[Any, float], tf.Tensor] = default_penalty,
     logits_processor: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     sampler: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> Hypotheses:
@@ -110,183 +110,142 @@ def beam_search(
     """
     _check_options(beam_size, num_return, length_penalty)
     state = tf.nest.map_structure(tf.convert_to_tensor, state)
-    if not manages_beams(state):
+    if not _manages_beams(state):
         _check_state(state, batch_size, beam_size)
     max_length = _limits(max_length, batch_size)  # (B,)
 
-    def advance(t: tf.Tensor, sentences: tf.Tensor, now: Search) -> Search:
-        logits, state = step(now.last_ids, now.state)
+    def advance(t: tf.Tensor, sentences: tf.Tensor, search: Search) -> Search:
+        """Adds token t to the hypotheses of the sentences (B,), indices in the full batch."""
+        logits, state = step(search.last_ids, search.state)
         check_logits(logits, eos_id)
         # Without the check TensorFlow moves the cast behind each reshaping, and so casts all of it several times.
         logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
         if logits_processor is not None:
-            rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)
-            logits = logits_processor(logits, tf.reshape(now.alive.ids[:, :rows], [-1, t]), sentences)
+            rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
+            logits = logits_processor(logits, tf.reshape(search.alive.ids[:, :rows], [-1, t]), sentences)
         limit = tf.gather(max_length, sentences)  # (B,)
         final = t + 1 >= limit  # (B,)
-        forced = None if prefix is None else _forced(prefix, sentences, t, pad_id)  # (B,)
-        sampled = None if sampler is None else sampler(logits, t, sentences)
-        candidates, broken = grow(now.alive, logits, final, eos_id, forced, sampled)
-        penalty_now = penalize(t + 1, length_penalty)
-        ended = _ended(now.alive, candidates, eos_id, t + 1, penalty_now)
-        finished = _keep_best(now.finished, ended, broken, now.done, pad_id)
-        alive, parents = keep_alive(now.alive, candidates, eos_id)
-        settled = _is_settled(alive, finished, penalty_now, penalize(limit, length_penalty), num_return)
-        done = now.done | broken | final | settled
+        forced = None if prefix is None else tf.gather(forced_tokens(prefix, t, pad_id), sentences)  # (B,)
+        sampled = None if sampler is None else sampler(logits, t, sentences)  # (B,)
+        candidates, broken = grow(search.alive, logits, final, eos_id, forced, sampled)
+
+        penalty, last_penalty = penalize(t + 1, length_penalty), penalize(limit, length_penalty)
+        ended = finish(search.alive, candidates, eos_id, t + 1, penalty)
+        finished = keep_best(search.finished, ended, broken, search.done, pad_id)
+        alive, parents = keep_alive(search.alive, candidates, eos_id)
+        done = search.done | broken | final | is_settled(alive, finished, penalty, last_penalty, num_return)
         last_ids = tf.where(done[:, None], pad_id, alive.ids[:, :, -1])  # (B, K)
         if beam_size > 1:  # a single beam has no order
             state = reorder(state, parents)
         return Search(alive, finished, done, tf.reshape(last_ids, [-1]), state)
 
-    def run_round(t: tf.Tensor, sentences: tf.Tensor, now: Search, found: Hypotheses) -> tuple:
-        unfinished = tf.cast(tf.where(~now.done)[:, 0], tf.int32)
-        sentences = tf.gather(sentences, unfinished)  # (B,), indices in the full batch
-        now = _select_sentences(now, unfinished)
-        t, now = tf.while_loop(
-            lambda t, now: _is_mostly_unfinished(now.done),
-            lambda t, now: (t + 1, advance(t, sentences, now)),
-            (t, now),
-            (tf.TensorShape([]), _shapes(now)),
+    def run_round(t: tf.Tensor, sentences: tf.Tensor, search: Search, results: Hypotheses) -> tuple:
+        """Removes the sentences that are done, then searches until a quarter of the others is."""
+        unfinished = tf.cast(tf.where(~search.done)[:, 0], tf.int32)
+        sentences, search = tf.gather(sentences, unfinished), _select_sentences(search, unfinished)
+        t, search = tf.while_loop(
+            lambda t, search: _is_mostly_unfinished(search.done),
+            lambda t, search: (t + 1, advance(t, sentences, search)),
+            (t, search),
+            (tf.TensorShape([]), _shapes(search)),
         )
-        return t, sentences, now, _store(found, now.finished, sentences, t, pad_id)
+        return t, sentences, search, _store(results, search.finished, sentences, t, pad_id)
 
     prompt = tf.zeros([batch_size, 0], tf.int32) if prompt is None else prompt  # (B, t)
-    found = _no_hypotheses(prompt, beam_size, pad_id)
-    start = (tf.shape(prompt)[1], tf.range(batch_size), _start(prompt, beam_size, bos_id, found, state))
-    shapes = tf.TensorShape([]), tf.TensorShape([None]), _shapes(start[2]), _shapes(found)
-    found = tf.while_loop(
-        lambda t, sentences, now, found: ~tf.reduce_all(now.done), run_round, (*start, found), shapes
-    )[3]
-    return Hypotheses(*(x[:, :num_return] for x in found))
-
-
-def _start(prompt: tf.Tensor, beam_size: int, bos_id: int, finished: Hypotheses, state: Any) -> Search:
-    batch_size = tf.shape(prompt)[0]
-    # The beams start equal: all but one are empty, or each hypothesis would be found K times.
-    log_probs = tf.tile([[0.0] + [NEG_INF] * (beam_size - 1)], [batch_size, 1])
-    return Search(
-        Alive(_tile_beams(prompt, beam_size), log_probs),
-        finished,
+    results = none_finished(prompt, beam_size, pad_id)
+    last_ids = tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1]  # (B,)
+    search = Search(
+        first_alive(prompt, beam_size),
+        results,
         tf.zeros([batch_size], tf.bool),
-        tf.repeat(tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1], initial_rows(state, beam_size)),
+        tf.repeat(last_ids, _initial_rows(state, beam_size)),
         state,
     )
+    start = tf.shape(prompt)[1], tf.range(batch_size), search, results
+    results = tf.while_loop(
+        lambda t, sentences, search, results: ~tf.reduce_all(search.done),
+        run_round,
+        start,
+        (tf.TensorShape([]), tf.TensorShape([None]), _shapes(search), _shapes(results)),
+    )[3]
+    return Hypotheses(*(x[:, :num_return] for x in results))
 
 
-def _tile_beams(ids: tf.Tensor, beam_size: int) -> tf.Tensor:
-    """Ids (B, t) repeated for each beam, (B, K, t)."""
-    return tf.tile(ids[:, None], [1, beam_size, 1])
+def reorder(state: Any, parents: tf.Tensor) -> Any:
+    """Returns the state of B·K beams in which each beam continues another of its sentence, `parents` (B, K)."""
+    if _manages_beams(state):
+        return state.reordered(parents)
+    batch, beams = tf.unstack(tf.shape(parents))
+    rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])  # (B·K,)
+    return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
 
 
-def _no_hypotheses(prompt: tf.Tensor, beam_size: int, pad_id: int) -> Hypotheses:
-    """K empty slots for each sentence."""
-    slots = [tf.shape(prompt)[0], beam_size]
-    ids = tf.fill(tf.shape(prompt), pad_id)
-    return Hypotheses(_tile_beams(ids, beam_size), tf.fill(slots, NEG_INF), tf.zeros(slots, tf.int32))
+def select(state: Any, sentences: tf.Tensor, beams: int | tf.Tensor) -> Any:
+    """Returns the state of B'·K beams of only the sentences at the indices `sentences` (B',)."""
+    if _manages_beams(state):
+        return state.selected(sentences)
+    rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])  # (B'·K,)
+    return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
 
 
-def _select_sentences(now: Search, indices: tf.Tensor) -> Search:
-    """The search of only the sentences at these indices."""
-    beams = now.alive.log_probs.shape[1]
-    rows = tf.size(now.last_ids) // tf.size(now.done)
+def _manages_beams(state: Any) -> bool:
+    """Returns whether a state has the methods for beams; a plain nest of tensors has not."""
+    return all(hasattr(state, name) for name in ("reordered", "selected"))
+
+
+def _initial_rows(state: Any, beams: int) -> int:
+    """Returns the number of rows of each sentence in the first step, 1 or K."""
+    return 1 if getattr(state, "starts_with_one_row", False) else beams
+
+
+def _select_sentences(search: Search, indices: tf.Tensor) -> Search:
+    """Returns the search of only the sentences at these indices."""
+    beams = search.alive.log_probs.shape[1]
+    rows = tf.size(search.last_ids) // tf.size(search.done)  # of a sentence
 
     def take(x: tf.Tensor) -> tf.Tensor:
         return tf.gather(x, indices)
 
     return Search(
-        Alive(*map(take, now.alive)),
-        Hypotheses(*map(take, now.finished)),
-        take(now.done),
-        tf.reshape(take(tf.reshape(now.last_ids, [-1, rows])), [-1]),
-        select(now.state, indices, beams),
+        Alive(*map(take, search.alive)),
+        Hypotheses(*map(take, search.finished)),
+        take(search.done),
+        tf.reshape(take(tf.reshape(search.last_ids, [-1, rows])), [-1]),
+        select(search.state, indices, beams),
     )
 
 
 def _is_mostly_unfinished(done: tf.Tensor) -> tf.Tensor:
-    """Whether less than a quarter of the batch is done, so that computing these costs less than removing them."""
+    """Returns whether less than a quarter is done, so that computing these sentences costs less than removing them."""
     return 4 * tf.math.count_nonzero(done, dtype=tf.int32) < tf.maximum(tf.size(done), 1)
 
 
-def _forced(prefix: tf.Tensor, sentences: tf.Tensor, t: tf.Tensor, pad_id: int) -> tf.Tensor:
-    """The token (B,) that the prefix forces each sentence to take now, -1 where it forces none."""
-    tokens = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)[:, tf.minimum(t, tf.shape(prefix)[1])]
-    tokens = tf.gather(tokens, sentences)
-    return tf.where(tokens == pad_id, -1, tokens)
-
-
-def _store(found: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int) -> Hypotheses:
-    """The hypotheses of all sentences, with those of some (B,) updated."""
-    more = length - tf.shape(found.ids)[2]
-    found = found._replace(ids=tf.pad(found.ids, [[0, 0], [0, 0], [0, more]], constant_values=pad_id))
+def _store(
+    results: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int
+) -> Hypotheses:
+    """Returns the results of all sentences, with those at the indices `sentences` (B,) replaced."""
+    more = length - tf.shape(results.ids)[2]
+    results = results._replace(ids=tf.pad(results.ids, [[0, 0], [0, 0], [0, more]], constant_values=pad_id))
     indices = sentences[:, None]
     return Hypotheses(
-        *(tf.tensor_scatter_nd_update(old, indices, new) for old, new in zip(found, finished, strict=True))
+        *(tf.tensor_scatter_nd_update(old, indices, new) for old, new in zip(results, finished, strict=True))
     )
-
-
-def _ended(alive: Alive, candidates: Candidates, eos_id: int, length: tf.Tensor, penalty_now: tf.Tensor) -> Hypotheses:
-    """The candidates within the best K that end, scored; the others leave empty slots."""
-    beams = alive.log_probs.shape[1]
-    log_probs, parents, ids = (x[:, :beams] for x in candidates)
-    ends = (ids == eos_id) & (log_probs > NEG_INF)  # (B, K)
-    return Hypotheses(
-        append_token(alive.ids, parents, ids),
-        tf.where(ends, log_probs / penalty_now, NEG_INF),
-        tf.where(ends, length, 0),
-    )
-
-
-def _keep_best(finished: Hypotheses, ended: Hypotheses, broken: tf.Tensor, done: tf.Tensor, pad_id: int) -> Hypotheses:
-    """The best K of the finished hypotheses and those that just ended."""
-    beams = finished.scores.shape[1]
-    before = finished._replace(ids=tf.pad(finished.ids, [[0, 0], [0, 0], [0, 1]], constant_values=pad_id))
-    ids, scores, lengths = (tf.concat([old, new], axis=1) for old, new in zip(before, ended, strict=True))
-    scores, indices = tf.math.top_k(tf.where(done[:, None], NEG_INF, scores), beams)  # (B, K)
-    lengths = tf.gather(lengths, indices, batch_dims=1)
-    ids = tf.where(lengths[:, :, None] > 0, tf.gather(ids, indices, batch_dims=1), pad_id)
-    after = _where(broken, Hypotheses(pad_id, float("nan"), 0), Hypotheses(ids, scores, lengths))
-    return _where(done, before, after)
-
-
-def _is_settled(
-    alive: Alive, finished: Hypotheses, penalty_now: tf.Tensor, limit_penalty: tf.Tensor, num_return: int
-) -> tf.Tensor:
-    """The sentences (B,) in which no hypothesis alive can change the result.
-
-    Log probabilities only fall, and no penalty is larger than that at the sentence's `max_length`, so no
-    hypothesis alive can score above its log probability over that penalty. Where K are finished, one that
-    scores below all of them now is not waited for. K finished ones are not enough: next to a
-    hypothesis that the model is sure of, the next best are ends that come too early.
-    """
-    best_alive = tf.reduce_max(alive.log_probs, axis=1)  # (B,)
-    out_of_reach = finished.scores[:, num_return - 1] >= best_alive / limit_penalty
-    below_all = finished.scores[:, -1] >= best_alive / penalty_now
-    return out_of_reach | below_all
-
-
-def _where(sentences: tf.Tensor, chosen: Hypotheses, others: Hypotheses) -> Hypotheses:
-    """`chosen` for the sentences (B,) that are true, `others` for the rest."""
-
-    def where(x, y):
-        return tf.where(tf.reshape(sentences, [-1] + [1] * (y.shape.rank - 1)), x, y)
-
-    return Hypotheses(*map(where, chosen, others))
 
 
 def _shapes(nest: Any) -> Any:
-    """The shape invariants of a nest: of a state the last axis from rank 3 on, otherwise the second of K."""
+    """Returns the shape invariants of the tensors of a loop variable."""
     if isinstance(nest, Search):
         return Search(*(_shapes(x) for x in nest[:-1]), tf.nest.map_structure(_state_invariant, nest.state))
     return tf.nest.map_structure(_invariant, nest)
 
 
 def _invariant(x: tf.Tensor) -> tf.TensorShape:
-    """The shape invariant of `x`: B and t, the last axis of three, may change."""
+    """Returns the shape invariant of `x`: B may change, and t, the last of three axes."""
     return tf.TensorShape([None, *x.shape[1:2], None][: x.shape.rank])
 
 
 def _state_invariant(x: tf.Tensor) -> tf.TensorShape:
-    """The shape invariant of a tensor of the state: only the last axis is kept, from rank 3 on."""
+    """Returns the shape invariant of a tensor of the state: only the last axis is fixed, from rank 3 on."""
     if x.shape.rank == 0:
         return x.shape
     last = x.shape[-1:] if x.shape.rank > 2 else [None]
@@ -294,7 +253,7 @@ def _state_invariant(x: tf.Tensor) -> tf.TensorShape:
 
 
 def _limits(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) -> tf.Tensor:
-    """`max_length` as one number for each sentence (B,), checked as early as possible."""
+    """Returns `max_length` as one number for each sentence (B,), checked as early as possible."""
     max_length = tf.cast(max_length, tf.int32)
     if max_length.shape.rank not in (0, 1):
         raise ValueError(

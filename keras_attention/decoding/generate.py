@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.beam_search import Hypotheses, beam_search
-from keras_attention.decoding.length_penalty import average_length, length_penalty
+from keras_attention.decoding.beam_search import beam_search
+from keras_attention.decoding.hypotheses import Hypotheses, average_length, length_penalty
 from keras_attention.decoding.logits_processors import (
     forbid_end,
     forbid_repeats,

@@ -106,12 +106,20 @@ def force_prefix(
         [[4.0, 5.0, 6.0]]
     """
 
-    def force() -> tf.Tensor:
-        tokens = prefix[:, position, None]  # (R, 1)
-        others = tf.range(tf.shape(logits)[1]) != tokens  # (R, V)
-        return tf.where(tokens == pad_id, logits, _forbid(model_logits, others))
+    forced = forced_tokens(prefix, position, pad_id)[:, None]  # (R, 1)
 
-    return tf.cond(position < tf.shape(prefix)[1], force, lambda: tf.identity(logits))
+    def force() -> tf.Tensor:
+        others = tf.range(tf.shape(logits)[1]) != forced  # (R, V)
+        return tf.where(forced < 0, logits, _forbid(model_logits, others))
+
+    return tf.cond(tf.reduce_any(forced >= 0), force, lambda: tf.identity(logits))
+
+
+def forced_tokens(prefix: tf.Tensor, position: int | tf.Tensor, pad_id: int) -> tf.Tensor:
+    """The token (R,) that each prefix (R, P), padded at the end, forces at a position; -1 where it forces none."""
+    padded = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)  # (R, P + 1)
+    tokens = padded[:, tf.minimum(position, tf.shape(prefix)[1])]  # (R,)
+    return tf.where(tokens == pad_id, -1, tokens)
 
 
 def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:

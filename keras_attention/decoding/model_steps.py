@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.few_queries import attention_for, memory_dtype
+from keras_attention.decoding.beam_search import reorder, select
+from keras_attention.decoding.small_attention import memory_dtype, select_attention
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
 
@@ -25,23 +26,21 @@ class CachedState(NamedTuple):
     mask: Any
 
     def reordered(self, parents: tf.Tensor) -> "CachedState":
-        """The state in which each beam continues another of its sentence, `parents` (B, K)."""
-        batch, beams = tf.unstack(tf.shape(parents))
-        rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])
-        return self._replace(layers=_rows(self.layers, rows))
+        """Returns the state in which each beam continues another of its sentence, `parents` (B, K)."""
+        return self._replace(layers=reorder(self.layers, parents))
 
     def selected(self, sentences: tf.Tensor) -> "CachedState":
-        """The state of only the sentences at the indices `sentences` (B',)."""
-        first = tf.nest.flatten(self.layers)[0]
-        beams = tf.shape(first)[0] // tf.maximum(tf.shape(self.mask)[0], 1)
-        rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])
-        return CachedState(_rows(self.layers, rows), _rows(self.cross, sentences), _rows(self.mask, sentences))
+        """Returns the state of only the sentences at the indices `sentences` (B',)."""
+        rows = tf.shape(tf.nest.flatten(self.layers)[0])[0]
+        beams = rows // tf.maximum(tf.shape(self.mask)[0], 1)
+        cross, mask = select((self.cross, self.mask), sentences, 1)
+        return CachedState(select(self.layers, sentences, beams), cross, mask)
 
 
 def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a model with a source (B, S) and the state for the first one."""
     if getattr(model, "can_fuse", False):
-        decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
+        decoder = model.fused_decoder(select_attention(beams), memory_dtype(beams))
         return decoder.step, decoder.read(source, beams)
     memory, mask = model.encode(source)  # (B, S, M), (B, S)
     cache = model.init_cache(memory, tf.shape(source)[0] * beams)
@@ -60,7 +59,7 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
 def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, Any]:
     """The step of a decoder-only model and the state after it has read the prompts (B, t), which have no padding."""
     if getattr(model, "can_fuse", False):
-        decoder = model.fused_decoder(attention_for(beams), memory_dtype(beams))
+        decoder = model.fused_decoder(select_attention(beams), memory_dtype(beams))
         return decoder.step, decoder.start(prompts, beams)
     rows = tf.repeat(prompts, beams, axis=0)  # (B·K, t)
     _, cache = model.decode_step(rows, model.init_cache(tf.shape(rows)[0]))
@@ -70,7 +69,3 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, An
         return logits[:, 0], grown.layers
 
     return step, cache.layers
-
-
-def _rows(nest: Any, rows: tf.Tensor) -> Any:
-    return tf.nest.map_structure(lambda x: tf.gather(x, rows), nest)

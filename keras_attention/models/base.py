@@ -15,6 +15,7 @@ from keras_attention.layers.composite import (
 )
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
+from keras_attention.models.network import Network
 from keras_attention.ops.attention import cached_attention
 
 
@@ -23,14 +24,16 @@ class ConfiguredModel(keras.Model):
 
     Args:
         config: The sizes.
-        dtype_policy: Of all layers.
+        dtype_policy: Dtype policy of all layers.
+        network: The layers, called to make the outputs.
         **kwargs: `inputs`, `outputs`, `name` and the like.
     """
 
-    def __init__(self, config: TransformerConfig, dtype_policy: Any, **kwargs: Any):
+    def __init__(self, config: TransformerConfig, dtype_policy: Any, network: Network, **kwargs: Any):
         super().__init__(**kwargs)
         self.config = config
         self.dtype_policy = dtype_policy
+        self.network = network
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainable":
@@ -166,9 +169,6 @@ class ConfiguredModel(keras.Model):
         model.trainable = trainable  # before the flags of what it holds
         adapt(model, changes, flags)
         return model
-
-    def _layers_by_name(self) -> dict[str, keras.layers.Layer]:
-        return {layer.name: layer for layer in self.layers}
 
 
 def checked(config: TransformerConfig) -> TransformerConfig:

@@ -6,13 +6,12 @@ Shapes: B batch, T length, M model width, H heads, D head width, V vocabulary.
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models import graph
 from keras_attention.models.base import ConfiguredModel, block_arguments, checked
 from keras_attention.models.config import TransformerConfig
+from keras_attention.models.network import Network
 from keras_attention.models.transformer import DecoderCache
 
 
@@ -44,15 +43,15 @@ class CausalTransformer(ConfiguredModel):
     def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         ids = keras.Input((None,), dtype="int32", name="ids")  # (B, T)
-        layers = [
-            TokenEmbedding(checked(config).vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
-            PositionalEncoding(dtype=policy, name="positions"),
-            Dropout(config.dropout, dtype=policy, name="dropout"),
-            Decoder(**block_arguments(config), dtype=policy, name="decoder"),
-        ]
-        layers = {layer.name: layer for layer in layers}
-        logits = graph.logits(layers, _decoder_output(layers, ids))
-        super().__init__(config, policy, inputs=ids, outputs=logits, **kwargs)
+        network = Network(
+            embedding=TokenEmbedding(
+                checked(config).vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"
+            ),
+            positions=PositionalEncoding(dtype=policy, name="positions"),
+            target_dropout=Dropout(config.dropout, dtype=policy, name="dropout"),
+            decoder=Decoder(**block_arguments(config), dtype=policy, name="decoder"),
+        )
+        super().__init__(config, policy, network, inputs=ids, outputs=network.logits(network.decode(ids)), **kwargs)
 
     def decoder_output(self, ids: Any) -> Any:
         """What the logits are made of, for a model that makes something else of it.
@@ -63,7 +62,7 @@ class CausalTransformer(ConfiguredModel):
         Returns:
             (B, T, M).
         """
-        return _decoder_output(self._layers_by_name(), ids)
+        return self.network.decode(ids)
 
     def init_cache(self, batch_size: Any, capacity: int | None = None) -> DecoderCache:
         """Starts empty self-attention caches.
@@ -75,7 +74,7 @@ class CausalTransformer(ConfiguredModel):
         Returns:
             The cache before the first step, without keys and values of a memory.
         """
-        return DecoderCache(layers=self.get_layer("decoder").init_cache(batch_size, capacity), cross=())
+        return DecoderCache(layers=self.network.decoder.init_cache(batch_size, capacity), cross=())
 
     def decode_step(self, ids: Any, cache: DecoderCache) -> tuple[Any, DecoderCache]:
         """Runs the model on the next tokens, without dropout.
@@ -95,12 +94,7 @@ class CausalTransformer(ConfiguredModel):
             >>> print(logits.shape, int(cache.layers[0].length))
             (1, 1, 100) 4
         """
-        embedding = self.get_layer("embedding")
-        x = self.get_layer("positions")(embedding(ids), start_index=cache.layers[0].length)  # (B, T, M)
-        x, layers = self.get_layer("decoder")(x, self_attention_caches=cache.layers, training=False)
-        return ops.cast(embedding(x, reverse=True), "float32"), cache._replace(layers=layers)  # (B, T, V)
-
-
-def _decoder_output(layers: graph.Layers, ids: Any) -> Any:
-    x = layers["positions"](layers["embedding"](ids))  # (B, T, M)
-    return layers["decoder"](layers["dropout"](x))  # (B, T, M)
+        x, layers = self.network.decode(
+            ids, start_index=cache.layers[0].length, self_attention_caches=cache.layers, training=False
+        )
+        return self.network.logits(x), cache._replace(layers=layers)  # (B, T, V)

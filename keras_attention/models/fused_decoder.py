@@ -1,24 +1,81 @@
 """The decoder one token at a time, with fused weights.
 
-Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, N positions of
-the cache, V vocabulary.
+Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, V vocabulary, N positions of the
+cache: K for each token written, one for each token of a prompt.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
-from keras_attention.models.fused_state import DecodingState, append_positions
 from keras_attention.models.fused_weights import FusedLayer, Matrix, norm_function
 from keras_attention.ops.attention import MASKED_SCORE, cached_attention
 
+# Growing a tensor copies it: at most this many tokens are copied at each step, all others once in as many steps.
+NEWER_TOKENS = 8
+
+
+class DecodingState(NamedTuple):
+    """The caches of self- and cross-attention.
+
+    The keys and values of all beams of a sentence are next to each other and stay where they were written: a beam sees
+    those that it descends from. So no key is copied when beams are reordered.
+
+    Attributes:
+        older: Keys and values of self-attention, for each layer (2, B, H, n, D).
+        newer: Keys and values of the last few tokens; older and newer have N positions together.
+        visible: The positions that each beam sees in self-attention, boolean (B, N, K).
+        memory: Keys and values of cross-attention, for each layer (2, B, H, S, D), zero at padding; empty in a
+            language model.
+        memory_bias: Bias of the logits of cross-attention, (B, 1, S).
+        lengths: Number of tokens so far, (B,), equal for all sentences.
+        starts_with_one_row: Whether the first step takes one row for all beams of a sentence.
+    """
+
+    starts_with_one_row = True
+
+    older: tuple[Any, ...]
+    newer: tuple[Any, ...]
+    visible: Any
+    memory: tuple[Any, ...]
+    memory_bias: Any
+    lengths: Any
+
+    def reordered(self, parents: Any) -> "DecodingState":
+        """Returns the state in which each beam continues another of its sentence, `parents` (B, K)."""
+        return self._replace(visible=ops.take_along_axis(self.visible, parents[:, None, :], axis=2))
+
+    def merged(self, rows: Any) -> "DecodingState":
+        """Returns the state whose newer positions, `rows` for each token, are joined to the older if they are many."""
+
+        def join() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            older = tuple(_append_positions(*pairs) for pairs in zip(self.older, self.newer, strict=True))
+            return older, tuple(pair[:, :, :, :0] for pair in self.newer)
+
+        many = ops.shape(self.newer[0])[3] >= NEWER_TOKENS * rows
+        if isinstance(many, bool):  # on JAX the branches of `cond` may not differ in shape
+            older, newer = join() if many else (self.older, self.newer)
+        else:
+            older, newer = ops.cond(many, join, lambda: (self.older, self.newer))
+        return self._replace(older=older, newer=newer)
+
+    def selected(self, sentences: Any) -> "DecodingState":
+        """Returns the state of only the sentences at the indices `sentences` (B',)."""
+        pairs = (self.older, self.newer, self.memory)
+        older, newer, memory = keras.tree.map_structure(lambda x: ops.take(x, sentences, axis=1), pairs)
+        visible, memory_bias, lengths = (
+            ops.take(x, sentences, axis=0) for x in (self.visible, self.memory_bias, self.lengths)
+        )
+        return DecodingState(older, newer, visible, memory, memory_bias, lengths)
+
 
 class FusedDecoder:
-    """Computes the same as `decode_step`, faster, for one token at a time of several beams.
+    """Decodes one token of several beams at a time: the numbers of `decode_step`, faster.
 
-    Matrices with the same input are fused, and what depends only on the source is computed once. Created inside a
-    compiled function before its loop, this happens once for each call of the function.
+    Matrices with the same input are fused, and the keys and values of the source are computed once. A compiled function
+    that creates a decoder before its loop does this once in each call.
 
     Args:
         model: A `Transformer` or a `CausalTransformer`, not quantized.
@@ -39,16 +96,16 @@ class FusedDecoder:
     def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None):
         self.model = model
         self.attention = attention
-        decoder = model.get_layer("decoder")
+        decoder = model.network.decoder
         dtype = model.dtype_policy.compute_dtype
         self.memory_dtype = memory_dtype or dtype
         self.first_norm = decoder.normalize_first
         self.layers = [FusedLayer(layer, dtype) for layer in decoder.layers]
         self.final_norm = None if decoder.final_norm is None else norm_function(decoder.final_norm)
-        self.logits = Matrix.of(ops.transpose(model.get_layer("embedding").embeddings), None, dtype)  # M to V
+        self.logits = Matrix.of(ops.transpose(model.network.embedding.embeddings), None, dtype)  # M to V
 
     def start(self, prompts: Any, beams: int) -> DecodingState:
-        """The state of a language model after the prompts (B, t), which have no padding; t may be 0."""
+        """Returns the state of a language model after prompts (B, t) without padding; t may be 0."""
         sentences, length = ops.shape(prompts)
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
         return self._empty_state(sentences, beams)._replace(
@@ -58,7 +115,7 @@ class FusedDecoder:
         )
 
     def read(self, source: Any, beams: int) -> DecodingState:
-        """The state before the first token of a translation of the source (B, S), 0 for padding."""
+        """Returns the state before the first target token, for a source (B, S), 0 for padding."""
         memory, mask = self.model.encode(source)  # (B, S, M), (B, S)
         sentences, length, width = ops.shape(memory)
         rows = ops.reshape(memory, (sentences * length, width))
@@ -76,16 +133,15 @@ class FusedDecoder:
         """Decodes one token of each beam.
 
         Args:
-            ids: The last token of each beam (B·K,), or of each sentence (B,) while its beams are equal.
-            state: The state from `read`, `start` or the step before.
+            ids: Last token of each beam (B·K,), or of each sentence (B,) while its beams are equal.
+            state: State from `read`, `start` or the step before.
 
         Returns:
             The logits of the next token (B·K, V) or (B, V), and the new state.
         """
         sentences, _, beams = ops.shape(state.visible)
         rows = 1 if beams == 1 else ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
-        x = self.model.get_layer("embedding")(ids[:, None])  # (B·K, 1, M)
-        x = self.model.get_layer("positions")(x, start_index=ops.max(state.lengths, initial=0))
+        x = self.model.network.embed(ids[:, None], start_index=ops.max(state.lengths, initial=0))  # (B·K, 1, M)
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
 
         itself = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])  # (1 or K, K)
@@ -98,7 +154,7 @@ class FusedDecoder:
             matrices, norm = layer.self_attention, layer.self_attention_norm
             fused = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, 3·H·D)
             heads = matrices.heads_of(fused, sentences, rows)  # (3, B, H, K, D)
-            newer.append(append_positions(state.newer[number], heads[1:]))
+            newer.append(_append_positions(state.newer[number], heads[1:]))
             memory = state.older[number], newer[-1]
             x = self._add_and_norm(norm, x, matrices.attend(self.attention, heads[0], memory, bias))
 
@@ -131,3 +187,8 @@ class FusedDecoder:
 
     def _add_and_norm(self, norm: Callable[[Any], Any], x: Any, y: Any) -> Any:
         return x + y if self.first_norm else norm(x + y)
+
+
+def _append_positions(pair: Any, more: Any) -> Any:
+    """Appends keys and values of m positions to those of n, (2, B, H, n, D) to (2, B, H, n + m, D)."""
+    return ops.concatenate([pair, more], axis=3)

@@ -7,7 +7,6 @@ K beams.
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops
 
 from keras_attention.layers import (
     Decoder,
@@ -18,9 +17,9 @@ from keras_attention.layers import (
     TokenEmbedding,
 )
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models import graph
 from keras_attention.models.base import ConfiguredModel, block_arguments, checked
 from keras_attention.models.config import TransformerConfig
+from keras_attention.models.network import Network, padding_mask
 
 
 class DecoderCache(NamedTuple):
@@ -68,17 +67,16 @@ class Transformer(ConfiguredModel):
         source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
         target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
         block = block_arguments(checked(config))
-        layers = [
-            TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
-            PositionalEncoding(dtype=policy, name="positions"),
-            Encoder(**block, dtype=policy, name="encoder"),
-            Decoder(**block, dtype=policy, name="decoder"),
-            Dropout(config.dropout, dtype=policy, name="source_dropout"),
-            Dropout(config.dropout, dtype=policy, name="target_dropout"),
-        ]
-        layers = {layer.name: layer for layer in layers}
-        logits = graph.logits(layers, graph.decoder_output(layers, source, target))
-        super().__init__(config, policy, inputs={"source": source, "target": target}, outputs=logits, **kwargs)
+        network = Network(
+            embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
+            positions=PositionalEncoding(dtype=policy, name="positions"),
+            encoder=Encoder(**block, dtype=policy, name="encoder"),
+            decoder=Decoder(**block, dtype=policy, name="decoder"),
+            source_dropout=Dropout(config.dropout, dtype=policy, name="source_dropout"),
+            target_dropout=Dropout(config.dropout, dtype=policy, name="target_dropout"),
+        )
+        inputs, logits = {"source": source, "target": target}, network.logits(network.decoder_output(source, target))
+        super().__init__(config, policy, network, inputs=inputs, outputs=logits, **kwargs)
 
     def packed(self) -> keras.Model:
         """The same layers, weights included, as a model whose rows each hold several pairs.
@@ -102,7 +100,7 @@ class Transformer(ConfiguredModel):
         """
         names = ("source", "target", "source_segments", "target_segments")
         inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
-        model = keras.Model(inputs, graph.logits(self._layers_by_name(), self.decoder_output(**inputs)))
+        model = keras.Model(inputs, self.network.logits(self.decoder_output(**inputs)))
         model.dtype_policy = self.dtype_policy
         return model
 
@@ -118,7 +116,7 @@ class Transformer(ConfiguredModel):
         Returns:
             (B, T, M).
         """
-        return graph.decoder_output(self._layers_by_name(), source, target, source_segments, target_segments)
+        return self.network.decoder_output(source, target, source_segments, target_segments)
 
     def encode(self, source: Any, return_attention_scores: bool = False) -> Any:
         """Runs the encoder, without dropout.
@@ -130,10 +128,9 @@ class Transformer(ConfiguredModel):
         Returns:
             The memory (B, S, M) and its padding mask (B, S); then, if asked for, a tuple of N (B, H, S, S).
         """
-        source_mask = ops.not_equal(source, 0)  # (B, S)
-        x = self.get_layer("positions")(self.get_layer("embedding")(source))  # (B, S, M)
-        memory, weights = self.get_layer("encoder")(
-            x, padding_mask=source_mask, training=False, return_attention_scores=True
+        source_mask = padding_mask(source)  # (B, S)
+        memory, weights = self.network.encode(
+            source, padding_mask=source_mask, training=False, return_attention_scores=True
         )
         return (memory, source_mask, weights) if return_attention_scores else (memory, source_mask)
 
@@ -149,7 +146,7 @@ class Transformer(ConfiguredModel):
         Returns:
             The cache before the first step.
         """
-        decoder = self.get_layer("decoder")
+        decoder = self.network.decoder
         return DecoderCache(
             layers=decoder.init_cache(batch_size, capacity),
             cross=tuple(layer.project_memory(memory) for layer in decoder.layers),
@@ -170,16 +167,14 @@ class Transformer(ConfiguredModel):
             Logits (B·K, T, V) and the cache with the tokens appended; then, if asked for, a tuple of N
             (B·K, H, T, S).
         """
-        embedding = self.get_layer("embedding")
-        x = self.get_layer("positions")(embedding(ids), start_index=cache.layers[0].length)  # (B·K, T, M)
-        x, _, weights, layers = self.get_layer("decoder")(
-            x,
+        x, _, weights, layers = self.network.decode(
+            ids,
+            start_index=cache.layers[0].length,
             encoder_padding_mask=source_mask,
             self_attention_caches=cache.layers,
             cross_attention_caches=cache.cross,
             training=False,
             return_attention_scores=True,
         )
-        logits = ops.cast(embedding(x, reverse=True), "float32")  # (B·K, T, V)
-        cache = DecoderCache(layers, cache.cross)
+        logits, cache = self.network.logits(x), DecoderCache(layers, cache.cross)  # (B·K, T, V)
         return (logits, cache, weights) if return_attention_scores else (logits, cache)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attention.decoding.candidates import Alive, Candidates, grow, keep_alive
+from keras_attention.decoding.hypotheses import Alive, Candidates, grow, keep_alive
 
 B, K, EOS = 5, 3, 3
 

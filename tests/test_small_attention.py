@@ -1,30 +1,29 @@
-"""Attention for few queries gives what attention for many gives, and each is used where it should be."""
+"""Small attention gives what `cached_attention` gives, and each is used where it should be."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_attention as ka
-from keras_attention.decoding import few_queries
-from keras_attention.decoding.few_queries import MOST_PAIRS, attention_for, attention_of_few
 from keras_attention.decoding.model_steps import language_model, with_source
-from keras_attention.ops.attention import cached_attention
+from keras_attention.decoding.small_attention import MAX_SMALL_PAIRS, select_attention, small_attention
+from keras_attention.ops.attention import MASKED_SCORE, cached_attention
 
+MODULE = "keras_attention.decoding.small_attention"
 B, K, H, D = 3, 5, 2, 7
-HIDDEN = -1e30
 
 
-def inputs(places, dtype="float32", sentences=B, beams=K):
-    """Queries, keys and values in as many parts as `places` names, and a bias that hides some pairs."""
+def inputs(lengths, dtype="float32", sentences=B, beams=K):
+    """Queries, keys and values in as many parts as `lengths` has, and a bias that hides some pairs."""
     generator = np.random.default_rng(3)
 
     def normal(*shape):
         return tf.cast(generator.normal(size=shape), dtype)
 
-    memory = [normal(2, sentences, H, n, D) for n in places]
-    hidden = generator.random((sentences, beams, sum(places))) < 0.3
+    memory = [normal(2, sentences, H, n, D) for n in lengths]
+    hidden = generator.random((sentences, beams, sum(lengths))) < 0.3
     hidden[..., 0] = False
-    return normal(sentences, H, beams, D), memory, tf.constant(np.where(hidden, HIDDEN, 0.0).astype("float32"))
+    return normal(sentences, H, beams, D), memory, tf.constant(np.where(hidden, MASKED_SCORE, 0.0).astype("float32"))
 
 
 def by_hand(query, memory, bias):
@@ -39,54 +38,54 @@ def by_hand(query, memory, bias):
     return output
 
 
-@pytest.mark.parametrize("attention", [attention_of_few, cached_attention])
-@pytest.mark.parametrize("places", [(11,), (13, 4), (0, 3), (6, 0)])
-def test_each_equals_the_formula(attention, places):
-    query, memory, bias = inputs(places)
+@pytest.mark.parametrize("attention", [small_attention, cached_attention])
+@pytest.mark.parametrize("lengths", [(11,), (13, 4), (0, 3), (6, 0)])
+def test_each_equals_the_formula(attention, lengths):
+    query, memory, bias = inputs(lengths)
     np.testing.assert_allclose(attention(query, memory, bias), by_hand(query, memory, bias), atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", [attention_of_few, cached_attention])
+@pytest.mark.parametrize("attention", [small_attention, cached_attention])
 def test_a_bias_may_be_the_same_for_all_beams(attention):
     query, memory, bias = inputs((11,))
     np.testing.assert_allclose(attention(query, memory, bias[:, :1]), by_hand(query, memory, bias[:, :1]), atol=1e-6)
 
 
-def test_few_queries_in_bfloat16_lose_no_more_than_many():
+def test_small_attention_loses_no_more_in_bfloat16_than_the_other():
     query, memory, bias = inputs((13, 4), "bfloat16")
     exact = by_hand(query, memory, bias)
     errors = [
         np.abs(attention(query, memory, bias).numpy().astype("float64") - exact).max()
-        for attention in (attention_of_few, cached_attention)
+        for attention in (small_attention, cached_attention)
     ]
-    assert attention_of_few(query, memory, bias).dtype == tf.bfloat16
+    assert small_attention(query, memory, bias).dtype == tf.bfloat16
     assert 0 < errors[0] <= errors[1] < 0.05
 
 
-def used(monkeypatch, beams, sentences, places):
+def used(monkeypatch, beams, sentences, length):
     """Which of the two a compiled function computes with."""
-    monkeypatch.setattr(few_queries, "attention_of_few", lambda query, *_: tf.zeros_like(query))
-    monkeypatch.setattr(few_queries, "cached_attention", lambda query, *_: tf.ones_like(query))
+    monkeypatch.setattr(f"{MODULE}.small_attention", lambda query, *_: tf.zeros_like(query))
+    monkeypatch.setattr(f"{MODULE}.cached_attention", lambda query, *_: tf.ones_like(query))
     specs = [tf.TensorSpec([None, H, None, D]), tf.TensorSpec([2, None, H, None, D]), tf.TensorSpec([None, None, None])]
-    attention = few_queries.attention_for(beams)
+    attention = select_attention(beams)
     compiled = tf.function(lambda query, pair, bias: attention(query, [pair], bias), input_signature=specs)
-    query, (pair,), bias = inputs((places,), sentences=sentences, beams=beams)
-    return "many" if tf.reduce_any(compiled(query, pair, bias) > 0) else "few"
+    query, (pair,), bias = inputs((length,), sentences=sentences, beams=beams)
+    return "cached" if tf.reduce_any(compiled(query, pair, bias) > 0) else "small"
 
 
-@pytest.mark.parametrize("places, expected", [(MOST_PAIRS // 4, "few"), (MOST_PAIRS // 4 + 1, "many")])
-def test_the_number_of_pairs_decides(monkeypatch, places, expected):
-    assert used(monkeypatch, 4, 1, places) == expected
+@pytest.mark.parametrize("length, expected", [(MAX_SMALL_PAIRS // 4, "small"), (MAX_SMALL_PAIRS // 4 + 1, "cached")])
+def test_the_number_of_pairs_decides(monkeypatch, length, expected):
+    assert used(monkeypatch, 4, 1, length) == expected
 
 
-def test_a_single_beam_always_takes_the_kernels_for_few(monkeypatch):
-    assert used(monkeypatch, 1, 3, 2 * MOST_PAIRS) == "few"
+def test_a_single_beam_always_takes_small_attention(monkeypatch):
+    assert used(monkeypatch, 1, 3, 2 * MAX_SMALL_PAIRS) == "small"
 
 
 def test_an_empty_batch_has_an_empty_answer():
     query, memory, bias = inputs((11,), sentences=0)
-    assert attention_for(K)(query, memory, bias).shape == (0, H, K, D)
-    assert attention_for(1)(query, memory, bias).shape == (0, H, K, D)
+    assert select_attention(K)(query, memory, bias).shape == (0, H, K, D)
+    assert select_attention(1)(query, memory, bias).shape == (0, H, K, D)
 
 
 @pytest.mark.parametrize(("beams", "dtype"), [(1, tf.float32), (2, tf.bfloat16)])

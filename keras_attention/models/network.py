@@ -1,0 +1,69 @@
+"""The layers of figure 1 of the paper and how they are connected.
+
+Shapes: B batch, T target length, S source length, M model width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+from keras_attention.layers import Decoder, Encoder, PositionalEncoding, TokenEmbedding
+from keras_attention.layers.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class Network:
+    """The layers of a Transformer; a language model has no `encoder` and no `source_dropout`."""
+
+    embedding: TokenEmbedding  # of source and target; its transpose computes the logits
+    positions: PositionalEncoding
+    decoder: Decoder
+    target_dropout: Dropout
+    encoder: Encoder | None = None
+    source_dropout: Dropout | None = None
+
+    def embed(self, ids: Any, start_index: Any = 0, segments: Any = None) -> Any:
+        """Embeds token ids (B, T) and adds their positions, (B, T, M)."""
+        return self.positions(self.embedding(ids), start_index=start_index, segment_ids=segments)
+
+    def encode(self, source: Any, segments: Any = None, training: bool | None = None, **kwargs: Any) -> Any:
+        """Runs the encoder on source ids (B, S); its output (B, S, M) is the memory."""
+        x = self.source_dropout(self.embed(source, segments=segments), training=training)
+        return self.encoder(x, segment_ids=segments, training=training, **kwargs)
+
+    def decode(
+        self,
+        target: Any,
+        memory: Any = None,
+        start_index: Any = 0,
+        segments: Any = None,
+        training: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Runs the decoder on target ids (B, T); its output is (B, T, M)."""
+        x = self.target_dropout(self.embed(target, start_index, segments), training=training)
+        return self.decoder(x, memory, decoder_segment_ids=segments, training=training, **kwargs)
+
+    def decoder_output(self, source: Any, target: Any, source_segments: Any = None, target_segments: Any = None) -> Any:
+        """Runs the encoder on source ids (B, S) and the decoder on target ids (B, T), (B, T, M)."""
+        # Segments also separate tokens from padding, and nothing uses the output at padding.
+        source_mask = padding_mask(source) if source_segments is None else None  # (B, S)
+        memory = self.encode(source, source_segments, padding_mask=source_mask)  # (B, S, M)
+        # A target needs no padding mask: its padding is at the end, where the causal mask hides it from the tokens.
+        return self.decode(
+            target,
+            memory,
+            segments=target_segments,
+            encoder_padding_mask=source_mask,
+            encoder_segment_ids=source_segments,
+        )
+
+    def logits(self, x: Any) -> Any:
+        """Multiplies the decoder's output (B, T, M) by the transposed embeddings, (B, T, V) in float32."""
+        return ops.cast(self.embedding(x, reverse=True), "float32")
+
+
+def padding_mask(ids: Any) -> Any:
+    """The padding mask of token ids (B, S), where 0 is padding."""
+    return ops.not_equal(ids, 0)
