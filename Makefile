@@ -107,7 +107,7 @@ clean: ## remove .venv, caches and builds; keep runs/ and saved_models/
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment for all targets. The stamp is the last line, so a broken install is done again.
-.venv/.installed: setup.py
+.venv/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "error: '$(PYTHON)' is not a working Python >= 3.11. Install Python 3.11, or name" \
 	         "one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 # The name on the package index: `keras-attention` is another project's there.
 DISTRIBUTION = "keras-attention-transformer"
 
-# What each extra lets a program import; a test compares it with setup.py.
+# The modules that each extra installs; a test compares them with pyproject.toml.
 MODULES = {
     "text": ("tensorflow_text", "sentencepiece", "sacrebleu", "babel"),
     "tensorboard": ("tensorboard",),

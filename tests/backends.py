@@ -1,4 +1,4 @@
-"""What tests need of a backend beside `keras.ops`: gradients, compilation, NumPy arrays, implicit masks.
+"""Backend-specific helpers of the tests: gradients, compilation, NumPy arrays.
 
 Keras takes the backend from the environment: `KERAS_BACKEND=jax python -m pytest …` runs the same tests on JAX.
 """
@@ -26,26 +26,6 @@ def tensors(structure: Any) -> Any:
 def dtype_of(x: Any) -> str:
     """The name of a dtype, which each backend writes in its own way."""
     return keras.backend.standardize_dtype(x.dtype)
-
-
-def mask_of(x: Any) -> Any:
-    """The implicit mask that a tensor carries, as the next layer gets it."""
-    reader = MaskReader()
-    reader(x)
-    return reader.found[0]
-
-
-class MaskReader(keras.layers.Layer):
-    """Keeps the implicit mask of its inputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.supports_masking = True
-        self.found: list[Any] = []
-
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        self.found = [mask]
-        return inputs
 
 
 def weighted_sum(x: Any, weights: Any) -> Any:

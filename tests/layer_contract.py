@@ -1,6 +1,7 @@
-"""What every layer keeps, as tests that a class of tests inherits for its layer.
+"""Tests of one layer each, which a test class inherits and gives its layer, arguments and inputs.
 
-A class names what its layer is built and called with; the tests here know nothing else of it.
+`check_layer` checks the rules that hold for any Keras layer. The rest is about this library: explicit masks, its own
+call arguments, stacks of its layers, gradients, and the formulas in NumPy.
 """
 
 import inspect
@@ -12,31 +13,39 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import pytest
-from backends import HAS_XLA, compiled, dtype_of, gradients, mask_of, numpy, tensors, weighted_sum
+from backends import HAS_XLA, compiled, dtype_of, gradients, numpy, tensors, weighted_sum
 from oracle import path_within, weights_of
 from tensors import LENGTHS, PAST, B, S, T, V, assert_close, draw, float32, largest_difference, padding, randomize
 
 from keras_attention.layers.composite import matrices_within
+from keras_attention.testing import RULES, check_layer
+from keras_attention.testing.implicit_masks import with_mask
+from keras_attention.testing.layer_rules import BASE_ARGUMENTS
 
-BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
+EXACT = {"config", "file", "dropout"}  # rules whose outputs are equal bit for bit
 
 
 def constructor_arguments(layer_class: type) -> dict[str, Any]:
-    """All arguments and defaults of the constructors up to Keras' own."""
-    found: dict[str, Any] = {}
+    """Names and defaults of the constructor arguments, those of Keras' base classes excluded."""
+    parameters: dict[str, Any] = {}
     for each in layer_class.__mro__:
         if each.__module__.startswith("keras_attention") and "__init__" in vars(each):
-            found = {**inspect.signature(each.__init__).parameters, **found}
+            parameters = {**inspect.signature(each.__init__).parameters, **parameters}
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {name: each.default for name, each in found.items() if name != "self" and each.kind not in kinds}
+    return {name: each.default for name, each in parameters.items() if name != "self" and each.kind not in kinds}
+
+
+def with_padding(x: np.ndarray) -> Any:
+    """The same values with the padding mask of their length as their implicit mask."""
+    return with_mask(x, padding(x.shape[1]))
 
 
 class Contract:
-    """A layer as its tests see it.
+    """A layer and the arguments to test it with.
 
     `inputs` maps each tensor of `call` to its (length, width); `padding_masks` maps such a tensor to the call
     argument of its padding mask; `required` and `every_argument` are constructor arguments, the latter all of
-    them and none at its default; `variants` are call arguments to try.
+    them and none at its default; `variants` are other call arguments, each combination tested by itself.
     """
 
     layer_class: ClassVar[type]
@@ -44,16 +53,15 @@ class Contract:
     padding_masks: ClassVar[Mapping[str, str]] = {}
     required: ClassVar[dict[str, Any]] = {}
     every_argument: ClassVar[dict[str, Any]] = {}
-    dropout_arguments: ClassVar[tuple[str, ...]] = ()
     depth: ClassVar[int] = 3  # how many are stacked
     flags: ClassVar[tuple[str, ...]] = ()
 
     def oracle(self, weights: Mapping[str, np.ndarray], inputs: list[np.ndarray], masks: dict[str, Any]) -> Any:
-        """The layer's output by the formulas, given padding masks by call argument."""
-        raise TypeError(f"{type(self).__name__} must say what its layer computes: define `oracle`")
+        """The output by the formulas; `masks` are padding masks by call argument."""
+        raise TypeError(f"{type(self).__name__} needs the formulas of its layer: define `oracle`")
 
     def variants(self) -> list[dict[str, Any]]:
-        """Call arguments beside the inputs: every combination of the flags."""
+        """Call arguments other than the inputs: every combination of the flags."""
         values = itertools.product([False, True], repeat=len(self.flags))
         return [dict(zip(self.flags, each, strict=True)) for each in values]
 
@@ -72,38 +80,37 @@ class Contract:
 
 
 class ConfigContract(Contract):
-    """Every constructor argument survives a configuration and a file."""
+    """Tests for any layer: the rules of layers, constructor arguments, frozen weights, paths."""
 
     def test_every_constructor_argument_is_tried(self):
         arguments = constructor_arguments(self.layer_class)
         assert set(self.every_argument) == set(arguments)
         at_default = [name for name, value in self.every_argument.items() if value == arguments[name]]
-        assert not at_default, "these arguments are tried at their defaults only"
+        assert not at_default, "these arguments are only tested at their defaults"
 
-    def test_every_argument_survives_get_config(self):
-        layer = self.layer_class(**self.every_argument, **BASE_ARGUMENTS)
-        config = layer.get_config()
-        again = self.layer_class.from_config(config)
-        assert again.get_config() == config
+    def test_get_config_shows_every_argument(self):
+        config = self.layer_class(**self.every_argument, **BASE_ARGUMENTS).get_config()
         plain = self.layer_class(**self.required).get_config()
         unchanged = [name for name in (*self.every_argument, *BASE_ARGUMENTS) if config[name] == plain[name]]
         assert set(unchanged) <= set(self.required), "get_config does not show these arguments"
-        for name, value in BASE_ARGUMENTS.items():
-            shown = getattr(again, name) if name != "dtype" else again.dtype_policy.name
-            assert shown == value
 
-    def test_every_argument_survives_a_file(self, tmp_path):
-        keywords = {name: value for name, value in BASE_ARGUMENTS.items() if name != "dtype"}
-        layer = self.layer_class(**self.every_argument, **keywords)
-        model = self.model(layer)
-        randomize(layer)
-        model.save(tmp_path / "model.keras")
-        reloaded = keras.models.load_model(tmp_path / "model.keras")
-        again = reloaded.get_layer("other_name")
-        assert again.get_config() == layer.get_config()
+    @pytest.mark.parametrize("arguments", ["required", "every_argument"])
+    def test_keeps_the_rules_of_layers(self, arguments, capfd):
+        init, inputs = getattr(self, arguments), self.draw_inputs()
+        check_layer(self.layer_class, init, inputs, tolerance=2e-5, leave_out=EXACT)
+        capfd.readouterr()  # an operation's first call prints notices of the backend
+        check_layer(self.layer_class, init, inputs, leave_out=RULES.keys() - {"warnings"})
+        assert capfd.readouterr() == ("", "")
+
+    def test_config_file_and_dropout_change_no_output_at_all(self):
+        others = RULES.keys() - EXACT
+        check_layer(self.layer_class, self.every_argument, self.draw_inputs(), tolerance=0, leave_out=others)
+
+    def test_weights_keep_their_paths_in_a_file(self, tmp_path):
+        layer = self.layer_class(**self.every_argument, name="other_name", trainable=False)
+        self.model(layer).save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras").get_layer("other_name")
         assert [weight.path for weight in again.weights] == [weight.path for weight in layer.weights]
-        inputs = self.draw_inputs()
-        assert_close(reloaded(inputs), model(inputs), atol=0, rtol=0)
 
     def test_what_is_frozen_stays_frozen(self, tmp_path):
         layer = self.layer_class(**{**self.required, **self.every_argument}, trainable=False)
@@ -141,9 +148,9 @@ class LayerContract(ConfigContract):
     @pytest.fixture(scope="class")
     @classmethod
     def stack(cls):
-        """Layers one after the other on embeddings that carry masks, and a layer after them that needs the mask.
+        """A model of embeddings with masks, a stack of the layer, and a pooling layer that needs the mask.
 
-        With it come ids of two sentences, padded, and what the model makes of each of them alone, trimmed.
+        With it come the padded ids of two sentences, and the outputs for each sentence by itself, trimmed.
         """
         ids = [keras.Input((None,), dtype="int32", name=name) for name in cls.inputs]
         x, *others = [
@@ -158,12 +165,12 @@ class LayerContract(ConfigContract):
         model.jit_compile = HAS_XLA  # predict runs under XLA
         lengths = [length for length, _ in cls.inputs.values()]
         ids = [np.where(padding(length), np.random.randint(1, V, (B, length)), 0).astype("int32") for length in lengths]
-        alone = [model([each[b : b + 1, : LENGTHS[each.shape[1]][b]] for each in ids]) for b in range(B)]
-        return model, ids, alone
+        trimmed = [model([each[b : b + 1, : LENGTHS[each.shape[1]][b]] for each in ids]) for b in range(B)]
+        return model, ids, trimmed
 
     @pytest.mark.parametrize("mode", ["eager", "function", "predict_xla", "reloaded"])
     def test_padded_stack_equals_trimmed(self, stack, mode, tmp_path):
-        model, ids, alone = stack
+        model, ids, trimmed = stack
         run = {
             "eager": model,
             "function": compiled(model),
@@ -171,7 +178,7 @@ class LayerContract(ConfigContract):
             "reloaded": lambda ids: self.reload(model, tmp_path)(ids),
         }[mode]
         padded_sequences, padded_pooled = run(tensors(ids))
-        for b, (sequence, pooled) in enumerate(alone):
+        for b, (sequence, pooled) in enumerate(trimmed):
             assert_close(padded_sequences[b : b + 1, : sequence.shape[1]], sequence)
             assert_close(padded_pooled[b : b + 1], pooled)
 
@@ -198,19 +205,9 @@ class LayerContract(ConfigContract):
             assert np.all(gradient[~real] == 0)
             assert np.all(np.any(gradient[real] != 0, axis=-1)), "a real token has no influence"
 
-    def test_callers_masks_are_untouched_and_flow_on(self):
-        layer = self.make()
-        inputs = [self.with_mask(x) for x in self.draw_inputs()]
-        before = [mask_of(x) for x in inputs]
-        output = layer(*inputs)
-        for x, mask in zip(inputs, before, strict=True):
-            assert mask_of(x) is mask
-            np.testing.assert_array_equal(numpy(mask), padding(x.shape[1]))
-        np.testing.assert_array_equal(numpy(mask_of(output)), padding(output.shape[1]))
-
     def test_implicit_masks_do_what_explicit_ones_do(self):
         layer, inputs = self.make(), self.draw_inputs()
-        implicit = numpy(layer(*map(self.with_mask, inputs)))
+        implicit = numpy(layer(*map(with_padding, inputs)))
         explicit = numpy(layer(*inputs, **self.masks()))
         real = padding(implicit.shape[1])
         assert_close(implicit[real], explicit[real])
@@ -222,7 +219,7 @@ class LayerContract(ConfigContract):
             other[:, 0] = True
             explicit = {**self.masks(), argument: other}
             plain = layer(*inputs, **explicit)
-            both = layer(*map(self.with_mask, inputs), **explicit)
+            both = layer(*map(with_padding, inputs), **explicit)
             assert_close(both[:, :3], plain[:, :3])  # the first three positions are real in both sentences
             assert largest_difference(plain, layer(*inputs, **self.masks())) > 1e-3, "the mask changes nothing"
 
@@ -246,17 +243,17 @@ class LayerContract(ConfigContract):
         shapes = [x.shape for x in inputs]
         unknown = [(None, None, x.shape[-1]) for x in inputs]
         config, numbers = layer.get_config(), random.getstate()
-        found = self.output_shapes(layer, shapes), self.output_shapes(layer, unknown)
+        before = self.output_shapes(layer, shapes), self.output_shapes(layer, unknown)
         assert not layer.built and not layer.weights and not layer.variables
         assert layer.get_config() == config
-        assert random.getstate() == numbers, "it draws random numbers, which the next initializer would have drawn"
+        assert random.getstate() == numbers, "it changes the seed of the next initializer"
         output = layer(*inputs)
-        for known, any_length in (found, (self.output_shapes(layer, shapes), self.output_shapes(layer, unknown))):
+        for known, any_length in (before, (self.output_shapes(layer, shapes), self.output_shapes(layer, unknown))):
             assert known == {tuple(output.shape)}
             assert any_length == {(None, None, *output.shape[2:])}
 
     def output_shapes(self, layer: Any, shapes: list[Any]) -> set[tuple[int | None, ...]]:
-        """What the layer says of shapes given by position, as lists and by name."""
+        """The results of `compute_output_shape` for shapes as tuples, as lists and as keyword arguments."""
         named = {f"{name}_shape": shape for name, shape in zip(self.inputs, shapes, strict=True)}
         compute = layer.compute_output_shape
         return {compute(*shapes), compute(*map(list, shapes)), compute(**named)}
@@ -274,15 +271,6 @@ class LayerContract(ConfigContract):
                 for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
                     assert (tuple(one.shape), dtype_of(one)) == (tuple(other.shape), dtype_of(other)), variant
 
-    def test_dropout_at_inference_changes_no_output(self):
-        layer, inputs = self.make(), self.draw_inputs()
-        for name in self.dropout_arguments:
-            dropping = self.make(**{name: 0.5})
-            dropping.set_weights(layer.get_weights())
-            for training in (None, False):
-                assert_close(dropping(*inputs, training=training), layer(*inputs), atol=0, rtol=0)
-            assert largest_difference(dropping(*inputs, training=True), layer(*inputs)) > 1e-3, f"{name} does nothing"
-
     def test_equals_the_formulas(self):
         layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
         expected = self.oracle(weights_of(layer), [x.astype("float64") for x in inputs], masks)
@@ -290,16 +278,10 @@ class LayerContract(ConfigContract):
         real = padding(output.shape[1])
         np.testing.assert_allclose(output[real], expected[real], atol=1e-4)
 
-    @pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01)])
-    def test_half_precision_follows_float32(self, policy, tolerance):
-        layer, inputs, masks = self.make(), self.draw_inputs(), self.masks()
-        half = self.make(dtype=policy)
-        half.set_weights(layer.get_weights())
-        output = half(*inputs, **masks)
-        assert dtype_of(output) == half.compute_dtype
-        expected = float32(layer(*inputs, **masks))
-        size = np.abs(expected).max()
-        assert_close(output, expected, atol=tolerance * size)
+    @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+    def test_half_precision_gives_its_dtype_and_large_scores_stay_finite(self, policy):
+        half, inputs, masks = self.make(dtype=policy), self.draw_inputs(), self.masks()
+        assert dtype_of(half(*inputs, **masks)) == half.compute_dtype
         large = half(*(x * 30 for x in inputs), **masks)
         assert np.all(np.isfinite(float32(large))), "large scores overflow"
 
@@ -310,16 +292,6 @@ class LayerContract(ConfigContract):
         assert np.all(np.isfinite(numpy(one)))
         first = next(iter(self.inputs.values()))
         assert tuple(layer(*(x[:0] for x in inputs)).shape) == (0, first[0], one.shape[-1])
-
-    def test_nothing_is_printed(self, capfd):
-        layer = self.make()
-        layer(*map(self.with_mask, self.draw_inputs()))
-        layer(*[keras.KerasTensor((None, None, width)) for _, width in self.inputs.values()])
-        assert capfd.readouterr() == ("", "")
-
-    def with_mask(self, x: np.ndarray) -> Any:
-        """The same values with an implicit mask, as a layer that knows of padding makes it."""
-        return MaskSource()(x)
 
     def symbol(self, x: Any, known: bool) -> Any:
         if not hasattr(x, "shape"):
@@ -359,15 +331,5 @@ class AttentionContract(LayerContract):
             output, *_ = layer(*inputs, **masks, return_attention_scores=True)
             return weighted_sum(output, direction)
 
-        found = gradients(total, inputs, layer.trainable_variables)
-        assert all(np.all(np.isfinite(each)) for each in keras.tree.flatten(found))
-
-
-class MaskSource(keras.layers.Layer):
-    """Passes its inputs on with the padding mask of their length."""
-
-    def call(self, inputs: Any) -> Any:
-        return keras.ops.copy(inputs)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        return keras.ops.convert_to_tensor(padding(inputs.shape[1]))
+        results = gradients(total, inputs, layer.trainable_variables)
+        assert all(np.all(np.isfinite(each)) for each in keras.tree.flatten(results))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-FILES = ("keras_attention", "tests", "conftest.py", "setup.py", "README.md", "benchmarks")
+FILES = ("keras_attention", "tests", "conftest.py", "README.md", "benchmarks")
 NOTICED = ("killed", "timeout", "segfault")
 
 

@@ -260,7 +260,7 @@ def test_the_listings_of_the_page_run(converted, monkeypatch, capsys):
             likeliest = keras.ops.convert_to_numpy(model(inputs))[0].argmax(-1).tolist()
             assert likeliest[:-1] == written
             assert likeliest[-1] == EOS or len(written) == len(source) + 1 + limit
-    assert len(names["found"]["logits"]) == 1
+    assert len(names["outputs"]["logits"]) == 1
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 

@@ -1,4 +1,4 @@
-"""The examples and the listings of the README run as they stand."""
+"""The examples and the listings of the pages run as they are written."""
 
 import functools
 import importlib.util
@@ -96,15 +96,15 @@ def test_generation_listings_run():
         exec(compile(code, "generation.md", "exec"), names)
     numbers = {name: each.ids.numpy() for name, each in names.items() if isinstance(each, ka.decoding.Hypotheses)}
     assert numbers["best_3"].shape[:2] == (2, 3)
-    assert numbers["drawn"].shape[:2] == (2, 5)
+    assert numbers["sampled"].shape[:2] == (2, 5)
     assert (names["longer"].lengths.numpy() >= 4).all()
-    assert numbers["begun"][:, 0, 0].tolist() == [11, 13]
+    assert numbers["prefixed"][:, 0, 0].tolist() == [11, 13]
     assert numbers["lines"][:, 0, 0].tolist() == [11, 14]
     streamed = np.stack(names["streamed"], axis=1)
     for ids in (*numbers.values(), streamed):
         assert ((ids == 3).sum(-1) == 1).all(), "each sentence ends"
-    number = names["drawn"].lengths.numpy()[0, 0]  # sentence 0 with the same seed
-    assert streamed[0, :number].tolist() == numbers["drawn"][0, 0, :number].tolist()
+    number = names["sampled"].lengths.numpy()[0, 0]  # sentence 0 with the same seed
+    assert streamed[0, :number].tolist() == numbers["sampled"][0, 0, :number].tolist()
 
 
 def test_migrating_listings_run(capsys):

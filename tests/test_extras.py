@@ -3,9 +3,9 @@
 import importlib
 import json
 import re
-import runpy
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -123,14 +123,12 @@ def test_a_command_without_the_extra_of_its_room_says_so_in_one_line(monkeypatch
     )
 
 
-def test_the_extra_of_a_package_is_the_one_that_installs_it(monkeypatch):
-    given = {}
-    monkeypatch.setattr("setuptools.setup", given.update)
-    runpy.run_path(str(ROOT / "setup.py"))
-    assert given["name"] == DISTRIBUTION
+def test_the_extra_of_a_package_is_the_one_that_installs_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
     distributions = metadata.packages_distributions()
     for extra, modules in MODULES.items():
-        wanted = {re.match(r"[\w-]+", line)[0] for line in given["extras_require"][extra]}
+        wanted = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"][extra]}
         found = {name.lower().replace("_", "-") for module in modules for name in distributions[module]}
         assert found == wanted, extra
 

@@ -219,8 +219,8 @@ def test_15_a_projection_inside_a_layer_warns_of_the_mask():
 
 
 def test_16_a_release_of_tensorflow_text_does_not_import():
-    setup = (Path(__file__).parent.parent / "setup.py").read_text(encoding="utf-8")
-    lower, upper = re.search(r"tensorflow-text>=([\d.]+),<([\d.]+)", setup).groups()
+    metadata = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    lower, upper = re.search(r"tensorflow-text>=([\d.]+),<([\d.]+)", metadata).groups()
     assert (lower, upper) == ("2.21.1", "2.22")
     assert importlib.import_module("tensorflow_text").__version__ >= lower
 

@@ -1,4 +1,4 @@
-"""What every layer keeps, for each layer."""
+"""The contract of layers, for each layer."""
 
 import itertools
 
@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backends import dtype_of, mask_of, numpy
+from backends import dtype_of, numpy
 from layer_contract import AttentionContract, ConfigContract, LayerContract
 from tensors import MEMORY_WIDTH, PAST, B, D, F, H, M, S, T, V, assert_close, draw
 
 import keras_attention as ka
+from keras_attention.testing.implicit_masks import mask_of
 
 BLOCK = {
     "intermediate_dim": F,
@@ -52,7 +53,6 @@ ATTENTION = {
     "qk_norm": True,
     "position": ka.AlibiBias(),
 }
-BLOCK_DROPOUTS = ("dropout", "attention_dropout", "activation_dropout")
 
 
 def filled_cache():
@@ -65,7 +65,6 @@ class TestMultiHeadAttention(AttentionContract):
     padding_masks = {"value": "value_mask"}
     required = {"num_heads": H, "key_dim": D}
     every_argument = ATTENTION
-    dropout_arguments = ("dropout",)
     flags = ("return_attention_scores", "use_causal_mask")
 
     def oracle(self, weights, inputs, masks):
@@ -78,7 +77,6 @@ class TestMultiHeadSelfAttention(AttentionContract):
     padding_masks = {"x": "padding_mask"}
     required = {"num_heads": H}
     every_argument = ATTENTION
-    dropout_arguments = ("dropout",)
     flags = ("return_attention_scores", "use_causal_mask")
 
     def variants(self):
@@ -101,7 +99,6 @@ class TestFeedForward(LayerContract):
         "kernel_initializer": "he_normal",
         "bias_initializer": "ones",
     }
-    dropout_arguments = ("dropout",)
 
     def oracle(self, weights, inputs, masks):
         return oracle.feed_forward(weights, *inputs)
@@ -140,7 +137,6 @@ class TestAdditiveAttention(AttentionContract):
     padding_masks = {"value": "value_mask"}
     required = {"units": F}
     every_argument = {"units": F, "dropout": 0.2, "kernel_initializer": "he_normal", "seed": 43}
-    dropout_arguments = ("dropout",)
     flags = ("return_attention_scores", "use_causal_mask")
     depth = 1  # the output has the width of the value, not of the query
 
@@ -157,7 +153,6 @@ class TestAdditiveAttention(AttentionContract):
 class EncoderCase(AttentionContract):
     inputs = {"inputs": (T, M)}
     padding_masks = {"inputs": "padding_mask"}
-    dropout_arguments = BLOCK_DROPOUTS
     flags = ("return_attention_scores",)
 
 
@@ -173,7 +168,6 @@ class TestEncoderLayer(EncoderCase):
 class DecoderCase(AttentionContract):
     inputs = {"decoder_sequence": (T, M), "encoder_sequence": (S, MEMORY_WIDTH)}
     padding_masks = {"decoder_sequence": "decoder_padding_mask", "encoder_sequence": "encoder_padding_mask"}
-    dropout_arguments = BLOCK_DROPOUTS
     flags = ("return_attention_scores",)
 
 

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backends import compiled, dtype_of, gradient, mask_of, numpy, weighted_sum
+from backends import compiled, dtype_of, gradient, numpy, weighted_sum
 
 import keras_attention as ka
+from keras_attention.testing.implicit_masks import mask_of
 from keras_attention.training import MaskedAccuracy, MaskedCrossEntropy, Perplexity, token_cross_entropy
 
 B, T, V = 3, 5, 11

@@ -57,7 +57,7 @@ def heading_anchors(page: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def distribution(tmp_path_factory):
-    """The metadata that setup.py gives, whether or not the package is installed here."""
+    """The metadata that a build gives, whether or not the package is installed here."""
     folder = tmp_path_factory.mktemp("metadata")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -65,8 +65,12 @@ def distribution(tmp_path_factory):
 
 
 def requirements(distribution, extra: str) -> set[str]:
+    """What an extra installs, the extras that it names among it."""
     lines = [line for line in distribution.requires if f'extra == "{extra}"' in line]
-    return {line.partition(";")[0].strip() for line in lines}
+    names = {line.partition(";")[0].strip() for line in lines}
+    others = {name for name in names if name.startswith(f"{keras_attention.extras.DISTRIBUTION}[")}
+    extras = [each for name in others for each in name.partition("[")[2].rstrip("]").split(",")]
+    return (names - others).union(*(requirements(distribution, each) for each in extras))
 
 
 def test_metadata_names_every_extra_and_the_command(distribution):

@@ -58,6 +58,11 @@ class ShowsAnotherArgument(Mixer):
         return {**super().get_config(), "scale": 3.0}
 
 
+class IgnoresTrainable(Mixer):
+    def __init__(self, *args, trainable=True, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
 class ForgetsWeights(Mixer):
     built_before = 0
 
@@ -80,6 +85,25 @@ class WrongDtype(Mixer):
 class WrongCount(Mixer):
     def compute_output_spec(self, x, mask=None, training=None):
         return [keras.KerasTensor(x.shape, dtype=self.compute_dtype)] * 2
+
+
+class WrongStructure(Mixer):
+    def compute_output_spec(self, x, mask=None, training=None):
+        return [keras.KerasTensor(x.shape, dtype=self.compute_dtype)]
+
+
+class UnknownWidth(Mixer):
+    def compute_output_spec(self, x, mask=None, training=None):
+        width = None if x.shape[1] is None else x.shape[-1]
+        return keras.KerasTensor((*x.shape[:-1], width), dtype=self.compute_dtype)
+
+
+class UnknownComputedWidth(Mixer):
+    def compute_output_shape(self, x_shape):
+        return x_shape if x_shape[1] else (None, None, None)
+
+    def compute_output_spec(self, x, mask=None, training=None):
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
 
 class WrongComputedShape(Mixer):
@@ -109,6 +133,13 @@ class ChangesCallersMask(Mixer):
         return super().call(x, mask, training)
 
 
+class CopiesCallersMask(Mixer):
+    def call(self, x, mask=None, training=None):
+        if mask is not None:
+            x._keras_mask = keras.ops.logical_not(keras.ops.logical_not(mask))
+        return super().call(x, mask, training)
+
+
 class LosesMask(Mixer):
     def compute_mask(self, x, previous_mask):
         return None
@@ -127,6 +158,16 @@ class AlwaysDrops(Mixer):
 class ScalesAtInference(Mixer):
     def call(self, x, mask=None, training=None):
         return super().call(x, mask, training) * (1 - self.dropout)
+
+
+class NeverDrops(Mixer):
+    def call(self, x, mask=None, training=None):
+        return super().call(x, mask, training=False)
+
+
+class OverflowsUnderAMask(Mixer):
+    def mean(self, x, mask):
+        return super().mean(x if mask is None else x + keras.ops.cast(1e5, x.dtype) - 1e5, mask)
 
 
 class Overflows(Mixer):
@@ -154,17 +195,32 @@ BROKEN = [
         "config",
         r"the layer made from the config differs by up to [\d.]+, where 0.0001 is allowed",
     ),
+    (IgnoresTrainable, "config", r"from_config ignores trainable=False: pass \*\*kwargs to super\(\).__init__"),
     (ForgetsWeights, "config", r"has weights of .*, the first one of .*\(1,\)"),
     (WrongShape, "symbolic", r"the shape in a functional model is \(2, 33, 5\), that of a call is \(2, 5, 33\)"),
     (WrongDtype, "symbolic", r"the dtype in a functional model is float64, that of a call is float32"),
-    (WrongCount, "symbolic", r"a functional model gets 2 outputs, a call gives 1"),
+    (WrongCount, "symbolic", r"a functional model gets \[\*, \*\], a call gives \* \(\* for each tensor\)"),
+    (WrongStructure, "symbolic", r"a functional model gets \[\*\], a call gives \* \(\* for each tensor\)"),
+    (
+        UnknownWidth,
+        "symbolic",
+        r"the shape in a functional model is \(None, None, None\), that of a call is \(2, 5, 33\) "
+        r"\(batch and lengths unknown\)",
+    ),
+    (
+        UnknownComputedWidth,
+        "symbolic",
+        r"compute_output_shape says \(None, None, None\) \(not built yet, batch and lengths unknown\)",
+    ),
     (
         WrongComputedShape,
         "symbolic",
-        r"compute_output_shape says \(2, 5, 1\) \(not built yet\), the shape of a call is \(2, 5, 33\)",
+        r"compute_output_shape says \(2, 5, 1\) \(not built yet, batch and lengths known\), "
+        r"the shape of a call is \(2, 5, 33\)",
     ),
     (IgnoresMask, "padding", r"row 0, whose mask has \[2\] real positions, trimmed to these and padded, differ by"),
-    (ChangesCallersMask, "caller_masks", r"changes 10 of 10 entries of the mask of input 0"),
+    (ChangesCallersMask, "caller_masks", r"replaces the mask of input 0: 10 of 10 entries differ"),
+    (CopiesCallersMask, "caller_masks", r"replaces the mask of input 0: 0 of 10 entries differ"),
     (
         LosesMask,
         "mask_flow",
@@ -173,11 +229,13 @@ BROKEN = [
     (InvertsMask, "mask_flow", r"the mask of its output has 3 real positions, that of its first input 7"),
     (AlwaysDrops, "dropout", r"two calls at inference differ by up to [\d.]+"),
     (ScalesAtInference, "dropout", r"dropout=0.5 changes the output at inference by up to [\d.]+"),
+    (NeverDrops, "dropout", r"dropout=0.5 changes nothing in training"),
+    (OverflowsUnderAMask, "half", r"\d+ numbers of its output in mixed_float16 are not finite$"),
     (Overflows, "half", r"\d+ numbers of its output in mixed_float16 are not finite for inputs 30 times as large"),
     (
         RoundsInHalf,
         "half",
-        r"in mixed_float16 differs from that in float32 by up to 0.\d+, where 0.\d+ is allowed \(5%",
+        r"in mixed_float16 differs from that in float32 by up to 0.\d+, where 0.0\d+ is allowed \(1%",
     ),
     (Warns, "warnings", r"it warns \d+ times, first: half of this is guessed$"),
 ]
@@ -231,11 +289,22 @@ def test_a_file_that_changes_the_weights_is_found():
         check_layer(Forgetful, {}, draw(B, T, M))
 
 
+def test_a_file_that_changes_the_config_is_found():
+    @keras.saving.register_keras_serializable("test_testing")
+    class Rescales(Mixer):
+        def load_own_variables(self, store):
+            super().load_own_variables(store)
+            self.scale = 0.3
+
+    with pytest.raises(AssertionError, match=r'rule "file": a .keras file changes scale=0.7 to scale=0.3'):
+        check_layer(Rescales, {"scale": 0.7}, draw(B, T, M))
+
+
 def test_two_sequences_of_different_lengths_by_name():
     inputs = {"query": draw(B, T, M), "value": draw(B, S, MEMORY_WIDTH)}
     sizes = {"num_heads": H, "key_dim": 5}
     check_layer(ka.MultiHeadAttention, sizes, inputs, call={"return_attention_scores": True}, leave_out=["file"])
-    with pytest.raises(AssertionError, match=r'"caller_masks": it erases the mask of query, so that what reads query'):
+    with pytest.raises(AssertionError, match=r'"caller_masks": it erases the mask of query, so that later layers'):
         check_layer(keras.layers.MultiHeadAttention, sizes, inputs)
 
 
@@ -253,11 +322,13 @@ def test_layers_of_this_library_and_of_keras_pass(layer_class, init, inputs):
 
 
 def test_check_layer_says_what_it_wants():
-    with pytest.raises(ValueError, match=r"`leave_out` holds names of config, file, .*Received: padings"):
+    with pytest.raises(
+        ValueError, match=r"`leave_out` takes names of config, file, .*Received: leave_out=\['padings'\]"
+    ):
         check_layer(Mixer, {}, draw(B, T, M), leave_out=["padings"])
     for inputs in ((), np.ones(3)):
         with pytest.raises(
-            ValueError, match=r"`inputs` are arrays \(batch, length, …\), at least one. Received: shapes"
+            ValueError, match=r"`inputs` are arrays \(batch, length, …\), at least one. Received: inputs of shapes"
         ):
             check_layer(Mixer, {}, inputs)
 

@@ -1,6 +1,7 @@
-"""What a layer on sequences keeps, as checks of any Keras layer."""
+"""The rules of layers on sequences, as checks of any Keras layer."""
 
 import inspect
+import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 
 from keras_attention.testing.implicit_masks import mask_of, with_mask
 
-HALF_TOLERANCE = 0.05  # of the largest output
+HALF_TOLERANCES = {"mixed_float16": 0.01, "mixed_bfloat16": 0.05}  # of the largest output
+BASE_ARGUMENTS = {"name": "other_name", "trainable": False, "dtype": "mixed_bfloat16"}
 
 
 def check_layer(
@@ -23,20 +25,20 @@ def check_layer(
     tolerance: float = 1e-4,
     leave_out: Sequence[str] = (),
 ) -> None:
-    """Checks that a layer keeps the rules of layers on sequences, `RULES`, with weights moved from where they start.
+    """Checks that a layer keeps the rules of layers on sequences, with noise added to its initial weights.
 
     Args:
-        layer_class: The class.
+        layer_class: The class of the layer.
         init: Arguments of its constructor.
-        inputs: An array (B, T, …), or several as a sequence or by the names of the arguments of `call`; each of
-            those that hold floats is given an implicit mask.
+        inputs: An array (B, T, …), or several: a sequence of them, or a mapping from argument names of `call`. The
+            float arrays carry implicit masks.
         call: Other arguments of `call`.
-        tolerance: How far outputs that should be the same may differ.
-        leave_out: Names of rules that are not checked.
+        tolerance: The largest difference allowed between outputs that should be equal.
+        leave_out: Names of rules, of `RULES`, to skip.
 
     Raises:
-        AssertionError: The layer breaks a rule; the message names it and says by how much.
-        ValueError: A name in `leave_out` that is no rule's.
+        AssertionError: If the layer breaks a rule; the message names the rule and the size of the difference.
+        ValueError: If a name in `leave_out` is not a rule, or if `inputs` are not batches of sequences.
 
     Example:
         >>> x = np.random.normal(size=(2, 5, 8)).astype("float32")
@@ -47,8 +49,8 @@ def check_layer(
     """
     unknown = set(leave_out) - set(RULES)
     if unknown:
-        raise ValueError(f"`leave_out` holds names of {', '.join(RULES)}. Received: {', '.join(sorted(unknown))}")
-    # A warning of Keras' is a finding of the rule "warnings" alone, even where it would be an error.
+        raise ValueError(f"`leave_out` takes names of {', '.join(RULES)}. Received: leave_out={list(leave_out)!r}")
+    # Only the rule "warnings" reports warnings, even where they are errors.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         case = _Case(layer_class, dict(init or {}), inputs, dict(call or {}), tolerance)
@@ -61,11 +63,11 @@ def check_layer(
 
 
 class _Broken(Exception):
-    """A rule is broken; the text says how."""
+    """A rule is broken; the message says how."""
 
 
 class _Case:
-    """A layer, what it is called with, and what the rules do with it."""
+    """A layer and the inputs to check it with."""
 
     def __init__(self, layer_class: type, init: dict[str, Any], inputs: Any, call: dict[str, Any], tolerance: float):
         self.layer_class, self.init, self.call, self.tolerance = layer_class, init, call, tolerance
@@ -77,18 +79,25 @@ class _Case:
         if not self.inputs or any(x.ndim < 2 for x in self.inputs):
             raise ValueError(
                 "`inputs` are arrays (batch, length, …), at least one. "
-                f"Received: shapes {[x.shape for x in self.inputs]}"
+                f"Received: inputs of shapes {[x.shape for x in self.inputs]}"
             )
-        self.masks = [_padding_mask(*x.shape[:2]) if x.dtype.kind == "f" else None for x in self.inputs]
+        self.sizes = {size for x in self.inputs for size in x.shape[:2]}
+        # Sequences of equal length share a mask. Of others, different rows are padded, so that no mask fits another.
+        lengths = list(dict.fromkeys(x.shape[1] for x in self.inputs))
+        self.masks = [
+            _padding_mask(*x.shape[:2], first=lengths.index(x.shape[1])) if x.dtype.kind == "f" else None
+            for x in self.inputs
+        ]
         self.layer = layer_class(**init)
         self.outputs(self.layer)
-        self._move_weights()
+        self._add_noise()
 
     def outputs(self, layer: Any, inputs: Any = None, **options: Any) -> list[Any]:
-        """Calls the layer and flattens what it returns."""
+        """The outputs of a call, as a flat list."""
         return keras.tree.flatten(self.structure(layer, inputs, **options))
 
     def structure(self, layer: Any, inputs: Any = None, **options: Any) -> Any:
+        """The output of a call, in the structure that the layer returns."""
         inputs = self.inputs if inputs is None else inputs
         options = {**self.call, **options}
         return (
@@ -101,20 +110,33 @@ class _Case:
         return [x if mask is None else with_mask(x, mask) for x, mask in zip(inputs, self.masks, strict=True)]
 
     def like(self, **changes: Any) -> Any:
-        """A layer with the same weights and a config that differs."""
+        """A copy with the same weights and changes of its config."""
         other = self.layer_class.from_config({**self.layer.get_config(), **changes})
         self.outputs(other)
         other.set_weights(self.layer.get_weights())
         return other
 
+    def symbols(self, known: bool) -> list[Any]:
+        """Symbolic inputs, with known or unknown batch size and lengths."""
+        return [
+            keras.KerasTensor(x.shape if known else (None, None, *x.shape[2:]), dtype=x.dtype.name) for x in self.inputs
+        ]
+
+    def fits(self, shape: Sequence[int | None], expected: Sequence[int], known: bool) -> bool:
+        """Whether a symbolic shape is the expected one; a batch size or a length may be unknown if it was so before."""
+        return len(shape) == len(expected) and all(
+            size == other or (size is None and not known and other in self.sizes)
+            for size, other in zip(shape, expected, strict=True)
+        )
+
     def same(self, what: str, actual: Sequence[Any], expected: Sequence[Any]) -> None:
-        """Outputs that should be equal."""
+        """Checks that outputs are equal."""
         for one, other in zip(actual, expected, strict=True):
             difference = np.abs(_numpy(one) - _numpy(other)).max(initial=0)
             if not difference <= self.tolerance:
                 raise _Broken(f"{what} by up to {difference:.3g}, where {self.tolerance:.3g} is allowed")
 
-    def _move_weights(self) -> None:
+    def _add_noise(self) -> None:
         numbers = np.random.default_rng(1)
         for weight in self.layer.trainable_weights:
             if "float" in keras.backend.standardize_dtype(weight.dtype):
@@ -126,18 +148,22 @@ def _config(case: _Case) -> None:
     lost = [name for name in case.init if name not in config]
     if lost:
         raise _Broken(f"get_config lacks the arguments {', '.join(lost)}, which were {_shown(case.init, lost)}")
-    again = case.layer_class.from_config(config).get_config()
+    like = case.layer_class.from_config(config)
+    case.outputs(like)  # Keras shows how the layers within a layer were built
+    again = like.get_config()
     changed = [name for name in config if repr(config[name]) != repr(again.get(name))]
     if changed:
         raise _Broken(f"from_config(get_config()) changes {_shown(config, changed)} to {_shown(again, changed)}")
-    shapes, like = [], case.layer_class.from_config(config)
-    case.outputs(like)
-    for layer in (case.layer, like):
-        shapes.append([tuple(weight.shape) for weight in layer.weights])
+    shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (case.layer, like)]
     if shapes[0] != shapes[1]:
         raise _Broken(f"the layer made from the config has weights of {shapes[1]}, the first one of {shapes[0]}")
     like.set_weights(case.layer.get_weights())
     case.same("the layer made from the config differs", case.outputs(like), case.outputs(case.layer))
+    other = case.layer_class.from_config({**config, **BASE_ARGUMENTS})
+    shown = {"name": other.name, "trainable": other.trainable, "dtype": other.dtype_policy.name}
+    ignored = [name for name in BASE_ARGUMENTS if shown[name] != BASE_ARGUMENTS[name]]
+    if ignored:
+        raise _Broken(f"from_config ignores {_shown(BASE_ARGUMENTS, ignored)}: pass **kwargs to super().__init__")
 
 
 def _file(case: _Case) -> None:
@@ -154,6 +180,10 @@ def _file(case: _Case) -> None:
                 f"a .keras file of it cannot be written and read again: {_first_line(error)} "
                 "(keras.saving.register_keras_serializable names a class for files)"
             ) from error
+    configs = [each.get_layer(layer.name).get_config() for each in (model, reloaded)]
+    changed = [name for name in configs[0] if repr(configs[0][name]) != repr(configs[1].get(name))]
+    if changed:
+        raise _Broken(f"a .keras file changes {_shown(configs[0], changed)} to {_shown(configs[1], changed)}")
     outputs = [keras.tree.flatten(each(case.inputs)) for each in (reloaded, model)]
     case.same("after a .keras file the outputs differ", *outputs)
 
@@ -161,47 +191,48 @@ def _file(case: _Case) -> None:
 def _symbolic(case: _Case) -> None:
     eager = case.structure(case.layer)
     for known in (True, False):
-        symbols = [
-            keras.KerasTensor(x.shape if known else (None, None, *x.shape[2:]), dtype=x.dtype.name) for x in case.inputs
-        ]
-        symbolic = case.structure(case.layer, symbols)
-        if len(keras.tree.flatten(symbolic)) != len(keras.tree.flatten(eager)):
-            count = len(keras.tree.flatten(symbolic)), len(keras.tree.flatten(eager))
-            raise _Broken(f"a functional model gets {count[0]} outputs, a call gives {count[1]}")
+        symbolic = case.structure(case.layer, case.symbols(known))
+        try:
+            keras.tree.assert_same_structure(symbolic, eager)
+        except (TypeError, ValueError) as error:
+            raise _Broken(
+                f"a functional model gets {_nested(symbolic)}, a call gives {_nested(eager)} "
+                "(* for each tensor): the two should have the same structure"
+            ) from error
         for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
-            _same_kind(one, other, known)
+            _same_kind(case, one, other, known)
     if case.layer_class.compute_output_shape is not keras.layers.Layer.compute_output_shape:
-        for layer in (case.layer, case.layer_class.from_config(case.layer.get_config())):
-            found, expected = _computed_shape(case, layer), tuple(keras.tree.flatten(eager)[0].shape)
-            if found != expected:
-                built = "built" if layer.built else "not built yet"
-                raise _Broken(f"compute_output_shape says {found} ({built}), the shape of a call is {expected}")
+        expected = tuple(keras.tree.flatten(eager)[0].shape)
+        for layer, known in itertools.product(
+            (case.layer_class.from_config(case.layer.get_config()), case.layer), (True, False)
+        ):
+            built = "built" if layer.built else "not built yet"
+            shape = _computed_shape(case, layer, known)
+            if not case.fits(shape, expected, known):
+                raise _Broken(
+                    f"compute_output_shape says {shape} ({built}, {_sizes(known)}), the shape of a call is {expected}"
+                )
 
 
-def _computed_shape(case: _Case, layer: Any) -> tuple[Any, ...]:
-    """What `compute_output_shape` says of the first output."""
+def _computed_shape(case: _Case, layer: Any, known: bool) -> tuple[Any, ...]:
+    """The shape of the first output by `compute_output_shape`."""
     names = case.names or tuple(inspect.signature(layer.call).parameters)
-    shapes = {f"{name}_shape": x.shape for name, x in zip(names, case.inputs, strict=False)}
+    inputs = [tuple(x.shape) for x in case.symbols(known)]
+    shapes = {f"{name}_shape": shape for name, shape in zip(names, inputs, strict=False)}
     first, *others = inspect.signature(layer.compute_output_shape).parameters
-    found = layer.compute_output_shape(
-        shapes.get(first, case.inputs[0].shape), **{name: shapes[name] for name in others if name in shapes}
+    output = layer.compute_output_shape(
+        shapes.get(first, inputs[0]), **{name: shapes[name] for name in others if name in shapes}
     )
-    return tuple(found[0] if isinstance(found[0], list | tuple) else found)
+    return tuple(output[0] if isinstance(output[0], list | tuple) else output)
 
 
-def _same_kind(symbol: Any, tensor: Any, known: bool) -> None:
+def _same_kind(case: _Case, symbol: Any, tensor: Any, known: bool) -> None:
     dtypes = [keras.backend.standardize_dtype(x.dtype) for x in (symbol, tensor)]
     if dtypes[0] != dtypes[1]:
         raise _Broken(f"the dtype in a functional model is {dtypes[0]}, that of a call is {dtypes[1]}")
     shape, expected = tuple(symbol.shape), tuple(tensor.shape)
-    fits = len(shape) == len(expected) and all(
-        size == other or (size is None and not known) for size, other in zip(shape, expected, strict=True)
-    )
-    if not fits:
-        raise _Broken(
-            f"the shape in a functional model is {shape}, that of a call is {expected} "
-            f"(batch and lengths {'known' if known else 'unknown'})"
-        )
+    if not case.fits(shape, expected, known):
+        raise _Broken(f"the shape in a functional model is {shape}, that of a call is {expected} ({_sizes(known)})")
 
 
 def _padding(case: _Case) -> None:
@@ -228,16 +259,17 @@ def _padding(case: _Case) -> None:
 
 def _caller_masks(case: _Case) -> None:
     inputs = case.masked()
+    before = [mask_of(x) for x in inputs]
     case.outputs(case.layer, inputs)
-    for i, (x, mask) in enumerate(zip(inputs, case.masks, strict=True)):
-        name = case.names[i] if case.names else f"input {i}"
-        after = None if mask is None else mask_of(x)
-        if mask is not None and after is None:
-            raise _Broken(f"it erases the mask of {name}, so that what reads {name} after it sees none")
-        if mask is not None and not np.array_equal(_numpy(after), mask):
-            raise _Broken(
-                f"it changes {int((_numpy(after) != mask).sum())} of {mask.size} entries of the mask of {name}"
-            )
+    for i, (x, expected) in enumerate(zip(inputs, case.masks, strict=True)):
+        if expected is None:
+            continue
+        name, mask = case.names[i] if case.names else f"input {i}", mask_of(x)
+        if mask is None:
+            raise _Broken(f"it erases the mask of {name}, so that later layers that read {name} get none")
+        changed = int((_numpy(mask) != expected).sum())
+        if mask is not before[i] or changed:
+            raise _Broken(f"it replaces the mask of {name}: {changed} of {expected.size} entries differ")
 
 
 def _mask_flow(case: _Case) -> None:
@@ -263,18 +295,23 @@ def _dropout(case: _Case) -> None:
         for name, value in case.layer.get_config().items()
         if ("dropout" in name or name == "rate") and isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    options = {"training": False} if "training" in inspect.signature(case.layer.call).parameters else {}
+    can_train = "training" in inspect.signature(case.layer.call).parameters
     for name in rates:
-        without, dropping = (case.outputs(case.like(**{name: rate}), **options) for rate in (0.0, 0.5))
-        case.same(f"{name}=0.5 changes the output at inference", dropping, without)
+        without, dropping = (case.like(**{name: rate}) for rate in (0.0, 0.5))
+        expected = case.outputs(without)
+        for options in ({}, {"training": False}) if can_train else ({},):
+            case.same(f"{name}=0.5 changes the output at inference", case.outputs(dropping, **options), expected)
+        pairs = zip(case.outputs(dropping, training=True), expected, strict=True) if can_train else ()
+        if can_train and max(np.abs(_numpy(one) - _numpy(other)).max(initial=0) for one, other in pairs) <= 1e-3:
+            raise _Broken(f"{name}=0.5 changes nothing in training")
 
 
 def _half(case: _Case) -> None:
-    expected = case.outputs(case.layer)
-    for policy in ("mixed_float16", "mixed_bfloat16"):
+    expected = case.outputs(case.layer, case.masked())
+    scaled = [x * 30 if x.dtype.kind == "f" else x for x in case.inputs]
+    for policy, tolerance in HALF_TOLERANCES.items():
         half = case.like(dtype=policy)
-        outputs = case.outputs(half)
-        large = case.outputs(half, [x * 30 if x.dtype.kind == "f" else x for x in case.inputs])
+        outputs, large = case.outputs(half, case.masked()), case.outputs(half, case.masked(scaled))
         for what, tensors in (("", outputs), (" for inputs 30 times as large", large)):
             bad = sum(int((~np.isfinite(_numpy(x))).sum()) for x in tensors)
             if bad:
@@ -282,10 +319,10 @@ def _half(case: _Case) -> None:
         for one, other in zip(outputs, expected, strict=True):
             size = max(np.abs(_numpy(other)).max(initial=0), 1e-6)
             difference = np.abs(_numpy(one) - _numpy(other)).max(initial=0)
-            if difference > HALF_TOLERANCE * size:
+            if difference > tolerance * size:
                 raise _Broken(
                     f"its output in {policy} differs from that in float32 by up to {difference:.3g}, "
-                    f"where {HALF_TOLERANCE * size:.3g} is allowed ({HALF_TOLERANCE:.0%} of the largest)"
+                    f"where {tolerance * size:.3g} is allowed ({tolerance:.0%} of the largest)"
                 )
 
 
@@ -294,7 +331,7 @@ def _warnings(case: _Case) -> None:
         warnings.simplefilter("always")
         layer = case.layer_class(**case.init)
         case.outputs(layer, case.masked())
-        case.outputs(layer, [keras.KerasTensor((None, None, *x.shape[2:]), dtype=x.dtype.name) for x in case.inputs])
+        case.outputs(layer, case.symbols(known=False))
     if caught:
         raise _Broken(f"it warns {len(caught)} times, first: {_first_line(caught[0].message)}")
 
@@ -313,9 +350,9 @@ RULES: dict[str, Callable[[_Case], None]] = {
 """The rules of `check_layer`, by name."""
 
 
-def _padding_mask(batch: int, length: int) -> np.ndarray:
-    """A mask (B, T): the rows of even number end in padding."""
-    real = np.where(np.arange(batch) % 2, length, max(1, length // 2))
+def _padding_mask(batch: int, length: int, first: int) -> np.ndarray:
+    """A mask (B, T) that ends in padding in every other row, from the row `first` on, 0 or 1."""
+    real = np.where((np.arange(batch) + first) % 2, length, max(1, length // 2))
     return np.arange(length) < real[:, None]
 
 
@@ -331,6 +368,14 @@ def _numpy(x: Any) -> np.ndarray:
     if isinstance(x, np.ndarray):
         return x
     return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+
+
+def _nested(structure: Any) -> str:
+    return str(keras.tree.map_structure(lambda _: "*", structure)).replace("'*'", "*")
+
+
+def _sizes(known: bool) -> str:
+    return "batch and lengths known" if known else "batch and lengths unknown"
 
 
 def _shown(values: Mapping[str, Any], names: Sequence[str]) -> str:
