@@ -119,7 +119,7 @@ def test_numbers_have_limits():
         made(warmup_steps=2**31)
     with pytest.raises(ValueError, match=r"`learning_rate_scale` must be a number above zero. Received: .*=10{400}"):
         made(learning_rate_scale=10**400)
-    with pytest.raises(ValueError, match=r"`vocabulary_size` must leave room .* Received: vocabulary_size=4"):
+    with pytest.raises(ValueError, match=r"`vocabulary_size` must be at least 5, .* Received: vocabulary_size=4"):
         made(vocabulary_size=4)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from keras_attention.layers.arguments import boolean, known_names, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
-from keras_attention.text.sentencepiece_model import EOS_ID
+from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.training import write_whole
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
@@ -258,9 +258,9 @@ def count(value: Any, name: str) -> int:
 
 
 def _vocabulary_size(value: Any, name: str) -> int:
-    if count(value, name) <= EOS_ID + 1:
-        raise ValueError(f"`{name}` must leave room beside the four special pieces. Received: {name}={value!r}")
-    return int(value)
+    size = count(value, name)
+    check_vocabulary_size(size)
+    return size
 
 
 def _optional(check: Check) -> Check:
