@@ -273,7 +273,7 @@ def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
 def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch):
     before = contents(copied.checkpoints)
     monkeypatch.setattr(
-        JOBS.Score,
+        JOBS.EpochMetrics,
         "on_epoch_end",
         lambda self, epoch, logs: logs.update(val_perplexity=np.inf),
     )
@@ -597,7 +597,7 @@ def test_a_run_that_cannot_be_written_is_evaluated(run, texts, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scores.json")
 
-    monkeypatch.setattr("keras_attention.pipeline.card.write_whole", refuse)
+    monkeypatch.setattr("keras_attention.pipeline.card.write_atomically", refuse)
     done = command("evaluate", run.path, texts["valid.en"], texts["valid.de"], "--beam-size", 1)
     assert done.exit_code == 0, done.output
     assert "BLEU" in done.stdout

@@ -247,7 +247,9 @@ def test_a_vocabulary_too_small_names_the_smallest_and_that_one_works(files):
 
 @pytest.mark.parametrize("size", [-1, 0, 3, 4])
 def test_a_vocabulary_without_room_for_pieces(files, size):
-    with pytest.raises(ValueError, match=f"must be at least 5, since four pieces are special. Received: vocabulary_size={size}"):
+    with pytest.raises(
+        ValueError, match=f"must be at least 5, since four pieces are special. Received: vocabulary_size={size}"
+    ):
         SubwordTokenizer.train(files, size)
 
 

@@ -49,10 +49,10 @@ def _check_translations(output: str, file: str) -> None:
 
 def _write(text: bytes, output: str) -> None:
     """Writes translations to a file, or to standard output where that fails: they took hours."""
-    from keras_attention.files import write_whole
+    from keras_attention.files import write_atomically
 
     try:
-        write_whole(output, lambda path: Path(path).write_bytes(text))
+        write_atomically(output, lambda path: Path(path).write_bytes(text))
     except OSError as error:
         click.echo(text, nl=False)
         raise click.ClickException(

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from keras_attention.files import write_atomically
 from keras_attention.pipeline.evaluate import Scores
 from keras_attention.pipeline.folder import RunFolder, sha256
-from keras_attention.training import write_whole
 
 
 def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None, **about: Any) -> None:
@@ -30,7 +30,7 @@ def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None
         **about,
     }
     text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
-    write_whole(_scores_file(folder), lambda path: Path(path).write_text(text, encoding="utf-8"))
+    write_atomically(_scores_file(folder), lambda path: Path(path).write_text(text, encoding="utf-8"))
 
 
 def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:

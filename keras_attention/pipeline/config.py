@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import yaml
 
+from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import boolean, known_names, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
-from keras_attention.training import write_whole
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
 FILES = ("source", "target", "valid_source", "valid_target")
@@ -153,7 +153,7 @@ class RunConfig:
             path: The file.
         """
         text = yaml.dump(dataclasses.asdict(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        write_whole(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+        write_atomically(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "RunConfig":

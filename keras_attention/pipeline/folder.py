@@ -11,11 +11,11 @@ from typing import Any
 import keras
 
 from keras_attention.decoding import DecodingOptions
-from keras_attention.files import check_folder, check_output
+from keras_attention.files import check_folder, check_output, write_atomically
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
-from keras_attention.training import weight_files, write_whole
+from keras_attention.training import weight_files
 
 # What the weights of a translator may be, beside those that were trained.
 WEIGHTS = (None, "bfloat16", "int8")
@@ -74,7 +74,7 @@ class RunFolder:
         if tokenizer is not None and not self.trained:
             for path in self.weights:  # of a run that was cut off at its first checkpoint
                 path.unlink()
-            write_whole(self.tokenizer_file, tokenizer.save)
+            write_atomically(self.tokenizer_file, tokenizer.save)
             self._record_fingerprints(config)
         elif tokenizer is not None and not self.fingerprints_file.exists():
             self._record_fingerprints(config)
@@ -273,7 +273,7 @@ class RunFolder:
     def _record_fingerprints(self, config: RunConfig) -> None:
         files = {"tokenizer": self.tokenizer_file, **{name: getattr(config, name) for name in FILES}}
         text = json.dumps({name: sha256(file) for name, file in files.items()}, indent=2) + "\n"
-        write_whole(self.fingerprints_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
+        write_atomically(self.fingerprints_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
     def _fingerprints(self) -> dict[str, str]:
         """Those of when training began; none in the folder of a release that did not keep them."""

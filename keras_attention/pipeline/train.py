@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_attention.extras import install_command, is_installed
+from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import FILES, RunConfig, count
@@ -24,16 +25,15 @@ from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.training import (
     Checkpoints,
     ChunkedTrainer,
+    EpochMetrics,
     FailOnDivergence,
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
-    Score,
     StopAfter,
     Throughput,
     average_checkpoints,
     keep_freed_memory,
-    write_whole,
 )
 from keras_attention.training.presets import OPTIMIZERS
 
@@ -145,7 +145,7 @@ def average(folder: str | Path, last: int | None = None) -> Path:
     else:
         model = Transformer(run.config.transformer(), dtype=run.config.dtype)
     average_checkpoints(model, kept[-last:])
-    write_whole(run.model_file("average"), model.save)
+    write_atomically(run.model_file("average"), model.save)
     return run.model_file("average")
 
 
@@ -313,9 +313,9 @@ def _fit(
             callbacks=[
                 StopAfter(steps=limit, minutes=max_minutes),
                 throughput,
-                Score(validate),
+                EpochMetrics(validate),
                 FailOnDivergence(),  # before anything is written
-                Score(bleu),
+                EpochMetrics(bleu),
                 *_tensorboard(run),
                 history,
                 _CheckpointsOf(model, run.checkpoints, keep=config.keep_checkpoints),
@@ -351,7 +351,7 @@ def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transf
             "Training diverged: no checkpoint has a finite validation perplexity. Use a lower learning rate or a "
             f"longer warm-up. Received: perplexity={results['perplexity']}"
         )
-    write_whole(
+    write_atomically(
         run.model_file("final"),
         lambda path: shutil.copyfile(run.model_file(min(losses, key=losses.get)), path),
     )
