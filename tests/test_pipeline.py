@@ -20,6 +20,7 @@ import sacrebleu
 import tensorflow as tf
 from click.testing import CliRunner
 
+from keras_attention import pipeline
 from keras_attention.cli import main
 from keras_attention.cli.group import Command
 from keras_attention.demo import make_pairs, run_demo
@@ -30,7 +31,7 @@ from keras_attention.pipeline import (
     average,
     bleu_tokenizer,
     compare_weights,
-    score,
+    evaluate_translations,
     train,
 )
 from keras_attention.pipeline import (
@@ -308,7 +309,7 @@ def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monke
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr(JOBS, "quick_bleu", interrupted)
+    monkeypatch.setattr(JOBS, "corpus_bleu", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(copied.path, max_steps=99)
     assert step_of(copied) > 7
@@ -637,7 +638,12 @@ def test_wrong_calls(tmp_path, run, config):
     with pytest.raises(ValueError, match=r"kept 2 checkpoints\. Received: last=3"):
         average(run.path, last=3)
     with pytest.raises(ValueError, match="2 translations, 1 references"):
-        score(["a", "b"], ["a"])
+        evaluate_translations(["a", "b"], ["a"])
+
+
+def test_the_earlier_names_of_the_evaluation():
+    assert pipeline.score is evaluate_translations
+    assert isinstance(pipeline.score(["a"], ["a"]), pipeline.Scores)
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
@@ -925,10 +931,10 @@ def test_bleu_is_of_words_or_of_characters_by_the_script(references, tokenizer, 
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: "mecab" not in name)
     assert bleu_tokenizer(references) == tokenizer
     if any(len(reference) > 4 and tokenizer != "13a" for reference in references):
-        found = score(references, references)
+        found = evaluate_translations(references, references)
         assert found.bleu == pytest.approx(100)
         assert f"tok:{tokenizer}|" in found.bleu_signature
-        assert evaluation.quick_bleu(references, references) == pytest.approx(100)
+        assert evaluation.corpus_bleu(references, references) == pytest.approx(100)
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: True)
     mecab = {"吾": "ja-mecab", "コ": "ja-mecab", "나": "ko-mecab"}
     assert bleu_tokenizer(references) == mecab.get("".join(references)[:1], tokenizer)
@@ -942,7 +948,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         result = command("evaluate", tmp_path, text, text, "--bleu-tokenize", tokenize)
         assert f"tok:{tokenize}|" in result.stdout
     assert "must be one of none, zh, 13a" in command("evaluate", "R", text, text, "--bleu-tokenize", "word").output
-    assert "tok:char|" in score(["a"], ["a"], tokenize="char").bleu_signature
+    assert "tok:char|" in evaluate_translations(["a"], ["a"], tokenize="char").bleu_signature
 
     def fails(self, **_):
         raise OSError("no network")
@@ -954,7 +960,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: False)
     with pytest.raises(ValueError, match=r"pip install 'sacrebleu\[ja\]'. Received: tokenize='ja-mecab'"):
-        score(["a"], ["a"], tokenize="ja-mecab")
+        evaluate_translations(["a"], ["a"], tokenize="ja-mecab")
 
 
 def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):

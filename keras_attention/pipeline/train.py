@@ -16,7 +16,7 @@ from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import FILES, RunConfig, count
-from keras_attention.pipeline.evaluate import quick_bleu
+from keras_attention.pipeline.evaluate import corpus_bleu
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.serving import Translator
@@ -299,7 +299,7 @@ def _fit(
         return {f"val_{name}": value for name, value in results.items()}
 
     def bleu() -> Mapping[str, float]:
-        return {"val_bleu": quick_bleu(translator.translate(sources), references)}
+        return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
 
     throughput = Throughput(texts.batches.num_tokens / len(texts.batches))
     history = keras.callbacks.CSVLogger(str(run.history_file), append=step > 0)
