@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size: int = 0) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any], size: int = 0) -> None:
     """Writes a file next to its place and renames it; if that fails, the file from before remains.
 
     A file keeps its permissions; a symbolic link remains, and the file behind it is written. A pipe, a device or
@@ -31,7 +31,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "note.txt"
-        ...     write_whole(path, lambda temporary: Path(temporary).write_text("whole"))
+        ...     write_atomically(path, lambda temporary: Path(temporary).write_text("whole"))
         ...     path.read_text()
         'whole'
     """
@@ -60,7 +60,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[str], Any], size:
 
 
 def check_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
-    """Checks, before hours of work, that `write_whole` will be able to write.
+    """Checks, before hours of work, that `write_atomically` will be able to write.
 
     Args:
         path: The file's place. Of folders on the way that are missing, the first must be possible to make.
@@ -119,14 +119,14 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Makes the folder in which `write_whole` writes a file, behind symbolic links.
+    """Makes the folder in which `write_atomically` writes a file, behind symbolic links.
 
     Args:
         path: The file's place.
 
     Example:
         >>> make_folder("new/folder/a.txt")
-        >>> write_whole("new/folder/a.txt", lambda temporary: Path(temporary).write_text("text"))
+        >>> write_atomically("new/folder/a.txt", lambda temporary: Path(temporary).write_text("text"))
     """
     place = _place(Path(path))
     if isinstance(place, Path):

@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_attention import training
 from keras_attention.training import (
     Checkpoints,
+    EpochMetrics,
     FailOnDivergence,
     Score,
     StopAfter,
@@ -17,7 +19,7 @@ from keras_attention.training import (
     average_checkpoints,
     callbacks,
     weight_files,
-    write_whole,
+    write_atomically,
 )
 
 STEPS = 3  # in an epoch
@@ -60,7 +62,7 @@ def test_a_damaged_value_of_the_best_is_named(model, tmp_path, text):
     (tmp_path / "best.txt").write_text(text)
     callback.on_train_begin()  # a new training begins without it
     model.optimizer.iterations.assign(1)
-    with pytest.raises(ValueError, match=r"best\.txt must hold the `val_loss` of best\.keras: put the file back, or"):
+    with pytest.raises(ValueError, match=r"best\.txt must hold the `val_loss` of best\.keras: restore the file, or"):
         callback.on_train_begin()
     (tmp_path / "best.txt").write_text("2.5")
     callback.on_train_begin()
@@ -124,10 +126,15 @@ def test_wrong_arguments_are_refused(make, message):
         make()
 
 
-def test_score_reaches_the_logs_of_each_epoch(model):
-    scores = iter([11.5, 13.0])
-    history = fit(model, 2, Score(lambda: {"val_bleu": next(scores)})).history
+@pytest.mark.parametrize("make", [EpochMetrics, Score, lambda bleu: Score(score=bleu)])
+def test_metrics_reach_the_logs_of_each_epoch(model, make):
+    values = iter([11.5, 13.0])
+    history = fit(model, 2, make(lambda: {"val_bleu": next(values)})).history
     assert history["val_bleu"] == [11.5, 13.0]
+
+
+def test_the_earlier_name_of_atomic_writing():
+    assert training.write_whole is write_atomically
 
 
 def test_throughput_counts_training_alone(model, monkeypatch):
@@ -211,7 +218,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         with open(path, "w") as file:
             file.write("after")
 
-    write_whole(place, write)
+    write_atomically(place, write)
     assert place.read_text() == "after"
     assert list(tmp_path.iterdir()) == [place]
 
@@ -234,7 +241,9 @@ def test_average_is_the_mean_of_each_weight(model, tmp_path, kind):
 
 def test_average_of_what_is_not_there_is_refused(model, tmp_path):
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"`paths` names at least one checkpoint to average. Received: no paths"):
+    with pytest.raises(
+        ValueError, match=r"`paths` must name at least one checkpoint to average. Received: paths=\[\]$"
+    ):
         average_checkpoints(model, [])
     model.save_weights(tmp_path / "there.weights.h5")
     missing = tmp_path / "missing.weights.h5"
@@ -256,7 +265,7 @@ def test_average_of_a_file_that_does_not_fit_changes_nothing(model, tmp_path, ki
     else:
         keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]).save_weights(wrong)
     with pytest.raises(
-        ValueError, match=r"(?s)`paths` are checkpoints of the same `model`.* Received: paths with .*wrong"
+        ValueError, match=r"(?s)`paths` must be checkpoints of the same `model`.* Received: paths with .*wrong"
     ):
         average_checkpoints(model, [tmp_path / "there.weights.h5", wrong])
     for one, other in zip(model.get_weights(), before, strict=True):
@@ -270,7 +279,7 @@ def test_average_of_quantized_weights_is_refused(tmp_path):
     model.quantize("int8")
     model.save_weights(tmp_path / "there.weights.h5")
     with pytest.raises(
-        ValueError, match=r"Average the checkpoints of the `model` before .* Received: a model of quantized"
+        ValueError, match=r"Average the checkpoints of the `model` before .* Received: a model with quantized"
     ):
         average_checkpoints(model, [tmp_path / "there.weights.h5"])
 
@@ -315,7 +324,7 @@ def test_where_room_cannot_be_reserved_the_file_is_written(tmp_path, monkeypatch
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(os, "posix_fallocate", unsupported)
-    write_whole(tmp_path / "note.txt", lambda path: open(path, "w").close(), size=100)
+    write_atomically(tmp_path / "note.txt", lambda path: open(path, "w").close(), size=100)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
@@ -323,10 +332,10 @@ def test_where_room_cannot_be_reserved_the_file_is_written(tmp_path, monkeypatch
 def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, failure):
     place = tmp_path / "note.txt"
     with pytest.raises(OSError, match=r"/note\.txt'"):
-        write_whole(place, failure)
+        write_atomically(place, failure)
     place.mkdir()
     with pytest.raises(IsADirectoryError, match=r"/note\.txt'"):
-        write_whole(place, lambda path: open(path, "w").close())
+        write_atomically(place, lambda path: open(path, "w").close())
     assert list(tmp_path.iterdir()) == [place]
 
 

@@ -22,7 +22,7 @@ USES = {
     "keras_attention.pipeline": ("ka.pipeline", "cli,text"),
     "a run": ("from keras_attention.pipeline import RunFolder", "cli,text"),
     "a run's config": ("import keras_attention.pipeline.config", "cli,text"),
-    "BLEU": ("from keras_attention.pipeline import score", "cli,text"),
+    "BLEU": ("from keras_attention.pipeline import evaluate_translations", "cli,text"),
     "the demo": ("from keras_attention.demo import run_demo", "cli,text"),
     "the demo's phrases": ("from keras_attention.demo.phrases import make_pairs", "cli,text"),
     "the drawing": ("from keras_attention.demo.heat_map import draw_attention", "cli,text"),

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from keras_attention.files import check_folder, check_output, make_folder, write_whole
+from keras_attention.files import check_folder, check_output, make_folder, write_atomically
 
 
 def writes(text):
@@ -29,7 +29,7 @@ def test_what_fails_leaves_the_file_from_before_and_no_other(tmp_path):
         raise OSError(28, "No space left on device", path)
 
     with pytest.raises(OSError, match=rf"No space left on device: '{place}'"):
-        write_whole(place, half)
+        write_atomically(place, half)
     assert place.read_text() == "before"
     assert list(tmp_path.iterdir()) == [place]
 
@@ -39,7 +39,7 @@ def test_a_file_keeps_its_permissions(tmp_path, mode):
     place = tmp_path / "note.txt"
     place.write_text("before")
     place.chmod(mode)
-    write_whole(place, writes("after"))
+    write_atomically(place, writes("after"))
     assert place.read_text() == "after"
     assert stat.S_IMODE(place.stat().st_mode) == mode
 
@@ -50,7 +50,7 @@ def test_a_link_remains_and_the_file_behind_it_is_written(tmp_path):
     link.symlink_to("real/note.txt")
     second.symlink_to(link)
     for text in ("new", "newer"):  # the link leads nowhere at first
-        write_whole(second, writes(text))
+        write_atomically(second, writes(text))
         assert target.read_text() == text
     assert link.is_symlink()
     assert second.is_symlink()
@@ -61,7 +61,7 @@ def test_a_link_in_a_circle_is_an_error(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        write_whole(tmp_path / "a", writes("text"))
+        write_atomically(tmp_path / "a", writes("text"))
 
 
 def test_a_pipe_is_written_into(tmp_path):
@@ -71,7 +71,7 @@ def test_a_pipe_is_written_into(tmp_path):
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
     check_output(pipe)
-    write_whole(pipe, writes("through"))
+    write_atomically(pipe, writes("through"))
     reader.join()
     assert read == ["through"]
     assert pipe.is_fifo()
@@ -87,7 +87,7 @@ def test_an_open_file_is_written_where_it_is(tmp_path):
         link.symlink_to(f"/dev/fd/{file.fileno()}")
         for name in (link, f"/dev/fd/{file.fileno()}", f"/proc/self/fd/{file.fileno()}"):
             check_output(name)
-            write_whole(name, writes("two "))
+            write_atomically(name, writes("two "))
         file.write(b"three")
     assert place.read_text() == "one two two two three"
 
@@ -97,17 +97,17 @@ def test_two_at_a_time_do_not_collide(tmp_path):
 
     def write(path):
         writes("outer")(path)
-        write_whole(place, writes("inner"))
+        write_atomically(place, writes("inner"))
         assert place.read_text() == "inner"
 
-    write_whole(place, write)
+    write_atomically(place, write)
     assert place.read_text() == "outer"
     assert list(tmp_path.iterdir()) == [place]
 
 
 def test_the_longest_names_can_be_written(tmp_path):
     place = tmp_path / ("ж" * 124 + ".keras")
-    write_whole(place, lambda path: writes("x")(path) or path.endswith(".keras"))
+    write_atomically(place, lambda path: writes("x")(path) or path.endswith(".keras"))
     assert place.read_text() == "x"
 
 
@@ -116,7 +116,7 @@ def test_it_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda *paths: done.append("renamed") or replace(*paths))
-    write_whole(tmp_path / "note.txt", writes("text"))
+    write_atomically(tmp_path / "note.txt", writes("text"))
     assert [os.path.dirname(done[0]), *done[1:]] == [str(tmp_path), "renamed", str(tmp_path)]
 
 
@@ -182,12 +182,12 @@ def test_the_file_that_is_standard_input_is_an_input(tmp_path):
 
 def test_errors_name_what_was_asked_for(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
-        write_whole("/dev/full", writes("text" * 9999))
+        write_atomically("/dev/full", writes("text" * 9999))
 
 
 def test_the_folder_behind_a_link_is_made(tmp_path):
     (tmp_path / "link").symlink_to("new/folder/note.txt")
     make_folder(tmp_path / "link")
-    write_whole(tmp_path / "link", writes("text"))
+    write_atomically(tmp_path / "link", writes("text"))
     assert (tmp_path / "new" / "folder" / "note.txt").read_text() == "text"
     make_folder("/dev/stdout")

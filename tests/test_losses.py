@@ -9,6 +9,7 @@ from backends import compiled, dtype_of, gradient, numpy, weighted_sum
 import keras_attention as ka
 from keras_attention.testing.implicit_masks import mask_of
 from keras_attention.training import MaskedAccuracy, MaskedCrossEntropy, Perplexity, token_cross_entropy
+from keras_attention.training.labels import multiply_no_nan
 
 B, T, V = 3, 5, 11
 
@@ -179,6 +180,12 @@ def test_a_square_batch_does_not_take_sentence_weights_for_token_weights():
     loss = MaskedCrossEntropy()(labels, logits, weights)
     expected = oracle.smoothed_cross_entropy(labels, logits, 0.0, np.array(weights)[:, None])
     np.testing.assert_allclose(numpy(loss), expected, rtol=1e-5)
+
+
+def test_a_weight_of_zero_hides_every_value():
+    values = keras.ops.array([2.0, np.nan, np.inf, -3.0])
+    product = multiply_no_nan(values, keras.ops.array([3.0, 0.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(numpy(product), [6.0, 0.0, 0.0, -3.0])
 
 
 def test_padding_changes_nothing():
@@ -418,9 +425,11 @@ def test_an_ignored_label_is_an_integer_or_none(make, ignore_id):
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="other backends have no tensors of text")
 def test_labels_and_weights_are_numbers():
     logits, text = keras.ops.zeros((2, 3, 5)), np.full((2, 3), "1")
-    with pytest.raises(TypeError, match=r"`y_true` holds numbers\. Received: y_true\.dtype=string"):
+    with pytest.raises(TypeError, match=r"`y_true` must have a numeric dtype\. Received: y_true\.dtype=string"):
         MaskedCrossEntropy()(text, logits)
-    with pytest.raises(TypeError, match=r"`sample_weight` holds numbers\. Received: sample_weight\.dtype=string"):
+    with pytest.raises(
+        TypeError, match=r"`sample_weight` must have a numeric dtype\. Received: sample_weight\.dtype=string"
+    ):
         MaskedCrossEntropy()(np.ones((2, 3)), logits, text)
 
 
@@ -432,5 +441,5 @@ def test_weights_of_unknown_rank_are_named():
     def step(weights):
         return MaskedCrossEntropy()(np.ones((2, 3)), tf.zeros((2, 3, 5)), weights)
 
-    with pytest.raises(ValueError, match=r"`sample_weight` has the same number of axes .* unknown rank"):
+    with pytest.raises(ValueError, match=r"`sample_weight` must have the same number of axes .* unknown rank"):
         step(tf.ones((2,)))

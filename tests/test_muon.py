@@ -6,7 +6,7 @@ import pytest
 
 from keras_attention import EncoderLayer, TransformerConfig
 from keras_attention.training import Muon, muon_optimizer, paper_optimizer
-from keras_attention.training.muon import as_matrix, is_matrix, orthogonalized
+from keras_attention.training.muon import is_matrix, matrix_shape, orthogonalize
 
 
 def random(*shape, seed=5):
@@ -17,7 +17,7 @@ def random(*shape, seed=5):
 def test_singular_values_become_alike_and_vectors_stay(shape):
     matrix = random(*shape)
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    same = keras.ops.convert_to_numpy(orthogonalized(keras.ops.array(matrix), steps=5))
+    same = keras.ops.convert_to_numpy(orthogonalize(keras.ops.array(matrix), steps=5))
     values = np.linalg.svd(same, compute_uv=False)
     assert values.min() > 0.5 and values.max() < 1.3
     # In the basis of the singular vectors it is diagonal: these are the matrix's own.
@@ -30,14 +30,14 @@ def test_singular_values_become_alike_and_vectors_stay(shape):
     [((256, 4, 64), (256, 256)), ((4, 64, 256), (256, 256)), ((256, 2, 64), (256, 128)), ((5, 7), (5, 7))],
 )
 def test_kernels_of_attention_are_parted_into_inputs_and_outputs(shape, matrix):
-    assert as_matrix(shape) == matrix
+    assert matrix_shape(shape) == matrix
 
 
 def oracle_step(weights, gradients, moments, second, step, rate):
     """One step in NumPy, for a kernel and a bias."""
     moments[0] = 0.95 * moments[0] + gradients[0]
     x = gradients[0] + 0.95 * moments[0]
-    rows = x.reshape(as_matrix(x.shape))
+    rows = x.reshape(matrix_shape(x.shape))
     transposed = rows.shape[0] > rows.shape[1]
     rows = rows.T if transposed else rows
     rows = rows / np.linalg.norm(rows)
@@ -135,7 +135,7 @@ def test_defaults_and_the_betas_are_checked():
 
 
 def test_nothing_but_zeros_stays_so():
-    assert not keras.ops.convert_to_numpy(orthogonalized(keras.ops.zeros((5, 3)), steps=5)).any()
+    assert not keras.ops.convert_to_numpy(orthogonalize(keras.ops.zeros((5, 3)), steps=5)).any()
 
 
 @pytest.mark.parametrize("arguments", [(), (7,), (7, 3.0), (7, 3.0, 90), (7, 3.0, 90, 2)], ids=str)

@@ -20,6 +20,7 @@ import sacrebleu
 import tensorflow as tf
 from click.testing import CliRunner
 
+from keras_attention import pipeline
 from keras_attention.cli import main
 from keras_attention.cli.group import Command
 from keras_attention.demo import make_pairs, run_demo
@@ -30,7 +31,7 @@ from keras_attention.pipeline import (
     average,
     bleu_tokenizer,
     compare_weights,
-    score,
+    evaluate_translations,
     train,
 )
 from keras_attention.pipeline import (
@@ -157,7 +158,7 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
 def test_a_limit_that_is_reached_trains_no_further(run, capsys):
     train(run.path, max_steps=7)
     assert step_of(run) == 7
-    assert "nothing to train: step 7 is not before the limit of 7 steps" in capsys.readouterr().out
+    assert "nothing to train: the run is at step 7, and the limit is 7 steps" in capsys.readouterr().out
 
 
 def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config):
@@ -257,7 +258,9 @@ def test_limits_are_checked_before_anything_is_read(tmp_path, config, limit, mon
 def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
     """Also the folder of a run that diverged, or that was cut off at its first checkpoint."""
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(FloatingPointError, match=r"has no checkpoint, so it takes other settings.* Training diverged"):
+    with pytest.raises(
+        FloatingPointError, match=r"has no checkpoint, so it accepts other settings.* Training diverged"
+    ):
         train(folder.path, dataclasses.replace(config, learning_rate_scale=1e30), max_steps=6)
     assert folder.exists
     assert not folder.trained
@@ -273,11 +276,11 @@ def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
 def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch):
     before = contents(copied.checkpoints)
     monkeypatch.setattr(
-        JOBS.Score,
+        JOBS.EpochMetrics,
         "on_epoch_end",
         lambda self, epoch, logs: logs.update(val_perplexity=np.inf),
     )
-    with pytest.raises(FloatingPointError, match=r"keeps the checkpoints from before.*Received: val_perplexity=inf"):
+    with pytest.raises(FloatingPointError, match=r"keeps its earlier checkpoints.*Received: val_perplexity=inf"):
         train(copied.path, max_steps=9)
     assert contents(copied.checkpoints) == before
 
@@ -308,7 +311,7 @@ def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monke
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr(JOBS, "quick_bleu", interrupted)
+    monkeypatch.setattr(JOBS, "corpus_bleu", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(copied.path, max_steps=99)
     assert step_of(copied) > 7
@@ -338,7 +341,7 @@ def test_a_setting_that_a_run_cannot_change_is_refused_by_name(copied, arguments
     name = arguments[1].split("=")[0] if arguments[0] == "--set" else arguments[0][2:].replace("-", "_")
     done = command("train", copied.path, *arguments, "--max-steps", 8)
     assert done.exit_code == 1
-    assert f"Differing: {name}: " in done.output
+    assert f"Received: {name}: " in done.output
     assert contents(copied.path) == before
 
 
@@ -471,8 +474,16 @@ def other_setting(old, new):
     [
         (other_tokenizer, "tokenizer.model is not the tokenizer that the run was trained with", "train translate"),
         (lambda run: run.tokenizer_file.unlink(), "tokenizer.model is missing, and the weights", "train translate"),
-        (other_setting("num_layers: 1", "num_layers: 2"), "num_layers: 1 there, 2 here", "train translate"),
-        (other_setting("dtype: float32", "dtype: mixed_bfloat16"), "'float32' there, 'mixed_b", "train translate"),
+        (
+            other_setting("num_layers: 1", "num_layers: 2"),
+            "num_layers: 1 in the checkpoint, 2 in the config",
+            "train translate",
+        ),
+        (
+            other_setting("dtype: float32", "dtype: mixed_bfloat16"),
+            "dtype: 'float32' in the checkpoint, 'mixed_b",
+            "train translate",
+        ),
         (other_setting("optimizer: adam", "optimizer: muon"), "was not trained with the optimizer", "train"),
         (other_setting("scale: 0.42", "scale: 0.43"), "other values of learning_rate", "train"),
         (other_setting("seed: 1\n", ""), "it lacks seed", "train translate"),
@@ -597,7 +608,7 @@ def test_a_run_that_cannot_be_written_is_evaluated(run, texts, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scores.json")
 
-    monkeypatch.setattr("keras_attention.pipeline.card.write_whole", refuse)
+    monkeypatch.setattr("keras_attention.pipeline.card.write_atomically", refuse)
     done = command("evaluate", run.path, texts["valid.en"], texts["valid.de"], "--beam-size", 1)
     assert done.exit_code == 0, done.output
     assert "BLEU" in done.stdout
@@ -620,24 +631,30 @@ def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
 
 
 def test_wrong_calls(tmp_path, run, config):
-    with pytest.raises(ValueError, match="Give a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps`"):
+    with pytest.raises(ValueError, match="Set a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps`"):
         train(tmp_path, config)
     with pytest.raises(FileNotFoundError, match="is not the folder of a training run"):
         train(tmp_path, max_steps=1)
-    with pytest.raises(ValueError, match=r"another config.*seed: 1 there, 2 given"):
+    with pytest.raises(ValueError, match=r"another config.*seed: 1 in the run, 2 in the new config"):
         train(run.path, dataclasses.replace(config, seed=2), max_steps=1)
-    with pytest.raises(ValueError, match="`preset` is one of tiny, small, base, big"):
+    with pytest.raises(ValueError, match="`preset` is one of 'tiny', 'small', 'base', 'big'"):
         RunConfig.from_preset("huge")
-    with pytest.raises(ValueError, match=r"`optimizer` is one of adam, muon. Received: optimizer='sgd'"):
+    with pytest.raises(ValueError, match=r"`optimizer` is one of 'adam', 'muon'. Received: optimizer='sgd'"):
         train(tmp_path, dataclasses.replace(config, optimizer="sgd"), max_steps=1)
-    with pytest.raises(ValueError, match=r"`weights` is one of None, bfloat16, int8. Received: weights='int4'"):
+    with pytest.raises(ValueError, match=r"`weights` is one of None, 'bfloat16', 'int8'. Received: weights='int4'"):
         run.translator(weights="int4")
-    with pytest.raises(ValueError, match="`checkpoint` is one of final"):
+    with pytest.raises(ValueError, match="`checkpoint` is one of 'final'"):
         run.translator("worst")
-    with pytest.raises(ValueError, match=r"kept 2 checkpoints\. Received: last=3"):
+    with pytest.raises(ValueError, match=r"`last` must be at most 2: .* kept 2 checkpoints\. Received: last=3"):
         average(run.path, last=3)
     with pytest.raises(ValueError, match="2 translations, 1 references"):
-        score(["a", "b"], ["a"])
+        evaluate_translations(["a", "b"], ["a"])
+
+
+def test_earlier_names_still_work():
+    assert pipeline.score is evaluate_translations
+    assert isinstance(pipeline.score(["a"], ["a"]), pipeline.Scores)
+    assert RunFolder.check_places is RunFolder.check_writable
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
@@ -925,10 +942,10 @@ def test_bleu_is_of_words_or_of_characters_by_the_script(references, tokenizer, 
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: "mecab" not in name)
     assert bleu_tokenizer(references) == tokenizer
     if any(len(reference) > 4 and tokenizer != "13a" for reference in references):
-        found = score(references, references)
+        found = evaluate_translations(references, references)
         assert found.bleu == pytest.approx(100)
         assert f"tok:{tokenizer}|" in found.bleu_signature
-        assert evaluation.quick_bleu(references, references) == pytest.approx(100)
+        assert evaluation.corpus_bleu(references, references) == pytest.approx(100)
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: True)
     mecab = {"吾": "ja-mecab", "コ": "ja-mecab", "나": "ko-mecab"}
     assert bleu_tokenizer(references) == mecab.get("".join(references)[:1], tokenizer)
@@ -942,7 +959,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         result = command("evaluate", tmp_path, text, text, "--bleu-tokenize", tokenize)
         assert f"tok:{tokenize}|" in result.stdout
     assert "must be one of none, zh, 13a" in command("evaluate", "R", text, text, "--bleu-tokenize", "word").output
-    assert "tok:char|" in score(["a"], ["a"], tokenize="char").bleu_signature
+    assert "tok:char|" in evaluate_translations(["a"], ["a"], tokenize="char").bleu_signature
 
     def fails(self, **_):
         raise OSError("no network")
@@ -954,7 +971,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(evaluation, "_is_installed", lambda name: False)
     with pytest.raises(ValueError, match=r"pip install 'sacrebleu\[ja\]'. Received: tokenize='ja-mecab'"):
-        score(["a"], ["a"], tokenize="ja-mecab")
+        evaluate_translations(["a"], ["a"], tokenize="ja-mecab")
 
 
 def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
@@ -973,7 +990,7 @@ def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
     assert "validation: pairs: 70," in result.output
     result = command("train", run, "--max-steps", 3)
     assert result.exit_code == 0, result.output
-    assert "going on from step 2" in result.output
+    assert "resuming from step 2" in result.output
     assert step_of(RunFolder(run)) == 3
 
 

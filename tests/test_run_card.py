@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from keras_attention.pipeline import RunConfig, RunFolder, record_scores, run_card, score
+from keras_attention.pipeline import RunConfig, RunFolder, evaluate_translations, record_scores, run_card
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
 
@@ -22,7 +22,7 @@ def run(tmp_path):
 
 @pytest.fixture(scope="module")
 def scores():
-    return score(["the cat sat on the mat"], ["the cat sat on a mat"])
+    return evaluate_translations(["the cat sat on the mat"], ["the cat sat on a mat"])
 
 
 def test_a_run_that_was_not_evaluated_tells_its_data(run):

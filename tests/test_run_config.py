@@ -41,11 +41,11 @@ def test_a_count_is_a_positive_integer(name, value):
     [
         ("source", "", "`source` must be the path of a text file. Received: source=''"),
         ("valid_target", 3, "`valid_target` must be the path"),
-        ("preset", "huge", "`preset` is one of tiny, small, base, big. Received: preset='huge'"),
+        ("preset", "huge", "`preset` is one of 'tiny', 'small', 'base', 'big'. Received: preset='huge'"),
         ("preset", ["tiny"], r"Received: preset=\['tiny'\]"),
         ("split_digits", 1, "`split_digits` must be True or False. Received: split_digits=1"),
-        ("dtype", "float8", "`dtype` is one of float32, mixed_bfloat16, mixed_float16. Received: dtype='float8'"),
-        ("optimizer", "sgd", "`optimizer` is one of adam, muon. Received: optimizer='sgd'"),
+        ("dtype", "float8", "`dtype` is one of 'float32', 'mixed_bfloat16', 'mixed_float16'. Received: dtype='float8'"),
+        ("optimizer", "sgd", "`optimizer` is one of 'adam', 'muon'. Received: optimizer='sgd'"),
         ("learning_rate_scale", "fast", "`learning_rate_scale` must be a number above zero"),
         ("learning_rate_scale", float("nan"), "Received: learning_rate_scale=nan"),
         ("learning_rate_scale", True, "Received: learning_rate_scale=True"),
@@ -119,7 +119,7 @@ def test_numbers_have_limits():
         made(warmup_steps=2**31)
     with pytest.raises(ValueError, match=r"`learning_rate_scale` must be a number above zero. Received: .*=10{400}"):
         made(learning_rate_scale=10**400)
-    with pytest.raises(ValueError, match=r"`vocabulary_size` must leave room .* Received: vocabulary_size=4"):
+    with pytest.raises(ValueError, match=r"`vocabulary_size` must be at least 5, .* Received: vocabulary_size=4"):
         made(vocabulary_size=4)
 
 
@@ -139,12 +139,12 @@ def test_a_name_that_looks_like_a_number_stays_a_name(tmp_path):
         (lambda text: text.replace("seed: 1\n", ""), "it lacks seed"),
         (lambda text: text + "sede: 2\n", "A run has no setting `sede`; did you mean `seed`?"),
         (lambda text: text.replace("seed: 1", "seed: one"), "`seed` must be an integer"),
-        (lambda text: "", "it holds no settings by name"),
+        (lambda text: "", "it does not map names to settings"),
         (lambda text: "a: [", "not YAML: while parsing"),
         (lambda text: text + "seed: 2\n", "not YAML: `seed` is given twice"),
         (lambda text: text.replace("model: {}", "model: {dropout: 0, dropout: 0.1}"), "`dropout` is given twice"),
         (lambda text: text + "[" * 9999, "not YAML: "),
-        (lambda text: "- 1\n", "it holds no settings by name"),
+        (lambda text: "- 1\n", "it does not map names to settings"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(damage, message, tmp_path):

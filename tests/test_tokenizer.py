@@ -245,9 +245,11 @@ def test_a_vocabulary_too_small_names_the_smallest_and_that_one_works(files):
     assert SubwordTokenizer.train(files, smallest).vocabulary_size == smallest
 
 
-@pytest.mark.parametrize("size", [-1, 0, 3])
+@pytest.mark.parametrize("size", [-1, 0, 3, 4])
 def test_a_vocabulary_without_room_for_pieces(files, size):
-    with pytest.raises(ValueError, match=f"beside the four special pieces. Received: vocabulary_size={size}"):
+    with pytest.raises(
+        ValueError, match=f"must be at least 5, since four pieces are special. Received: vocabulary_size={size}"
+    ):
         SubwordTokenizer.train(files, size)
 
 

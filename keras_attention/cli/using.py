@@ -49,10 +49,10 @@ def _check_translations(output: str, file: str) -> None:
 
 def _write(text: bytes, output: str) -> None:
     """Writes translations to a file, or to standard output where that fails: they took hours."""
-    from keras_attention.files import write_whole
+    from keras_attention.files import write_atomically
 
     try:
-        write_whole(output, lambda path: Path(path).write_bytes(text))
+        write_atomically(output, lambda path: Path(path).write_bytes(text))
     except OSError as error:
         click.echo(text, nl=False)
         raise click.ClickException(
@@ -77,7 +77,7 @@ def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **op
 
     Example: keras-attention evaluate runs/en-de test.en test.de
     """
-    from keras_attention.pipeline import RunFolder, bleu_tokenizer, record_scores, score
+    from keras_attention.pipeline import RunFolder, bleu_tokenizer, evaluate_translations, record_scores
     from keras_attention.serving import share_cores
     from keras_attention.text.lines import read_parallel
 
@@ -92,7 +92,7 @@ def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **op
             click.echo(f"Note: {blank:,} of {len(lines):,} lines of {path} are blank; they are scored too", err=True)
     with notes():
         translations = translator.translate(sources, progress=True)
-    scores = score(translations, references, tokenize)
+    scores = evaluate_translations(translations, references, tokenize)
     click.echo(scores)
     try:
         record_scores(run, scores, source=source, target=target, **options)

@@ -9,7 +9,7 @@ from keras_attention.demo.heat_map import draw_attention
 from keras_attention.demo.phrases import Pair, make_pairs, split_pairs
 from keras_attention.files import check_folder
 from keras_attention.layers.arguments import positive_number
-from keras_attention.pipeline import RunConfig, RunFolder, score, train
+from keras_attention.pipeline import RunConfig, RunFolder, evaluate_translations, train
 from keras_attention.pipeline.train import check_settings
 from keras_attention.serving.model_folder import check_model_folder
 
@@ -98,7 +98,7 @@ def _measure(translator: serving.Translator, pairs: list[Pair]) -> float:
     translations = translator.translate(sources)
     exact = sum(a == b for a, b in zip(translations, references, strict=True)) / len(pairs)
     print(f"\n{len(pairs)} phrases never seen in training: {exact:.1%} translated exactly")
-    print(score(translations, references))
+    print(evaluate_translations(translations, references))
     return exact
 
 

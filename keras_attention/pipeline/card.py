@@ -1,22 +1,22 @@
-"""What a run tells the model card of its export: its data, and the scores of its evaluation."""
+"""The entries of a run in the model card of its export: data files and evaluation scores."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from keras_attention.pipeline.evaluate import Scores
+from keras_attention.files import write_atomically
+from keras_attention.pipeline.evaluate import CorpusScores
 from keras_attention.pipeline.folder import RunFolder, sha256
-from keras_attention.training import write_whole
 
 
-def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None, **about: Any) -> None:
-    """Keeps the scores of an evaluation in the run, for the model card of a later export.
+def record_scores(run: str | Path, scores: CorpusScores, checkpoint: str | None = None, **about: Any) -> None:
+    """Saves the scores of an evaluation in the run, for the model card of a later export.
 
     Args:
-        run: The run's folder.
-        scores: What `score` returned.
+        run: Folder of the run.
+        scores: Scores from `evaluate_translations`.
         checkpoint: See `RunFolder.translator`.
-        **about: What was compared and how, such as `source`, `target` and `beam_size`.
+        **about: Files and options of the evaluation, such as `source`, `target` and `beam_size`.
     """
     folder = RunFolder(run)
     file = folder.checkpoint_file(checkpoint)
@@ -30,24 +30,24 @@ def record_scores(run: str | Path, scores: Scores, checkpoint: str | None = None
         **about,
     }
     text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
-    write_whole(_scores_file(folder), lambda path: Path(path).write_text(text, encoding="utf-8"))
+    write_atomically(_scores_file(folder), lambda path: Path(path).write_text(text, encoding="utf-8"))
 
 
 def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
-    """What `serving.export` takes as its `card`: the text files of a run and, if they were recorded, its scores.
+    """Returns the `card` for `serving.export`: the text files of a run and, if they were recorded, its scores.
 
-    Scores of another checkpoint, or of its weights before they were written again, are left out.
+    Scores of another checkpoint, or of an earlier version of the checkpoint, are left out.
 
     Args:
-        run: The run's folder.
+        run: Folder of the run.
         checkpoint: See `RunFolder.translator`.
 
     Returns:
-        Entries for the model card.
+        Entries of the model card.
 
     Raises:
-        FileNotFoundError: No run here, or no such checkpoint.
-        ValueError: The file of the scores is damaged.
+        FileNotFoundError: If the folder holds no run or no such checkpoint.
+        ValueError: If the file of the scores is damaged.
     """
     folder = RunFolder(run)
     files = ("source", "target", "valid_source", "valid_target")
@@ -67,11 +67,11 @@ def _scores(run: RunFolder, checkpoint: Path) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(file.read_text(encoding="utf-8"))
-        of = entry["checkpoint"]
+        name = entry["checkpoint"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged: remove it, or evaluate the run again") from error
     if "sha256" in entry:
         same = entry.pop("sha256") == sha256(checkpoint)
-    else:  # of a release that did not keep it
+    else:  # written by a release without it
         same = file.stat().st_mtime >= checkpoint.stat().st_mtime
-    return entry if same and of == checkpoint.stem else None
+    return entry if same and name == checkpoint.stem else None

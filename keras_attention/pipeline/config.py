@@ -1,4 +1,4 @@
-"""What defines a training run, as the file `config.yaml` of its folder holds it."""
+"""The config of a training run, and the YAML file that stores it."""
 
 import dataclasses
 import numbers
@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import yaml
 
-from keras_attention.layers.arguments import boolean, known_names, positive_integer, positive_number
+from keras_attention.files import write_atomically
+from keras_attention.layers.arguments import boolean, known_names, one_of, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
-from keras_attention.text.sentencepiece_model import EOS_ID
-from keras_attention.training import write_whole
+from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
 FILES = ("source", "target", "valid_source", "valid_target")
@@ -23,36 +23,37 @@ DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The data, the sizes and the schedule of a training run.
+    """The data, the model and the training schedule of a run.
+
+    `optimizer`, `tokens_per_batch`, `warmup_steps` and `learning_rate_scale` default to those of the preset.
 
     Attributes:
-        source: Text file to translate from, a sentence a line, plain or gzip.
-        target: Its translations, line by line.
-        valid_source: Sentences kept for validation.
-        valid_target: Their translations.
+        source: Text file to translate from, one sentence per line, plain or gzip.
+        target: Text file of its translations, line by line.
+        valid_source: Text file of validation sentences.
+        valid_target: Text file of their translations.
         preset: "tiny", "small", "base" or "big".
-        vocabulary_size: Pieces of the tokenizer that source and target share.
-        split_digits: Whether each digit is a piece of its own, for text full of numbers.
+        vocabulary_size: Number of pieces of the tokenizer that source and target share.
+        split_digits: Whether each digit is a piece of its own, for text with many numbers.
         model: Attributes of `TransformerConfig` that differ from the preset.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
-        tokens_per_batch: The largest padded size of either side of a batch; None for the preset's, as of `optimizer`,
-            `warmup_steps` and `learning_rate_scale`.
+        tokens_per_batch: The most tokens of a batch on either side, padding included.
         max_length: Pairs with more tokens on a side are left out.
-        packed_rows: Rows of `max_length` tokens, with several pairs in each, that make a batch of training, whose shape
-            never changes then; None for a pair a row and `tokens_per_batch`.
+        packed_rows: Number of rows of `max_length` tokens in a training batch, with several pairs in each row, which
+            gives all batches one shape; None for one pair per row and `tokens_per_batch`.
         optimizer: "adam", as in the paper, or "muon", which learns more from each token.
-        gradient_accumulation: Batches that make one step of the optimizer.
-        warmup_steps: Of the schedule.
-        learning_rate_scale: Of the schedule.
-        total_steps: The step at which the learning rate has fallen to zero and training ends; None for neither.
+        gradient_accumulation: Number of batches in one step of the optimizer.
+        warmup_steps: Number of warm-up steps of the learning rate.
+        learning_rate_scale: Factor on the learning rate.
+        total_steps: Step at which the learning rate reaches zero and training ends; None for no decay and no end.
         label_smoothing: ε of the loss.
-        evaluate_every: Steps between evaluations, each of which leaves a checkpoint.
-        keep_checkpoints: How many are kept for averaging.
-        score_sentences: Validation sentences that are translated for BLEU at each evaluation.
-        seed: Of the weights, the dropout and the order of the data.
+        evaluate_every: Number of steps between evaluations; each writes a checkpoint.
+        keep_checkpoints: Number of checkpoints to keep for averaging.
+        score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
+        seed: Seed of the weights, the dropout and the order of the data.
 
     Raises:
-        ValueError: A setting of the wrong type or out of its range; the message names it.
+        ValueError: If a setting has the wrong type or is out of range; the message names it.
 
     Example:
         >>> config = RunConfig.from_preset("small", source="train.en", target="train.de",
@@ -91,47 +92,47 @@ class RunConfig:
                 object.__setattr__(self, name, value)
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
-        sizes = self.transformer()
-        object.__setattr__(self, "model", {name: getattr(sizes, name) for name in self.model})
+        transformer = self.transformer()
+        object.__setattr__(self, "model", {name: getattr(transformer, name) for name in self.model})
 
     @classmethod
     def names(cls) -> list[str]:
-        """The names of all settings.
+        """Lists the names of all settings.
 
         Returns:
-            A list.
+            The names.
         """
         return [each.name for each in dataclasses.fields(cls)]
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> "RunConfig":
-        """The schedule that suits a preset, with changes.
+        """Makes a config from a preset.
 
         Args:
             preset: "tiny", "small", "base" or "big".
-            **changes: The files, and attributes that differ.
+            **changes: The text files, and settings that differ from the preset.
 
         Returns:
             A config.
 
         Raises:
-            ValueError: An unknown preset or setting, or a value that cannot be.
+            ValueError: If the preset or a setting is unknown, or a value is invalid.
         """
         _CHECKS["preset"](preset, "preset")
         known_names(changes, cls.names(), "A run")
         return cls(preset=preset, **changes)
 
     def replace(self, **changes: Any) -> "RunConfig":
-        """A config with other settings; another preset brings its own batch size, optimizer and schedule.
+        """Returns a copy with other settings; another preset comes with its batch size, optimizer and schedule.
 
         Args:
-            **changes: Attributes that differ.
+            **changes: Settings that differ.
 
         Returns:
             Another config.
 
         Raises:
-            ValueError: An unknown setting, or a value that cannot be.
+            ValueError: If a setting is unknown, or a value is invalid.
         """
         known_names(changes, self.names(), "A run")
         if changes.get("preset", self.preset) != self.preset:
@@ -139,10 +140,10 @@ class RunConfig:
         return dataclasses.replace(self, **changes)
 
     def transformer(self) -> TransformerConfig:
-        """The sizes of the model.
+        """Returns the config of the model.
 
         Returns:
-            The preset with the changes of `model`.
+            The config of the preset with the changes of `model`.
         """
         return TransformerConfig.from_preset(self.preset, self.vocabulary_size, **self.model)
 
@@ -150,34 +151,34 @@ class RunConfig:
         """Writes the config as YAML.
 
         Args:
-            path: The file.
+            path: Path of the file.
         """
         text = yaml.dump(dataclasses.asdict(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        write_whole(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+        write_atomically(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "RunConfig":
-        """Reads what `save` wrote.
+        """Reads a config that `save` wrote.
 
         Args:
-            path: The file.
+            path: Path of the file.
 
         Returns:
             The config.
 
         Raises:
-            ValueError: The file does not hold a config, or not all of it.
+            ValueError: If the file is not a config, or lacks a setting.
         """
         try:
             settings = read_yaml(Path(path).read_text(encoding="utf-8"))
             if not isinstance(settings, dict):
-                raise ValueError("it holds no settings by name")
+                raise ValueError("it does not map names to settings")
             known_names(settings, cls.names(), "A run")
             missing = [name for name in cls.names() if name not in settings]
             if missing:
                 raise ValueError(
-                    f"it lacks {', '.join(missing)}. A file that was cut off or edited is not guessed at: "
-                    "put the missing lines back"
+                    f"it lacks {', '.join(missing)}. Defaults do not replace the lines of a damaged file: "
+                    "restore the missing lines"
                 )
             return cls(**settings)
         except ValueError as error:
@@ -185,23 +186,8 @@ class RunConfig:
 
 
 def read_yaml(text: str) -> Any:
-    """Reads YAML in which a plain word is text unless it is a number as Python writes it, true, false or null.
-
-    YAML 1.1, which PyYAML reads, also takes `1:30` for 90, `017` for 15 and `no` for False, but `1e-3` for text.
-
-    Args:
-        text: A document.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        ValueError: The text is not YAML, or gives a name twice.
-
-    Example:
-        >>> read_yaml("1e-3"), read_yaml("{num_layers: 2}"), read_yaml("2026-01-02")
-        (0.001, {'num_layers': 2}, '2026-01-02')
-    """
+    """Reads YAML in which a plain word is text unless it is a number as in Python, true, false or null."""
+    # YAML 1.1, which PyYAML reads, also treats `1:30` as 90, `017` as 15 and `no` as False, but `1e-3` as text.
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -212,7 +198,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A dictionary; of a name that is given twice, one value would be ignored."""
+        """Refuses duplicate names, of which PyYAML ignores all but the last."""
         names = [key.value for key, _ in node.value]
         for name in names:
             if names.count(name) > 1:
@@ -224,7 +210,7 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
-# The dumper, which keeps those of YAML 1.1, puts text in quotes that either version takes for something else.
+# The dumper also keeps the resolvers of YAML 1.1, so it quotes text that either version would not read as text.
 for tag, pattern, first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -242,25 +228,20 @@ Check = Callable[[Any, str], Any]
 
 
 def _one_of(options: Collection[str]) -> Check:
-    def check(value: Any, name: str) -> Any:
-        if not isinstance(value, str) or value not in options:
-            raise ValueError(f"`{name}` is one of {', '.join(options)}. Received: {name}={value!r}")
-        return value
-
-    return check
+    return lambda value, name: one_of(value, name, tuple(options))
 
 
-def count(value: Any, name: str) -> int:
-    """Returns the value if it is a positive integer that TensorFlow and files of settings can hold."""
+def positive_int32(value: Any, name: str) -> int:
+    """Returns the value if it is a positive integer that TensorFlow's int32 can hold."""
     if positive_integer(value, name) >= 2**31:
         raise ValueError(f"`{name}` must be below 2**31. Received: {name}={value!r}")
     return int(value)
 
 
 def _vocabulary_size(value: Any, name: str) -> int:
-    if count(value, name) <= EOS_ID + 1:
-        raise ValueError(f"`{name}` must leave room beside the four special pieces. Received: {name}={value!r}")
-    return int(value)
+    size = positive_int32(value, name)
+    check_vocabulary_size(size)
+    return size
 
 
 def _optional(check: Check) -> Check:
@@ -273,7 +254,7 @@ def _file(value: Any, name: str) -> str:
     return os.fspath(value)
 
 
-def _share(value: Any, name: str) -> float:
+def _fraction(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be a number, at least 0 and below 1. Received: {name}={value!r}")
     return float(value)
@@ -285,7 +266,7 @@ def _seed(value: Any, name: str) -> int:
     return int(value)
 
 
-def _sizes(value: Any, name: str) -> dict[str, Any]:
+def _model_settings(value: Any, name: str) -> dict[str, Any]:
     known = [each.name for each in dataclasses.fields(TransformerConfig) if each.name != "vocabulary_size"]
     if not isinstance(value, dict):
         raise ValueError(
@@ -295,7 +276,7 @@ def _sizes(value: Any, name: str) -> dict[str, Any]:
     return value
 
 
-_COUNTS = (
+_INTEGERS = (
     "vocabulary_size",
     "tokens_per_batch",
     "max_length",
@@ -308,14 +289,14 @@ _COUNTS = (
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(FILES, _file),
     "preset": _one_of(TRAINING_PRESETS),
-    **dict.fromkeys(_COUNTS, count),
+    **dict.fromkeys(_INTEGERS, positive_int32),
     "vocabulary_size": _vocabulary_size,
     "split_digits": boolean,
-    "model": _sizes,
+    "model": _model_settings,
     "dtype": _one_of(DTYPES),
-    **dict.fromkeys(("packed_rows", "total_steps"), _optional(count)),
+    **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
-    "label_smoothing": _share,
+    "label_smoothing": _fraction,
     "seed": _seed,
 }

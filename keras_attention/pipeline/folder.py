@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies where in it."""
+"""The folder of a training run: its files, their checks, and loading a checkpoint."""
 
 import hashlib
 import json
@@ -11,25 +11,26 @@ from typing import Any
 import keras
 
 from keras_attention.decoding import DecodingOptions
-from keras_attention.files import check_folder, check_output
+from keras_attention.files import check_folder, check_output, write_atomically
+from keras_attention.layers.arguments import one_of
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
-from keras_attention.training import weight_files, write_whole
+from keras_attention.training import weight_files
 
-# What the weights of a translator may be, beside those that were trained.
+# The dtypes to which a translator can convert the trained weights; None keeps them.
 WEIGHTS = (None, "bfloat16", "int8")
 CHECKPOINTS = ("final", "average", "best", "last")
 
 
 class RunFolder:
-    """`config.yaml`, `tokenizer.model`, `history.csv`, `logs/` for TensorBoard and `checkpoints/`.
+    """The folder of a run: `config.yaml`, `tokenizer.model`, `history.csv`, `logs/` for TensorBoard, `checkpoints/`.
 
-    `fingerprints.json` has the SHA-256 of the tokenizer and of the text files that the weights were trained with, so
-    that no other ones are used with them.
+    `fingerprints.json` holds the SHA-256 of the tokenizer and of the text files with which the weights were trained, so
+    that they are not used with others.
 
     Args:
-        path: The folder; it need not exist yet.
+        path: Path of the folder, which may not exist yet.
 
     Example:
         >>> RunFolder("runs/en-de").exists
@@ -55,59 +56,61 @@ class RunFolder:
         """Whether there is a checkpoint, so that training resumes."""
         if self.model_file("last").exists():
             return True
-        found = [path.name for path in map(self.model_file, CHECKPOINTS) if path.exists()]
-        if found:
+        others = [path.name for path in map(self.model_file, CHECKPOINTS) if path.exists()]
+        if others:
             raise ValueError(
-                f"Training resumes from {self.model_file('last')}, which is missing, and does not replace the "
-                f"checkpoints that are left: remove them, or take another folder. Received: {', '.join(found)}"
+                f"Training resumes from {self.model_file('last')}, which is missing, and does not replace the other "
+                f"checkpoints: remove them, or choose another folder. Received: {', '.join(others)}"
             )
         return False
 
     def start(self, config: RunConfig, tokenizer: SubwordTokenizer | None = None) -> None:
-        """Makes the folder, or keeps the settings with which a run that it holds resumes.
+        """Creates the folder of a new run, or saves the settings with which an existing run resumes.
 
         Args:
-            config: What is to be trained.
-            tokenizer: Trained on the texts of the config.
+            config: Config of the run.
+            tokenizer: Tokenizer trained on the texts of the config.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None and not self.trained:
-            for path in self.weights:  # of a run that was cut off at its first checkpoint
+            for path in self.weights:  # of a run that was interrupted at its first checkpoint
                 path.unlink()
-            write_whole(self.tokenizer_file, tokenizer.save)
+            write_atomically(self.tokenizer_file, tokenizer.save)
             self._record_fingerprints(config)
         elif tokenizer is not None and not self.fingerprints_file.exists():
             self._record_fingerprints(config)
         if not self.trained or config != self.config:
             config.save(self.config_file)
 
-    def check_places(self) -> None:
-        """Checks, before hours of training, that its files can be written.
+    def check_writable(self) -> None:
+        """Checks, before hours of training, that the files of the run can be written.
 
         Raises:
-            ValueError: A file or a folder is in the way, or may not be written.
+            ValueError: If a file or a folder is in the way, or is not writable.
         """
         for folder in (self.checkpoints, self.logs):
             check_folder(folder)
         check_output(self.history_file)
 
+    check_places = check_writable  # earlier name
+
     def check_texts(self, config: RunConfig) -> None:
-        """Checks that the texts are those that the checkpoints were trained with.
+        """Checks that the texts are those with which the checkpoints were trained.
 
         Args:
-            config: With the paths of the texts.
+            config: Config with the paths of the texts.
 
         Raises:
-            FileNotFoundError: A text is missing.
-            ValueError: A text is another.
+            FileNotFoundError: If a text is missing.
+            ValueError: If a text has changed.
         """
         fingerprints = self._fingerprints()
         for name in FILES:
             path = getattr(config, name)
             if name in fingerprints and fingerprints[name] != sha256(path):
                 raise ValueError(
-                    f"The text has changed since the run in {self.path} began: put the file from before back, or "
-                    f"train in another folder. Received: {name}={path!r}"
+                    f"The text has changed since the run in {self.path} began: restore the earlier file, or train in "
+                    f"another folder. Received: {name}={path!r}"
                 )
 
     @property
@@ -125,24 +128,23 @@ class RunFolder:
 
     @property
     def weights(self) -> list[Path]:
-        """The weights that can be averaged, the oldest first."""
+        """The weight files that can be averaged, the oldest first."""
         return weight_files(self.checkpoints)
 
     def model_file(self, checkpoint: str) -> Path:
-        """Where a checkpoint lies.
+        """Returns the path of a checkpoint, whether or not the file exists.
 
         Args:
-            checkpoint: "final" (what training ended with: the average or the best), "average", "best" (by
-                validation loss) or "last".
+            checkpoint: "final" (the result of training: the average or the best), "average", "best" (by validation
+                loss) or "last".
 
         Returns:
-            A path, whether or not the file exists.
+            The path.
 
         Raises:
-            ValueError: Another name.
+            ValueError: If there is no checkpoint of this name.
         """
-        if checkpoint not in CHECKPOINTS:
-            raise ValueError(f"`checkpoint` is one of {', '.join(CHECKPOINTS)}. Received: checkpoint={checkpoint!r}")
+        one_of(checkpoint, "checkpoint", CHECKPOINTS)
         return self.checkpoints / f"{checkpoint}.keras"
 
     def translator(
@@ -155,22 +157,21 @@ class RunFolder:
         """Loads a checkpoint and the tokenizer.
 
         Args:
-            checkpoint: See `model_file`; by default the first of them that exists.
-            beam_size: Hypotheses followed at a time.
-            length_penalty: The exponent of the length penalty.
-            weights: "bfloat16" or "int8" for lighter ones than were trained.
+            checkpoint: See `model_file`; None for the first one there that exists.
+            beam_size: Number of beams.
+            length_penalty: Exponent of the length penalty.
+            weights: "bfloat16" or "int8" to convert the weights to lower precision; None to keep them.
 
         Returns:
             A translator.
 
         Raises:
-            FileNotFoundError: No run here, or no such checkpoint.
-            ValueError: Other weights, or an option out of its range.
+            FileNotFoundError: If the folder holds no run or no such checkpoint.
+            ValueError: If an option is out of range, or a file is damaged or from another run.
         """
         DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)  # checked before the weights are read
         self._check()
-        if weights not in WEIGHTS:
-            raise ValueError(f"`weights` is one of {', '.join(map(str, WEIGHTS))}. Received: weights={weights!r}")
+        one_of(weights, "weights", WEIGHTS)
         tokenizer = self.tokenizer
         file = self.checkpoint_file(checkpoint)
         if checkpoint is None and file != self.model_file("final"):
@@ -183,46 +184,46 @@ class RunFolder:
         return Translator(model, tokenizer, beam_size=beam_size, length_penalty=length_penalty)
 
     def checkpoint_file(self, checkpoint: str | None = None) -> Path:
-        """Finds a checkpoint.
+        """Finds a checkpoint that exists.
 
         Args:
-            checkpoint: See `model_file`; by default the first of them that exists.
+            checkpoint: See `model_file`; None for the first one there that exists.
 
         Returns:
-            The path of a file.
+            The path of the file.
 
         Raises:
-            FileNotFoundError: No such checkpoint.
+            FileNotFoundError: If there is no such checkpoint.
         """
-        found = [name for name in CHECKPOINTS if self.model_file(name).exists()]
-        if not found:
+        existing = [name for name in CHECKPOINTS if self.model_file(name).exists()]
+        if not existing:
             raise FileNotFoundError(f"{self.path} has no checkpoint yet: train it. Received: checkpoint={checkpoint!r}")
-        chosen = self.model_file(found[0] if checkpoint is None else checkpoint)
-        if not chosen.exists():
+        file = self.model_file(existing[0] if checkpoint is None else checkpoint)
+        if not file.exists():
             raise FileNotFoundError(
-                f"{self.path} has no checkpoint of this name, only {', '.join(found)}: choose one of them, or train "
+                f"{self.path} has no checkpoint of this name, only {', '.join(existing)}: choose one of them, or train "
                 f"to the end. Received: checkpoint={checkpoint!r}"
             )
-        return chosen
+        return file
 
     def load(self, file: Path, compile: bool = True) -> Any:
-        """Reads a checkpoint, and sees that it is of the model that the config describes.
+        """Loads a checkpoint, and checks that it holds the model that the config describes.
 
         Args:
-            file: One of the run's checkpoints.
-            compile: Whether with the optimizer.
+            file: Path of a checkpoint of the run.
+            compile: Whether to load the optimizer too.
 
         Returns:
             The model.
 
         Raises:
-            ValueError: The file is damaged, or holds another model.
+            ValueError: If the file is damaged, or holds another model.
         """
         config = self.config
         try:
-            open(file, "rb").close()  # `is_zipfile` does not tell a file that may not be read
+            open(file, "rb").close()  # `is_zipfile` does not raise for a file without read permission
             if not zipfile.is_zipfile(file):
-                raise ValueError("it is not a zip file, or was cut off")
+                raise ValueError("it is not a zip file, or is incomplete")
             model = keras.models.load_model(file, compile=compile)
         except PermissionError:
             raise
@@ -232,15 +233,16 @@ class RunFolder:
                 f"{file} is damaged: {' '.join(str(error).split())[:200]}. "
                 f"Other checkpoints of the run: {', '.join(others) or 'none'}"
             ) from error
-        theirs, ours = model.config.to_dict(), config.transformer().to_dict()
+        in_file = {**model.config.to_dict(), "dtype": model.dtype_policy.name}
+        in_config = {**config.transformer().to_dict(), "dtype": config.dtype}
         differing = [
-            f"{name}: {theirs[name]!r} there, {ours[name]!r} here" for name in ours if ours[name] != theirs[name]
+            f"{name}: {in_file[name]!r} in the checkpoint, {in_config[name]!r} in the config"
+            for name in in_config
+            if in_config[name] != in_file[name]
         ]
-        if model.dtype_policy.name != config.dtype:
-            differing.append(f"dtype: {model.dtype_policy.name!r} there, {config.dtype!r} here")
         if differing:
             raise ValueError(
-                f"{file} and {self.config_file} are not of one run: put the config from before back. "
+                f"{file} and {self.config_file} are not from the same run: restore the earlier config. "
                 f"Received: {'; '.join(differing)}"
             )
         return model
@@ -249,7 +251,7 @@ class RunFolder:
         if not self.exists:
             if self.checkpoints.exists():
                 raise FileNotFoundError(
-                    f"{self.config_file} is missing, though the run has checkpoints: put the file back, or take "
+                    f"{self.config_file} is missing, though the run has checkpoints: restore the file, or choose "
                     "another folder"
                 )
             raise FileNotFoundError(
@@ -260,26 +262,26 @@ class RunFolder:
     def _check_tokenizer(self) -> None:
         if not self.tokenizer_file.exists():
             raise FileNotFoundError(
-                f"{self.tokenizer_file} is missing, and the weights of the run mean nothing with another tokenizer: "
-                "put the file back, or train in another folder"
+                f"{self.tokenizer_file} is missing, and the weights of the run are useless with another tokenizer: "
+                "restore the file, or train in another folder"
             )
-        found = sha256(self.tokenizer_file)
-        if self._fingerprints().get("tokenizer", found) != found:
+        fingerprint = sha256(self.tokenizer_file)
+        if self._fingerprints().get("tokenizer", fingerprint) != fingerprint:
             raise ValueError(
-                f"{self.tokenizer_file} is not the tokenizer that the run was trained with: put that one back. "
-                f"Received: SHA-256 {found}"
+                f"{self.tokenizer_file} is not the tokenizer that the run was trained with: restore that file. "
+                f"Received: SHA-256 {fingerprint}"
             )
 
     def _record_fingerprints(self, config: RunConfig) -> None:
         files = {"tokenizer": self.tokenizer_file, **{name: getattr(config, name) for name in FILES}}
         text = json.dumps({name: sha256(file) for name, file in files.items()}, indent=2) + "\n"
-        write_whole(self.fingerprints_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
+        write_atomically(self.fingerprints_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
     def _fingerprints(self) -> dict[str, str]:
-        """Those of when training began; none in the folder of a release that did not keep them."""
+        """The fingerprints from the start of the training; none if an earlier release started it."""
         if not self.fingerprints_file.exists():
             return {}
-        damaged = f"{self.fingerprints_file} is damaged: put the file from before back, or remove it"
+        damaged = f"{self.fingerprints_file} is damaged: restore the earlier file, or remove it"
         try:
             fingerprints = json.loads(self.fingerprints_file.read_text(encoding="utf-8"))
         except ValueError as error:

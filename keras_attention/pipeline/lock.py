@@ -1,4 +1,4 @@
-"""One training at a time in a folder."""
+"""A lock that lets only one process train in a folder."""
 
 import contextlib
 import fcntl
@@ -10,52 +10,32 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def training_lock(folder: Path) -> Iterator[None]:
-    """Makes the folder, sees that it can be written, and holds it for this process until the block ends.
-
-    The system releases the lock when the process ends, however it does. Where the file system has no locks, none is
-    held. Folders that were made for this and are still empty at the end are removed again.
-
-    Args:
-        folder: The folder of a run.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: Another process trains in the folder.
-        OSError: The folder cannot be made or written.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp()) / "run"
-        >>> with training_lock(folder):
-        ...     folder.exists()
-        True
-        >>> folder.exists()
-        False
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Creates the folder of a run, checks that it is writable, and locks it for this process during the block."""
+    # The system releases the lock when the process ends, in whatever way. A file system without locks is not locked.
+    # Folders that this creates and that are still empty at the end are removed.
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
         try:
-            _hold(lock, folder)
+            _acquire(lock, folder)
             _check_writable(folder)
             yield
         finally:
             os.close(lock)
     finally:
         with contextlib.suppress(OSError):  # not empty
-            for path in made:
+            for path in created:
                 path.rmdir()
 
 
-def _hold(lock: int, folder: Path) -> None:
+def _acquire(lock: int, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(
-            f"Another process trains in {folder}: wait until it ends, or take another folder. Received: folder={folder}"
+            f"Another process trains in {folder}: wait until it ends, or choose another folder. "
+            f"Received: folder={folder}"
         ) from None
     except OSError:
         pass  # a file system without locks

@@ -1,4 +1,4 @@
-"""Training from two text files to checkpoints, and going on where a run stopped."""
+"""Training a run from text files to checkpoints, and resuming it."""
 
 import dataclasses
 import math
@@ -12,10 +12,11 @@ import keras
 import tensorflow as tf
 
 from keras_attention.extras import install_command, is_installed
+from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.models import Transformer
-from keras_attention.pipeline.config import FILES, RunConfig, count
-from keras_attention.pipeline.evaluate import quick_bleu
+from keras_attention.pipeline.config import FILES, RunConfig, positive_int32
+from keras_attention.pipeline.evaluate import corpus_bleu
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.serving import Translator
@@ -24,24 +25,23 @@ from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.training import (
     Checkpoints,
     ChunkedTrainer,
+    EpochMetrics,
     FailOnDivergence,
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
-    Score,
     StopAfter,
     Throughput,
     average_checkpoints,
     keep_freed_memory,
-    write_whole,
 )
 from keras_attention.training.presets import OPTIMIZERS
 
-# Settings that a run may be resumed with, though it began with others: they change no weight. A text that is moved is
-# the same text, which `RunFolder.check_texts` sees to.
-MAY_CHANGE = (*FILES, "keep_checkpoints", "score_sentences")
-# `fit` wants a number of epochs; with a limit in minutes alone, more than it can reach.
-UNLIMITED = 9999
+# Settings that may change when a run resumes, because no weight depends on them. `RunFolder.check_texts` checks that
+# files at other paths hold the same text.
+CHANGEABLE = (*FILES, "keep_checkpoints", "score_sentences")
+# The number of epochs that `fit` needs where only minutes limit the training: more than it can reach.
+MAX_EPOCHS = 9999
 
 
 def train(
@@ -52,86 +52,87 @@ def train(
     max_steps: int | None = None,
     max_minutes: float | None = None,
 ) -> Transformer:
-    """Trains a translator, or goes on with the run that the folder holds.
+    """Trains a translator, or resumes the run in the folder.
 
-    One "epoch" of the progress bar is `config.evaluate_every` steps: after each come the validation loss, BLEU
-    on a sample and a checkpoint. Training ends at the first limit or at `config.total_steps`; then the kept
-    checkpoints are averaged, and `final.keras` is the average or the best single one, whichever has the lower
-    validation loss. Everything is checked before anything is written; a folder without a checkpoint takes a new config.
+    One "epoch" of the progress bar is `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample
+    and a checkpoint. Training ends at the first limit or at `config.total_steps`. Then the last checkpoints are
+    averaged, and `final.keras` is the average or the best checkpoint, whichever has the lower validation loss.
+    Everything is checked before anything is written. A folder without a checkpoint accepts a new config.
 
     Args:
-        folder: Where the run lies.
-        config: What to train; None resumes an existing run. A run that is resumed may get other `keep_checkpoints` and
-            `score_sentences`, and other paths of the same texts.
-        epochs: Passes over the training data, those of earlier calls counted in.
-        max_steps: Steps, those of earlier calls counted in.
+        folder: Folder of the run.
+        config: Config of the run; None to resume an existing run. A run may resume with other values of
+            `keep_checkpoints` and `score_sentences`, and with other paths of the same texts.
+        epochs: Passes over the training data, including those of earlier calls.
+        max_steps: Number of steps, including those of earlier calls.
         max_minutes: Minutes of this call.
 
     Returns:
         The final model.
 
     Raises:
-        FileNotFoundError: No config was given and the folder holds no run, or a file of it is missing.
-        ValueError: The folder holds a run with another config or with files that do not belong together, another
-            process trains in it, no limit was given, or the texts are not usable.
-        FloatingPointError: Training diverged. The checkpoints from before remain.
+        FileNotFoundError: If there is no config and the folder holds no run, or a file is missing.
+        ValueError: If the folder holds a run with another config or with files that do not belong together, another
+            process trains in it, there is no limit, or the texts are not usable.
+        FloatingPointError: If training diverges. The earlier checkpoints remain.
     """
     epochs, max_steps = (
-        None if value is None else count(value, name) for name, value in (("epochs", epochs), ("max_steps", max_steps))
+        None if value is None else positive_int32(value, name)
+        for name, value in (("epochs", epochs), ("max_steps", max_steps))
     )
     max_minutes = None if max_minutes is None else positive_number(max_minutes, "max_minutes")
     run = RunFolder(folder)
     config = run.config if config is None else config
     if epochs is None and max_steps is None and max_minutes is None and config.total_steps is None:
         raise ValueError(
-            "Give a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
+            "Set a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
         )
     with training_lock(run.path):
-        run.check_places()
-        _agree(run, config)
+        run.check_writable()
+        _check_resumable(run, config)
         keras.utils.set_random_seed(config.seed)
-        texts = _Texts.read(config, run.tokenizer if run.trained else None)
-        print(texts.batches.summary())
-        print(f"validation: {texts.valid_batches.summary()}")
+        data = _Data.read(config, run.tokenizer if run.trained else None)
+        print(data.batches.summary())
+        print(f"validation: {data.valid_batches.summary()}")
         model = _load(run, config) if run.trained else _build(config)
-        run.start(config, texts.tokenizer)
+        run.start(config, data.tokenizer)
 
-        steps = None if epochs is None else max(1, epochs * len(texts.batches) // config.gradient_accumulation)
+        steps = None if epochs is None else max(1, epochs * len(data.batches) // config.gradient_accumulation)
         limits = [max_steps, config.total_steps, steps]
         limit = min((value for value in limits if value is not None), default=None)
         try:
             step = int(model.optimizer.iterations)
             if limit is None or step < limit:
-                _fit(model, run, config, texts, limit, max_minutes)
+                _fit(model, run, config, data, limit, max_minutes)
             else:
-                print(f"nothing to train: step {step:,} is not before the limit of {limit:,} steps")
-            return _finish(model, run, texts.valid_batches.dataset())
+                print(f"nothing to train: the run is at step {step:,}, and the limit is {limit:,} steps")
+            return _finish(model, run, data.valid_batches.dataset())
         except OSError as error:
             if error.errno and error.filename is None:
                 raise OSError(error.errno, error.strerror, str(run.path)) from error
             raise
         except FloatingPointError as error:
-            kept = (
-                "keeps the checkpoints from before; train with other settings in another folder"
+            remedy = (
+                "keeps its earlier checkpoints; train with other settings in another folder"
                 if run.trained
-                else "has no checkpoint, so it takes other settings, such as a lower `learning_rate_scale`"
+                else "has no checkpoint, so it accepts other settings, such as a lower `learning_rate_scale`"
             )
-            raise FloatingPointError(f"{run.path} {kept}. {error}") from error
+            raise FloatingPointError(f"{run.path} {remedy}. {error}") from error
 
 
 def average(folder: str | Path, last: int | None = None) -> Path:
-    """Averages the weights that a run kept, as `train` does at its end.
+    """Averages the last checkpoints of a run, as `train` does at its end.
 
     Args:
-        folder: The run.
-        last: How many of the newest; all that were kept by default.
+        folder: Folder of the run.
+        last: Number of checkpoints to average, the newest first; None for all that the run has kept.
 
     Returns:
         The path of `average.keras`.
 
     Raises:
-        FileNotFoundError: No run here, or none of its weights were kept yet.
-        ValueError: `last` is more than were kept, or below 1.
+        FileNotFoundError: If the folder holds no run, or no weights to average.
+        ValueError: If `last` is below 1, or above the number of kept checkpoints.
     """
     run = RunFolder(folder)
     kept = run.weights
@@ -139,19 +140,21 @@ def average(folder: str | Path, last: int | None = None) -> Path:
         raise FileNotFoundError(f"{run.checkpoints} has no step-*.weights.h5 to average: train {run.path} further")
     last = len(kept) if last is None else positive_integer(last, "last")
     if last > len(kept):
-        raise ValueError(f"{run.path} kept {len(kept)} checkpoints. Received: last={last}")
+        raise ValueError(
+            f"`last` must be at most {len(kept)}: {run.path} kept {len(kept)} checkpoints. Received: last={last}"
+        )
     if run.model_file("last").exists():
         model = run.load(run.model_file("last"), compile=False)
     else:
         model = Transformer(run.config.transformer(), dtype=run.config.dtype)
     average_checkpoints(model, kept[-last:])
-    write_whole(run.model_file("average"), model.save)
+    write_atomically(run.model_file("average"), model.save)
     return run.model_file("average")
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """What the text files of a run become."""
+class _Data:
+    """The tokenizer, the batches and the sample for BLEU that a run makes from its text files."""
 
     tokenizer: SubwordTokenizer
     batches: TokenBatches | PackedBatches
@@ -159,7 +162,7 @@ class _Texts:
     sample: list[tuple[str, str]]
 
     @classmethod
-    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> "_Texts":
+    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> "_Data":
         _check_files(config)
         corpus = ParallelCorpus(config.source, config.target)
         valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
@@ -187,17 +190,17 @@ class _Texts:
 
 
 def _check_files(config: RunConfig) -> None:
-    for name in ("source", "target", "valid_source", "valid_target"):
+    for name in FILES:
         path = getattr(config, name)
         if path == STANDARD_INPUT or (Path(path).exists() and not is_file(path)):
             raise ValueError(
-                "A run reads its texts again when it resumes, so they must be files: write the text to a file first. "
+                "A run reads its texts again when it resumes, so they must be files: save the text to a file first. "
                 f"Received: {name}={path!r}"
             )
 
 
-def _agree(run: RunFolder, config: RunConfig) -> None:
-    """Checks the config, and the texts that it names, against those of a run that has checkpoints."""
+def _check_resumable(run: RunFolder, config: RunConfig) -> None:
+    """Checks the config and its texts against those of a run with checkpoints."""
     if not run.trained:
         return
     check_settings(run, config)
@@ -205,17 +208,17 @@ def _agree(run: RunFolder, config: RunConfig) -> None:
 
 
 def check_settings(run: RunFolder, config: RunConfig) -> None:
-    """Checks that a run that has checkpoints can be resumed with a config."""
+    """Checks that a run with checkpoints can resume with a config."""
     old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
     differing = [
-        f"{name}: {old[name]!r} there, {new[name]!r} given"
+        f"{name}: {old[name]!r} in the run, {new[name]!r} in the new config"
         for name in old
-        if name not in MAY_CHANGE and old[name] != new[name]
+        if name not in CHANGEABLE and old[name] != new[name]
     ]
     if differing:
         raise ValueError(
-            f"{run.path} holds a run with another config; resume it without these settings, or train in another "
-            f"folder. Differing: {'; '.join(differing)}"
+            f"{run.path} holds a run with another config: resume it without these settings, or train in another "
+            f"folder. Received: {'; '.join(differing)}"
         )
 
 
@@ -240,22 +243,22 @@ def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
 
 
 def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
-    """What `fit` is called on: the model's weights and optimizer, without the logits of a whole batch."""
+    """The model for `fit`: it trains the same weights with the same optimizer, without the logits of a whole batch."""
     inputs = None if config.packed_rows is None else model.packed().input
     trainer = ChunkedTrainer(model, config.label_smoothing, inputs)
     trainer.compile(model.optimizer)
     return trainer
 
 
-class _CheckpointsOf(Checkpoints):
-    """Keeps a model that has the weights of the one that is trained; drops what was made of earlier ones."""
+class _ModelCheckpoints(Checkpoints):
+    """Saves the model instead of its trainer, and removes the checkpoints made from earlier ones."""
 
     def __init__(self, model: keras.Model, folder: Path, keep: int):
         super().__init__(folder, keep)
-        self.kept = model
+        self.saved_model = model
 
     def set_model(self, model: keras.Model) -> None:
-        super().set_model(self.kept)
+        super().set_model(self.saved_model)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         for name in ("final", "average"):
@@ -264,18 +267,20 @@ class _CheckpointsOf(Checkpoints):
 
 
 def _load(run: RunFolder, config: RunConfig) -> Transformer:
-    """The model of the last checkpoint, with its optimizer."""
+    """Loads the model of the last checkpoint, with its optimizer."""
     file = run.model_file("last")
     model = run.load(file)
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of the one that scales a float16 loss
-    theirs, ours = optimizer.get_config(), _optimizer(config).get_config()
-    differing = [name for name in ours if name != "name" and theirs.get(name) != ours[name]]
+    optimizer = getattr(
+        model.optimizer, "inner_optimizer", model.optimizer
+    )  # inside the one that scales a float16 loss
+    loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
+    differing = [name for name in expected if name != "name" and loaded.get(name) != expected[name]]
     if differing:
         raise ValueError(
-            f"{file} was not trained with the optimizer and the schedule of {run.config_file}: put the config from "
-            f"before back. Received: other values of {', '.join(differing)}"
+            f"{file} was not trained with the optimizer and the schedule of {run.config_file}: restore the earlier "
+            f"config. Received: other values of {', '.join(differing)}"
         )
-    print(f"going on from step {int(model.optimizer.iterations):,}")
+    print(f"resuming from step {int(model.optimizer.iterations):,}")
     return model
 
 
@@ -283,42 +288,42 @@ def _fit(
     model: Transformer,
     run: RunFolder,
     config: RunConfig,
-    texts: _Texts,
+    data: _Data,
     limit: int | None,
     max_minutes: float | None,
 ) -> None:
     keep_freed_memory()
     step = int(model.optimizer.iterations)
     first_round = step // config.evaluate_every
-    translator = Translator(model, texts.tokenizer, beam_size=1)
-    sources, references = map(list, zip(*texts.sample, strict=True))
-    valid_data = texts.valid_batches.dataset()
+    translator = Translator(model, data.tokenizer, beam_size=1)
+    sources, references = map(list, zip(*data.sample, strict=True))
+    valid_data = data.valid_batches.dataset()
 
     def validate() -> Mapping[str, float]:
         results = model.evaluate(valid_data, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in results.items()}
 
     def bleu() -> Mapping[str, float]:
-        return {"val_bleu": quick_bleu(translator.translate(sources), references)}
+        return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
 
-    throughput = Throughput(texts.batches.num_tokens / len(texts.batches))
+    throughput = Throughput(data.batches.num_tokens / len(data.batches))
     history = keras.callbacks.CSVLogger(str(run.history_file), append=step > 0)
     try:
         _trainer(model, config).fit(
-            texts.batches.dataset(first_epoch=step * config.gradient_accumulation // len(texts.batches)).repeat(),
+            data.batches.dataset(first_epoch=step * config.gradient_accumulation // len(data.batches)).repeat(),
             steps_per_epoch=config.evaluate_every * config.gradient_accumulation,
             initial_epoch=first_round,
-            epochs=UNLIMITED if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
-            shuffle=False,  # the batches are, by their seed and epoch
+            epochs=MAX_EPOCHS if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
+            shuffle=False,  # the dataset shuffles, by seed and epoch
             callbacks=[
                 StopAfter(steps=limit, minutes=max_minutes),
                 throughput,
-                Score(validate),
+                EpochMetrics(validate),
                 FailOnDivergence(),  # before anything is written
-                Score(bleu),
+                EpochMetrics(bleu),
                 *_tensorboard(run),
                 history,
-                _CheckpointsOf(model, run.checkpoints, keep=config.keep_checkpoints),
+                _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints),
             ],
         )
     finally:
@@ -327,7 +332,7 @@ def _fit(
 
 
 def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
-    # Keras' callback imports it only when training begins.
+    # Checked here because Keras' callback imports TensorBoard only when training begins.
     if not is_installed("tensorboard"):
         print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
         return []
@@ -335,12 +340,12 @@ def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
 
 
 def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
-    """Writes `average.keras`, and as `final.keras` the average or the best, whichever validates better."""
+    """Writes `average.keras`, and `final.keras`: the average or the best, whichever has the lower validation loss."""
     average(run.path)
     losses = {}
     for name in ("best", "average"):
         if not run.model_file(name).exists():
-            continue  # cut off before the first best one was written
+            continue  # interrupted before the first best checkpoint was written
         model.set_weights(run.load(run.model_file(name), compile=False).get_weights())
         results = model.evaluate(data, verbose=0, return_dict=True)
         print(f"validation perplexity of the {name} checkpoint: {results['perplexity']:.3f}")
@@ -351,7 +356,7 @@ def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transf
             "Training diverged: no checkpoint has a finite validation perplexity. Use a lower learning rate or a "
             f"longer warm-up. Received: perplexity={results['perplexity']}"
         )
-    write_whole(
+    write_atomically(
         run.model_file("final"),
         lambda path: shutil.copyfile(run.model_file(min(losses, key=losses.get)), path),
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+MIN_VOCABULARY_SIZE = 5  # one piece next to the special ones
 MODEL_TYPES = ("bpe", "unigram")
 
 # A vocabulary is settled long before this many lines; a seeded sample bounds time and memory.
@@ -19,6 +20,15 @@ _ERRORS_ONLY = 2
 # SentencePiece leaves out lines of more bytes, and lines with the character that it marks unknown ones with.
 _MAX_LINE_BYTES = 4192
 _RESERVED = "\u2585"
+
+
+def check_vocabulary_size(vocabulary_size: int) -> None:
+    """Raises a ValueError unless the vocabulary has room for a piece next to the four special ones."""
+    if vocabulary_size < MIN_VOCABULARY_SIZE:
+        raise ValueError(
+            f"`vocabulary_size` must be at least {MIN_VOCABULARY_SIZE}, since four pieces are special. "
+            f"Received: vocabulary_size={vocabulary_size}"
+        )
 
 
 def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, split_digits: bool, seed: int) -> bytes:
@@ -40,6 +50,7 @@ def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, spl
     with needed_by("SubwordTokenizer"):
         import sentencepiece
 
+    check_vocabulary_size(vocabulary_size)
     buffer = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
     try:
@@ -136,6 +147,4 @@ def _explain(error: str, vocabulary_size: int) -> str:
             "`vocabulary_size` is too small: the characters of this text and the special pieces alone are "
             f"{smallest[1]}, so pass {smallest[1]} or more. {received}"
         )
-    if vocabulary_size <= EOS_ID + 1:
-        return f"`vocabulary_size` must leave room beside the four special pieces. {received}"
     return f"SentencePiece could not learn a vocabulary: {error.strip()} {received}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
-from keras_attention.files import make_folder, write_whole
+from keras_attention.files import make_folder, write_atomically
 from keras_attention.text.lines import read_each
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
@@ -163,7 +163,7 @@ class SubwordTokenizer(tf.Module):
             True
         """
         make_folder(path)
-        write_whole(path, lambda temporary: Path(temporary).write_bytes(self._model))
+        write_atomically(path, lambda temporary: Path(temporary).write_bytes(self._model))
 
     @property
     def model(self) -> bytes:

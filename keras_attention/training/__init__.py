@@ -1,14 +1,15 @@
-"""Losses, metrics, the schedule, callbacks and averaging. They run on every Keras backend."""
+"""Losses, metrics, schedules, optimizers, callbacks and checkpoint averaging, on every Keras backend."""
 
+from keras_attention.files import write_atomically
+from keras_attention.training import callbacks
 from keras_attention.training.averaging import average_checkpoints
 from keras_attention.training.callbacks import (
     Checkpoints,
+    EpochMetrics,
     FailOnDivergence,
-    Score,
     StopAfter,
     Throughput,
     weight_files,
-    write_whole,
 )
 from keras_attention.training.chunked_loss import ChunkedTrainer, chunked_cross_entropy
 from keras_attention.training.fused_adam import FusedAdam
@@ -22,6 +23,7 @@ from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimi
 __all__ = [
     "Checkpoints",
     "ChunkedTrainer",
+    "EpochMetrics",
     "FailOnDivergence",
     "FusedAdam",
     "InverseSqrtSchedule",
@@ -29,7 +31,6 @@ __all__ = [
     "MaskedCrossEntropy",
     "Muon",
     "Perplexity",
-    "Score",
     "StopAfter",
     "Throughput",
     "average_checkpoints",
@@ -40,5 +41,9 @@ __all__ = [
     "preset_optimizer",
     "token_cross_entropy",
     "weight_files",
-    "write_whole",
+    "write_atomically",
 ]
+
+# Earlier names.
+Score = callbacks.Score
+write_whole = write_atomically

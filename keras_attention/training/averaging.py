@@ -8,20 +8,20 @@ from typing import Any
 import keras
 import numpy as np
 
-# How Keras keeps the integers of quantized weights.
+# The dtypes in which Keras stores quantized weights.
 _QUANTIZED = ("int8", "uint8")
 
 
 def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
-    """Sets the model's weights to the mean of those in the given files, or leaves them if one cannot be read.
+    """Sets the model's weights to the mean of those in several checkpoints, or leaves them if one cannot be read.
 
     Args:
         model: A built Keras model, not quantized.
-        paths: Files written by `model.save_weights`, or whole `.keras` files of the same model.
+        paths: Files written by `model.save_weights`, or `.keras` files, of the same model.
 
     Raises:
-        ValueError: No paths, a quantized model, or a file that is damaged or of another model.
-        FileNotFoundError: A path that does not exist.
+        ValueError: If there are no paths, the model is quantized, or a file is damaged or of another model.
+        FileNotFoundError: If a path does not exist.
 
     Example:
         >>> import tempfile
@@ -35,16 +35,16 @@ def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
     Source: Vaswani et al. 2017, section 6.1.
     """
     if not paths:
-        raise ValueError("`paths` names at least one checkpoint to average. Received: no paths")
+        raise ValueError(f"`paths` must name at least one checkpoint to average. Received: paths={paths!r}")
     missing = [str(path) for path in paths if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(f"These checkpoints do not exist: {', '.join(missing)}")
     quantized = [weight.path for weight in model.weights if keras.backend.standardize_dtype(weight.dtype) in _QUANTIZED]
     if quantized:
         raise ValueError(
-            "A mean of integers with different scales is not the mean of what they stand for. Average the checkpoints "
-            "of the `model` before it is quantized, then call `model.quantize`. Received: a model of quantized weights "
-            f"such as {quantized[0]}"
+            "The mean of integers with different scales is not the mean of the weights. Average the checkpoints of the "
+            "`model` before it is quantized, then call `model.quantize`. Received: a model with quantized weights such "
+            f"as {quantized[0]}"
         )
     before = model.get_weights()
     try:
@@ -56,7 +56,7 @@ def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
 
 
 def _mean(model: Any, paths: Sequence[str | Path]) -> list[np.ndarray]:
-    """The mean of each weight, read into the model one file after the other."""
+    """The mean of each weight; the files are read into the model one after the other."""
     totals = None
     for path in paths:
         _load(model, path)
@@ -74,5 +74,5 @@ def _load(model: Any, path: str | Path) -> None:
         is_damaged = isinstance(error, OSError | zipfile.BadZipFile)
         reason = "is damaged; remove it" if is_damaged else f"is of another model: {error}"
         raise ValueError(
-            f"`paths` are checkpoints of the same `model`, and {path} {reason}. Received: paths with {str(path)!r}"
+            f"`paths` must be checkpoints of the same `model`, but {path} {reason}. Received: paths with {str(path)!r}"
         ) from error

@@ -1,4 +1,4 @@
-"""Callbacks that `fit` takes beside those of Keras."""
+"""Callbacks for `fit`, in addition to those of Keras."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.files import write_whole
+from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
 
 
@@ -16,11 +16,11 @@ class StopAfter(keras.callbacks.Callback):
     """Ends training after a number of steps or minutes, whichever comes first.
 
     Args:
-        steps: Steps of the optimizer, those of earlier runs counted in; None sets no limit.
-        minutes: Minutes since training began; None sets no limit.
+        steps: Number of optimizer steps, including those of earlier calls of `fit`; None for no limit.
+        minutes: Minutes since training began; None for no limit.
 
     Raises:
-        ValueError: A limit that is not above zero.
+        ValueError: If a limit is not above zero.
 
     Example:
         >>> StopAfter(minutes=30).minutes
@@ -43,10 +43,10 @@ class StopAfter(keras.callbacks.Callback):
 
 
 class FailOnDivergence(keras.callbacks.Callback):
-    """Ends training with an error when the loss, or a figure of the validation, is no longer a finite number.
+    """Ends training with an error when the loss, the validation loss or the validation perplexity is not finite.
 
-    `keras.callbacks.TerminateOnNaN` ends `fit` without one, and the callbacks at the end of the epoch save the broken
-    weights. With this one before them in the list, the checkpoints from before remain.
+    `keras.callbacks.TerminateOnNaN` ends `fit` without an error, after which the callbacks at the end of the epoch save
+    the broken weights. Put this callback before them in the list, so that the earlier checkpoints remain.
 
     Raises:
         FloatingPointError: In `fit`, when training has diverged.
@@ -71,34 +71,41 @@ class FailOnDivergence(keras.callbacks.Callback):
                 )
 
 
-class Score(keras.callbacks.Callback):
-    """Adds the numbers of a function, such as BLEU on a sample, to the logs of each epoch.
+class EpochMetrics(keras.callbacks.Callback):
+    """Adds the metrics that a function computes, such as BLEU on a sample, to the logs of each epoch.
 
-    Stands before the callbacks that read the logs (TensorBoard, CSVLogger, ModelCheckpoint).
+    Put it before the callbacks that read the logs (TensorBoard, CSVLogger, ModelCheckpoint).
 
     Args:
-        score: Called at the end of each epoch; returns numbers by name.
+        compute_metrics: Called at the end of each epoch; returns metrics by name.
 
     Example:
         >>> logs = {}
-        >>> Score(lambda: {"val_bleu": 31.5}).on_epoch_end(0, logs)
+        >>> EpochMetrics(lambda: {"val_bleu": 31.5}).on_epoch_end(0, logs)
         >>> logs
         {'val_bleu': 31.5}
     """
 
-    def __init__(self, score: Callable[[], Mapping[str, float]]):
+    def __init__(self, compute_metrics: Callable[[], Mapping[str, float]]):
         super().__init__()
-        self.score = score
+        self.compute_metrics = compute_metrics
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs.update(self.score())
+        logs.update(self.compute_metrics())
+
+
+class Score(EpochMetrics):
+    """The earlier name of `EpochMetrics`, with the earlier name of its argument."""
+
+    def __init__(self, score: Callable[[], Mapping[str, float]]):
+        super().__init__(score)
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds `tokens_per_second` to the logs of each epoch, evaluation not counted.
+    """Adds `tokens_per_second` to the logs of each epoch, without the time of the evaluation.
 
     Args:
-        tokens_per_step: Source and target tokens of an average batch, padding not counted.
+        tokens_per_step: Source and target tokens of an average batch, without padding.
 
     Example:
         >>> Throughput(tokens_per_step=7000).tokens_per_step
@@ -136,19 +143,19 @@ class Throughput(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps the whole model for going on, the weights of the last epochs for averaging, and the best.
+    """Saves the model to resume from, the weights of the last epochs to average, and the best model.
 
-    Each file is written beside its place and renamed, so that a run that is cut off leaves whole files:
-    `last.keras` (with the optimizer), `step-00001200.weights.h5`, and `best.keras`, whose value stands in
-    `best.txt` for a run that goes on.
+    The files are `last.keras` (with the optimizer), `step-00001200.weights.h5` for each of the last epochs, and
+    `best.keras`, with its value in `best.txt` for a resumed run. Each is written atomically, so that an interrupted run
+    leaves complete files.
 
     Args:
-        folder: Where they are kept.
-        keep: How many of the last weights are kept.
-        monitor: The entry of the logs that is smallest for the best.
+        folder: Folder of the checkpoints.
+        keep: Number of weight files that are kept.
+        monitor: Entry of the logs that the best model minimizes.
 
     Raises:
-        ValueError: `keep` is not a positive integer.
+        ValueError: If `keep` is not a positive integer.
 
     Example:
         >>> Checkpoints("runs/en-de/checkpoints", keep=5).keep
@@ -163,8 +170,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.best = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        going_on = int(self.model.optimizer.iterations) > 0
-        if going_on and (self.folder / "best.txt").exists():
+        resumes = int(self.model.optimizer.iterations) > 0
+        if resumes and (self.folder / "best.txt").exists():
             self.best = self._read_best(self.folder / "best.txt")
 
     def _read_best(self, file: Path) -> float:
@@ -176,36 +183,36 @@ class Checkpoints(keras.callbacks.Callback):
             value = math.nan
         if math.isnan(value):
             raise ValueError(
-                f"{file} must hold the `{self.monitor}` of best.keras: put the file back, or remove it, and the next "
-                f"checkpoint is taken for the best. Received: {text[:50]!r}"
+                f"{file} must hold the `{self.monitor}` of best.keras: restore the file, or remove it, and the next "
+                f"checkpoint counts as the best. Received: {text[:50]!r}"
             )
         return value
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         step = int(self.model.optimizer.iterations)
-        # What HDF5 needs at most: the numbers, and a few headers for each weight.
+        # An upper bound of the HDF5 file's size: the weights, and a few headers for each of them.
         size = sum(4 * math.prod(weight.shape) + 8192 for weight in self.model.weights)
-        write_whole(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights, size)
+        write_atomically(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights, size)
         for path in weight_files(self.folder)[: -self.keep]:
             path.unlink()
-        # After the weights and before the best: a run that is cut off at any of them can be resumed and averaged.
-        write_whole(self.folder / "last.keras", self.model.save)
+        # After the weights and before the best model, so that a run interrupted at any of them can resume and average.
+        write_atomically(self.folder / "last.keras", self.model.save)
         value = (logs or {}).get(self.monitor)
         if value is not None and value < self.best:
             self.best = float(value)
-            write_whole(self.folder / "best.keras", self.model.save)
-            write_whole(self.folder / "best.txt", lambda path: Path(path).write_text(repr(self.best)))
+            write_atomically(self.folder / "best.keras", self.model.save)
+            write_atomically(self.folder / "best.txt", lambda path: Path(path).write_text(repr(self.best)))
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The weights that `Checkpoints` kept, the oldest first.
+    """Lists the weight files that `Checkpoints` kept, the oldest first.
 
     Args:
-        folder: Where they are kept.
+        folder: Folder of the checkpoints.
 
     Returns:
-        Their paths.
+        The paths of the files.
 
     Example:
         >>> weight_files("no/such/folder")

@@ -1,6 +1,6 @@
-"""The cross-entropy of logits x Eᵀ that are never all there at once.
+"""The cross-entropy of logits x Eᵀ without storing all of them at once.
 
-Shapes: B batch, T target length, N = B·T tokens, C tokens of a chunk, M model width, V vocabulary.
+Shapes: B batch, T target length, N = B·T tokens, C chunk size, M model width, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, integer_or_none, positive_integer
-from keras_attention.training.losses import first_largest, gather_labels
+from keras_attention.training.labels import masked_labels, multiply_no_nan, scale_loss_for_distribution
+from keras_attention.training.losses import argmax, gather_labels
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
-from keras_attention.training.tokens import share_of_replica, tokens_of, weighted
 
 
 class TokenSums(NamedTuple):
     """Sums over the tokens that are not padding.
 
     Attributes:
-        loss: Of the label-smoothed cross-entropy, times the sample weights. The others count each token once.
-        negative_log_likelihood: Of the cross-entropy without smoothing.
-        correct: The tokens whose label has the largest logit.
-        count: The tokens.
+        loss: Label-smoothed cross-entropy times the sample weights, which the other sums ignore.
+        negative_log_likelihood: Cross-entropy without label smoothing.
+        correct: Number of tokens whose label has the largest logit.
+        count: Number of tokens.
 
     Example:
         >>> TokenSums(2.0, 1.5, 1.0, 2.0).count
@@ -36,23 +36,23 @@ class TokenSums(NamedTuple):
 
 
 class ChunkedTrainer(keras.Model):
-    """A model of another's weights, for `fit`, whose logits x Eᵀ are computed C tokens at a time and never kept.
+    """Model for `fit` that trains the weights of another model and computes the logits x Eᵀ only C tokens at a time.
 
-    Logits of (N, V) are the largest tensor of a Transformer's training step, and several of their size are alive at
-    once; here it is (C, V). The numbers are those of `MaskedCrossEntropy`, `MaskedAccuracy` and `Perplexity`, named
-    alike, as `loss` and `metrics` of the model's `compile` would give them: sample weights change the loss only. Save,
-    evaluate and translate with the model whose weights it trains.
+    The logits, (N, V), are the largest tensor of a Transformer's training step, and several of their size are alive at
+    once. Here their size is (C, V). The loss and the metrics have the values and names of `MaskedCrossEntropy`,
+    `MaskedAccuracy` and `Perplexity` in the `loss` and `metrics` of the model's `compile`: sample weights change the
+    loss only. Save, evaluate and translate with the model whose weights it trains.
 
     Args:
         model: A `Transformer` or a `CausalTransformer`.
         label_smoothing: ε.
-        inputs: What is fed, in place of the model's own inputs: those of `Transformer.packed()`.
-        ignore_id: The label that is padding; None if there is none.
-        chunk_size: C, the most tokens of a chunk; those of a batch are alike in size.
-        **kwargs: `name` and the like.
+        inputs: Inputs instead of the model's own: those of `Transformer.packed()`.
+        ignore_id: Label of padding; None for no padding.
+        chunk_size: C, the most tokens of a chunk. The chunks of a batch have equal sizes.
+        **kwargs: See `keras.Model`, such as `name`.
 
     Raises:
-        ValueError: An ε outside [0, 1), a chunk size that is not a positive integer, an `ignore_id` that is no integer.
+        ValueError: If ε is outside [0, 1), `chunk_size` is not a positive integer, or `ignore_id` is not an integer.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -76,7 +76,7 @@ class ChunkedTrainer(keras.Model):
         **kwargs: Any,
     ):
         if inputs is None:
-            inputs, outputs = model.input, model.get_layer("decoder").output  # there already: nothing is joined again
+            inputs, outputs = model.input, model.get_layer("decoder").output  # of the model's own graph
         else:
             outputs = model.decoder_output(**(inputs if isinstance(inputs, Mapping) else {inputs.name: inputs}))
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
@@ -96,25 +96,23 @@ class ChunkedTrainer(keras.Model):
         weighted_metrics: None = None,
         **settings: Any,
     ) -> None:
-        """Makes ready for `fit`, with the variables of the optimizer.
-
-        Made in the first step, as Keras would, they have TensorFlow trace that step twice.
+        """Configures the model for `fit`.
 
         Args:
-            optimizer: See `keras.Model.compile`; the model's own, to resume with its state.
-            loss: None, as the next three, since the trainer has its loss and metrics.
+            optimizer: See `keras.Model.compile`. Pass the optimizer of the model to resume with its state.
+            loss: None, like the next three, since the trainer has its own loss and metrics.
             loss_weights: None.
             metrics: None.
             weighted_metrics: None.
-            **settings: The others of `keras.Model.compile`.
+            **settings: See `keras.Model.compile`.
 
         Raises:
-            ValueError: A loss or metrics, or a model whose embedding is quantized.
+            ValueError: If there is a loss or a metric, or the model's embedding is quantized.
         """
-        given = {
+        not_taken = {
             "loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics
         }  # fmt: skip
-        for name, value in given.items():
+        for name, value in not_taken.items():
             if value is not None:
                 raise ValueError(
                     f"A ChunkedTrainer takes no `{name}`: it computes the masked cross-entropy, the accuracy and the "
@@ -123,26 +121,27 @@ class ChunkedTrainer(keras.Model):
                 )
         self._check_embedding()
         super().compile(optimizer, **settings)
+        # Created in the first step, as Keras does, the optimizer's variables make TensorFlow trace that step twice.
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The mean over the real tokens, and the metrics beside it.
+        """Computes the mean loss over the tokens that are not padding, and updates the metrics.
 
         Args:
-            x: Not used.
+            x: Unused.
             y: Labels (B, T).
-            y_pred: What the logits are made of, (B, T, M).
+            y_pred: Hidden states (B, T, M), from which the logits are computed.
             sample_weight: See `MaskedCrossEntropy`.
-            training: Not used.
+            training: Unused.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: There are no labels, or a model whose embedding is quantized.
+            ValueError: If there are no labels, or the model's embedding is quantized.
         """
         if y is None:
             raise ValueError("A ChunkedTrainer takes inputs and labels: `fit(inputs, labels)`. Received: y=None")
@@ -158,10 +157,10 @@ class ChunkedTrainer(keras.Model):
         )
         self.accuracy.add(sums.correct, sums.count)
         self.perplexity.add(sums.negative_log_likelihood, sums.count)
-        return share_of_replica(sum(self.losses, ops.divide_no_nan(sums.loss, sums.count)))
+        return scale_loss_for_distribution(sum(self.losses, ops.divide_no_nan(sums.loss, sums.count)))
 
     def fit(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
-        """See `keras.Model`.
+        """Trains the model: see `keras.Model.fit`.
 
         Args:
             *args: See `keras.Model.fit`.
@@ -172,7 +171,7 @@ class ChunkedTrainer(keras.Model):
             The history.
 
         Raises:
-            ValueError: Weights of classes.
+            ValueError: If there is a `class_weight`.
         """
         _refuse_class_weight(class_weight)
         return super().fit(*args, **kwargs)
@@ -180,7 +179,7 @@ class ChunkedTrainer(keras.Model):
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: None = None, **kwargs: Any
     ) -> Any:
-        """See `keras.Model`.
+        """Trains the model on one batch: see `keras.Model.train_on_batch`.
 
         Args:
             x: Inputs.
@@ -193,7 +192,7 @@ class ChunkedTrainer(keras.Model):
             The loss and the metrics.
 
         Raises:
-            ValueError: Weights of classes.
+            ValueError: If there is a `class_weight`.
         """
         _refuse_class_weight(class_weight)
         return super().train_on_batch(x, y, sample_weight, **kwargs)
@@ -202,14 +201,14 @@ class ChunkedTrainer(keras.Model):
         mode = self.embedding.quantization_mode
         if mode is not None:
             raise ValueError(
-                "A ChunkedTrainer makes logits of the embedding's numbers, which a quantized `model` keeps as integers "
+                "A ChunkedTrainer computes the logits from the embedding, which a quantized `model` stores as integers "
                 "with scales. Train first, then call `model.quantize`; for the loss of a quantized model, call its own "
                 f"`evaluate`. Received: a model whose embedding has quantization_mode={mode!r}"
             )
 
     def get_config(self) -> dict[str, Any]:
         raise TypeError(
-            "A ChunkedTrainer is for `fit` alone, since a copy of it would train other weights. Save the model whose "
+            "A ChunkedTrainer is for `fit` only, since a copy of it would train other weights. Save the model whose "
             "weights it trains, compiled with the same optimizer."
         )
 
@@ -223,19 +222,19 @@ def chunked_cross_entropy(
     chunk_size: int = 1024,
     sample_weight: Any = None,
 ) -> TokenSums:
-    """Σ_t −[(1 − ε) z_t(y_t) + ε/V Σ_v z_t(v)] + log Σ_v exp z_t(v) with z_t = E x_t, over the real tokens.
+    """Σ_t −[(1 − ε) z_t(y_t) + ε/V Σ_v z_t(v)] + log Σ_v exp z_t(v), z_t = E x_t, over the tokens that are not padding.
 
-    The gradients are found beside the loss, while a chunk's probabilities p are at hand: those of log Σ exp z are p E
-    and pᵀ x. What label and smoothing add to them is written without logits.
+    The gradients are computed together with the loss, from the probabilities p of a chunk: those of log Σ exp z are p E
+    and pᵀ x. The terms of the label and of the smoothing need no logits.
 
     Args:
-        x: (B, T, M).
+        x: Hidden states (B, T, M).
         embeddings: E, (V, M).
         labels: Token ids (B, T).
         label_smoothing: ε.
-        ignore_id: The label that is padding; None if there is none.
-        chunk_size: C, the most tokens of a chunk; those of a batch are alike in size.
-        sample_weight: See `MaskedCrossEntropy`, for the sum of the loss.
+        ignore_id: Label of padding; None for no padding.
+        chunk_size: C, the most tokens of a chunk. The chunks of a batch have equal sizes.
+        sample_weight: See `MaskedCrossEntropy`; only for the sum of the loss.
 
     Returns:
         The sums. Gradients of the loss flow to x and E.
@@ -246,54 +245,55 @@ def chunked_cross_entropy(
         6.0
     """
     width, vocabulary_size = embeddings.shape[1], embeddings.shape[0]
-    tokens = tokens_of(labels, x, vocabulary_size, ignore_id, sample_weight)
-    labels, real, weights = (ops.reshape(each, (-1,)) for each in tokens)  # (N,)
-    rows = ops.where(ops.equal(real, 0)[:, None], 0, ops.reshape(x, (-1, width)))  # (N, M), finite where ignored
+    masked = masked_labels(labels, x, vocabulary_size, ignore_id, sample_weight)
+    labels, mask, weights = (ops.reshape(each, (-1,)) for each in masked)  # (N,)
+    rows = ops.where(ops.equal(mask, 0)[:, None], 0, ops.reshape(x, (-1, width)))  # (N, M), finite where ignored
     embeddings = ops.cast(embeddings, rows.dtype)
     smooth = label_smoothing / vocabulary_size
     dtype = keras.backend.standardize_dtype(rows.dtype)
     logits_dtype = "float32" if dtype == "float16" else dtype  # float16 has no probability below 6e-8
 
-    # All tensors are arguments because JAX could not differentiate a compiled function that closes over them.
+    # All tensors are arguments because JAX cannot differentiate a compiled function that closes over them.
     @ops.custom_gradient
-    def sums_of(rows: Any, embeddings: Any, labels: Any, real: Any, weights: Any) -> Any:
+    def sums_of(rows: Any, embeddings: Any, labels: Any, mask: Any, weights: Any) -> Any:
         row_sum = ops.sum(ops.cast(embeddings, "float32"), axis=0)  # (M,)
 
         def chunk(index: Any, carry: Any) -> Any:
             sums, d_rows, d_embeddings = carry
-            x, labels, real, weights = (each[index] for each in chunked)  # (C, M), (C,), (C,), (C,)
+            x, labels, mask, weights = (each[index] for each in chunked)  # (C, M), (C,), (C,), (C,)
             logits = ops.cast(ops.matmul(x, ops.transpose(embeddings)), logits_dtype)  # (C, V)
-            best = first_largest(logits)  # (C,)
+            best = argmax(logits)  # (C,)
             largest, correct = ops.cast(gather_labels(logits, best), "float32"), ops.equal(best, labels)
             probabilities = ops.softmax(logits)  # (C, V)
             label_logits, label_probabilities = (
                 ops.cast(gather_labels(values, labels), "float32") for values in (logits, probabilities)
             )  # (C,), z and p of the labels
-            # log Σ exp z = z − log p. Where p is too small for a number, the largest z is nearly all of it.
+            # log Σ exp z = z − log p. Where p underflows, the largest z is nearly all of the sum.
             log_sum = ops.maximum(label_logits - ops.log(ops.maximum(label_probabilities, 1e-37)), largest)  # (C,)
             probabilities = ops.cast(probabilities, x.dtype)
             x = ops.cast(x, "float32")
             label_vectors = ops.cast(ops.take(embeddings, labels, axis=0), "float32")  # (C, M)
             losses = log_sum - (1 - label_smoothing) * label_logits - smooth * ops.matmul(x, row_sum[:, None])[:, 0]
-            likelihoods = log_sum - label_logits  # negative, of the logarithm
-            pairs = (
-                (losses, weights),
-                (likelihoods, real),
-                (ops.cast(correct, "float32"), real),
-                (ops.ones_like(real), real),
+            negative_log_likelihoods = log_sum - label_logits
+            sums = sums + ops.stack(
+                [
+                    ops.sum(multiply_no_nan(losses, weights)),
+                    ops.sum(multiply_no_nan(negative_log_likelihoods, mask)),
+                    ops.sum(multiply_no_nan(ops.cast(correct, "float32"), mask)),
+                    ops.sum(multiply_no_nan(ops.ones_like(mask), mask)),
+                ]
             )
-            sums = sums + ops.stack([ops.sum(weighted(*pair)) for pair in pairs])
             weights = weights[:, None]  # (C, 1)
             attracted = (1 - label_smoothing) * label_vectors + smooth * row_sum  # (C, M)
             d_x = (ops.cast(ops.matmul(probabilities, embeddings), "float32") - attracted) * weights
             new = ops.matmul(ops.transpose(probabilities), ops.cast(x * weights, probabilities.dtype))  # (V, M)
-            # Not `slice_update`, which TensorFlow compiles anew for each shape.
+            # Not `slice_update`, which TensorFlow recompiles for each shape.
             d_rows = ops.scatter_update(d_rows, ops.reshape(index, (1, 1)), d_x[None])
             return sums, d_rows, d_embeddings + ops.cast(new, "float32")
 
         chunks = 1 + ops.shape(rows)[0] // chunk_size
-        size = 1 + ops.shape(rows)[0] // chunks  # C at most; the last chunk is not mostly padding
-        chunked = [_chunks_of(values, chunks, size) for values in (rows, labels, real, weights)]
+        size = 1 + ops.shape(rows)[0] // chunks  # at most C, so that the last chunk is not mostly padding
+        chunked = [_chunks_of(values, chunks, size) for values in (rows, labels, mask, weights)]
         sums, d_rows, d_embeddings = ops.fori_loop(
             0,
             chunks,
@@ -320,20 +320,20 @@ def chunked_cross_entropy(
 
         return sums, gradient
 
-    sums = sums_of(rows, embeddings, labels, real, weights)
+    sums = sums_of(rows, embeddings, labels, mask, weights)
     return TokenSums(*(sums[index] for index in range(4)))
 
 
 def _refuse_class_weight(class_weight: Any) -> None:
     if class_weight is not None:
         raise ValueError(
-            "`class_weight` weighs whole samples, where each token has a class. Give each token its weight: "
+            "`class_weight` weighs whole samples, but here each token has a class. Pass the weight of each token: "
             f"`fit(inputs, labels, sample_weight=weights)`. Received: class_weight={class_weight!r}"
         )
 
 
 def _chunks_of(values: Any, chunks: Any, size: Any) -> Any:
-    """(N, …) as (chunks, C, …), the last of it zeros."""
+    """Reshapes (N, …) to (chunks, C, …), padded with zeros."""
     rest = tuple(values.shape[1:])
     padded = ops.pad(values, [[0, chunks * size - ops.shape(values)[0]], *([0, 0] for _ in rest)])
     return ops.reshape(padded, (chunks, size, *rest))

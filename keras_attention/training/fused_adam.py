@@ -5,17 +5,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.training.summed_rows import SummedRows
+from keras_attention.training.dense_gradients import DenseGradients
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class FusedAdam(SummedRows, keras.optimizers.Adam):
+class FusedAdam(DenseGradients, keras.optimizers.Adam):
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε), all in one pass on TensorFlow.
 
-    `keras.optimizers.Adam` in its arguments, its state and, but for rounding, its results. Keras writes a step as a
-    dozen operations, each of which reads and writes whole variables; TensorFlow has a kernel that does all of them.
-    With `amsgrad`, and on other backends, the step is Keras' own. A row that an embedding's gradient has twice is
-    summed before it is squared, as it is not by Keras.
+    The arguments, the state and, but for rounding, the results are those of `keras.optimizers.Adam`. Keras writes a
+    step as a dozen operations, each of which reads and writes whole variables; TensorFlow has one kernel for all of
+    them. With `amsgrad`, and on other backends, the step is Keras' own. Unlike Keras, it sums the repeated rows of an
+    embedding's gradient before it squares them.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -28,34 +28,34 @@ class FusedAdam(SummedRows, keras.optimizers.Adam):
     """
 
     def build(self, var_list: list[Any]) -> None:
-        """Makes the moments.
+        """Creates the moments.
 
         Args:
-            var_list: What is trained.
+            var_list: Trainable variables.
         """
         if self.built:
             return
         super().build(var_list)
-        # What a float8 layer replaces with its gradient, its scales, has no moments.
+        # The scales of a float8 layer, which their gradients overwrite, have no moments.
         has_moments = [not getattr(each, "overwrite_with_gradient", False) for each in var_list]
         count = 2 * sum(has_moments)
-        moments = iter(self.variables[-count:])  # what Keras makes last: two of each variable in turn
+        moments = iter(self.variables[-count:])  # Keras creates these last: two of each variable in turn
         pairs = [(next(moments), next(moments)) if has else (None, None) for has in has_moments]
         self.first_moments, self.second_moments = map(list, zip(*pairs, strict=True))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Changes one variable.
+        """Updates one variable.
 
         Args:
-            gradient: Of the loss, dense.
-            variable: What is changed, as the backend's own.
-            learning_rate: Of this step.
+            gradient: Dense gradient of the loss.
+            variable: Variable of the backend.
+            learning_rate: Learning rate of this step.
         """
         if keras.config.backend() != "tensorflow" or self.amsgrad:
             return super().update_step(gradient, variable, learning_rate)
         import tensorflow as tf
 
-        # What Keras gives its subclasses to find the state of the backend's variable, on every device that holds it.
+        # Keras gives its subclasses this to find the state of the backend's variable, on every device that holds it.
         index = self._get_variable_index(variable)
         rate, step, beta_1, beta_2, epsilon, gradient = (
             ops.cast(value, variable.dtype)

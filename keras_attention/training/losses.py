@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy over real tokens.
+"""Label-smoothed cross-entropy over the tokens that are not padding.
 
 Shapes: B batch, T target length, V vocabulary.
 """
@@ -9,34 +9,39 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, integer_or_none
-from keras_attention.training.tokens import Tokens, share_of_replica, tokens_of, weighted
+from keras_attention.training.labels import (
+    MaskedLabels,
+    masked_labels,
+    multiply_no_nan,
+    scale_loss_for_distribution,
+)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MaskedCrossEntropy(keras.losses.Loss):
     """L = −1/n Σ_t w_t [(1 − ε) log p(y_t) + ε/V Σ_v log p(v)] over the n tokens that are not padding.
 
-    With log p(v) = z_v − log Σ exp z, so neither the probabilities' logarithms nor a one-hot of the
-    vocabulary is ever stored, forward or backward. The numbers are those of
+    log p(v) is computed as z_v − log Σ exp z, so that neither log-probabilities nor one-hot labels over the
+    vocabulary are stored, forward or backward. The values are those of
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignore_id)` for every `reduction`.
 
-    `sample_weight` gives w_t, 1 by default: a number, or weights of sentences, (B,) or (B, 1), or of tokens, (B, T) or
-    (B, T, 1). The mean is over the n tokens whatever their weights, and with `reduction="mean_with_sample_weight"` over
-    the sum of the weights of the tokens, Σ_t w_t, whatever the shape they are given in. A token that an implicit mask
-    of the logits hides is ignored like padding.
+    `sample_weight` gives w_t, 1 by default: a number, weights of sentences, (B,) or (B, 1), or weights of tokens,
+    (B, T) or (B, T, 1). The mean is over the n tokens whatever their weights; with
+    `reduction="mean_with_sample_weight"`, over the sum of the tokens' weights, Σ_t w_t, whatever the shape of
+    `sample_weight`. A token that an implicit mask of the logits hides is ignored like padding.
 
-    A label outside the vocabulary raises an error. Where nothing can raise, in a function that XLA or JAX compiles,
-    the loss is NaN.
+    A label outside the vocabulary raises an error. In a function that XLA or JAX compiles, where nothing can raise, the
+    loss is NaN.
 
     Args:
         label_smoothing: ε.
-        ignore_id: The label that is padding, inside the vocabulary or outside of it; None if there is none.
-        name: Shown by `summary` and in logs.
-        **kwargs: `reduction`, `dtype`.
+        ignore_id: Label of padding, inside the vocabulary or outside of it; None for no padding.
+        name: Name of the loss.
+        **kwargs: See `keras.losses.Loss`: `reduction`, `dtype`.
 
     Raises:
-        ValueError: An ε outside [0, 1); an `ignore_id` that is no integer; labels or weights whose shapes do not fit
-            the logits; a label outside the vocabulary.
+        ValueError: If ε is outside [0, 1), `ignore_id` is not an integer, the shape of the labels or weights does not
+            match the logits, or a label is outside the vocabulary.
 
     Example:
         >>> loss = MaskedCrossEntropy(label_smoothing=0.1)
@@ -54,18 +59,20 @@ class MaskedCrossEntropy(keras.losses.Loss):
         self.ignore_id = integer_or_none(ignore_id, "ignore_id")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        # Not Keras' own, which would keep labels in the dtype of the loss and divide by what an implicit mask hides.
+        # Keras' own would cast the labels to the dtype of the loss and count the tokens that an implicit mask hides.
         with keras.name_scope(self.name):
-            losses, tokens = self._weighted_losses(y_true, y_pred, sample_weight)  # (B, T)
+            losses, masked = self._weighted_losses(y_true, y_pred, sample_weight)  # (B, T)
             if self.reduction not in ("none", None):
                 losses = ops.sum(losses)
             if self.reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
-                counted = tokens.weights if self.reduction == "mean_with_sample_weight" else tokens.real
-                losses = share_of_replica(ops.divide_no_nan(losses, ops.cast(ops.sum(counted), losses.dtype)))
+                counted = masked.weights if self.reduction == "mean_with_sample_weight" else masked.mask
+                losses = scale_loss_for_distribution(
+                    ops.divide_no_nan(losses, ops.cast(ops.sum(counted), losses.dtype))
+                )
             return ops.cast(losses, self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of each token.
+        """Computes the loss of each token.
 
         Args:
             y_true: Token ids (B, T).
@@ -76,17 +83,18 @@ class MaskedCrossEntropy(keras.losses.Loss):
         """
         return self._weighted_losses(y_true, y_pred)[0]
 
-    def _weighted_losses(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Tokens]:
+    def _weighted_losses(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, MaskedLabels]:
         y_pred = ops.convert_to_tensor(y_pred)
-        tokens = tokens_of(y_true, y_pred, y_pred.shape[-1], self.ignore_id, sample_weight)
-        return weighted(token_cross_entropy(tokens.labels, y_pred, self.label_smoothing), tokens.weights), tokens
+        masked = masked_labels(y_true, y_pred, y_pred.shape[-1], self.ignore_id, sample_weight)
+        losses = token_cross_entropy(masked.labels, y_pred, self.label_smoothing)
+        return multiply_no_nan(losses, masked.weights), masked
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "label_smoothing": self.label_smoothing, "ignore_id": self.ignore_id}
 
 
 def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) -> Any:
-    """Cross-entropy of each token against its smoothed label.
+    """Computes the cross-entropy of each token with its smoothed label.
 
     Args:
         labels: Token ids (B, T).
@@ -107,12 +115,12 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
     logits = ops.reshape(logits, (-1, vocabulary_size))  # (N, V)
     smooth = label_smoothing / vocabulary_size
 
-    # The gradient is softmax(z) − target. Written out, it costs two passes over (N, V); derived from the
-    # forward pass, the gathered logit and the mean would each cost a tensor of that size more.
-    # The labels are an argument because JAX could not differentiate a compiled function that closes over them.
+    # The gradient is softmax(z) − target. Written out, it takes two passes over (N, V); derived automatically, the
+    # gathered logit and the mean would each take another tensor of that size.
+    # The labels are an argument because JAX cannot differentiate a compiled function that closes over them.
     @ops.custom_gradient
     def cross_entropy(logits: Any, labels: Any) -> Any:
-        exponentials, log_sum = exponentials_and_log_sum(logits)  # (N, V), (N,)
+        exponentials, log_sum = exp_and_logsumexp(logits)  # (N, V), (N,)
         label_logits = gather_labels(logits, labels)  # (N,)
         losses = log_sum - (1 - label_smoothing) * label_logits
         if label_smoothing:
@@ -131,52 +139,25 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
     return ops.reshape(cross_entropy(logits, labels), shape)
 
 
-def exponentials_and_log_sum(logits: Any) -> tuple[Any, Any]:
-    """exp(z − max z) and log Σ exp z, in the same operations for loss and metrics.
-
-    A graph that holds both computes them once.
-
-    Args:
-        logits: (N, V).
-
-    Returns:
-        (N, V) and (N,).
-
-    Example:
-        >>> _, log_sum = exponentials_and_log_sum(keras.ops.zeros((1, 10)))
-        >>> float(log_sum[0])
-        2.302585...
-    """
-    largest = (
-        logits[:, 0] if logits.shape[0] == 0 else ops.max(logits, axis=-1)
-    )  # (N,); Keras has no maximum of nothing
+def exp_and_logsumexp(logits: Any) -> tuple[Any, Any]:
+    """Computes exp(z − max z), (N, V), and log Σ exp z, (N,), of logits (N, V)."""
+    # Loss and metrics share these operations, so that a graph with both computes them once.
+    # Keras has no maximum of nothing.
+    largest = logits[:, 0] if logits.shape[0] == 0 else ops.max(logits, axis=-1)  # (N,)
     exponentials = ops.exp(logits - largest[:, None])  # (N, V)
     return exponentials, ops.log(ops.sum(exponentials, axis=-1)) + largest
 
 
-def first_largest(logits: Any) -> Any:
-    """The index of the largest logit of each row (N,), int32; the first of equal ones."""
+def argmax(logits: Any) -> Any:
+    """The index (N,), int32, of the largest logit in each row; the first of equal ones."""
     if keras.config.backend() != "tensorflow":
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
     import tensorflow as tf
 
-    # Keras' own takes several more passes over the logits, to order -0.0 and 0.0.
+    # Keras' own takes several more passes over the logits to order -0.0 and 0.0.
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
 
 def gather_labels(logits: Any, labels: Any) -> Any:
-    """The logit of each row's label.
-
-    Args:
-        logits: (N, V).
-        labels: (N,).
-
-    Returns:
-        (N,).
-
-    Example:
-        >>> logits = keras.ops.array([[1.0, 2.0], [3.0, 4.0]])
-        >>> keras.ops.convert_to_numpy(gather_labels(logits, keras.ops.array([1, 0])))
-        array([2., 3.], dtype=float32)
-    """
+    """The logit (N,) of each label (N,) in logits (N, V)."""
     return ops.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]

@@ -9,14 +9,14 @@ LARGEST, STEP = 2**31 - 1, 2**28
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep the memory it frees, which training on a CPU wants back at the next step.
+    """Lets this process keep the memory it frees, which training on a CPU needs again at the next step.
 
     Batches of different lengths make tensors of different sizes. glibc returns each large one to the kernel and
-    gets it again as pages to be zeroed one by one, which can cost as much time as the arithmetic. The price: the
-    process stays as large as it once was. Does nothing where there is no glibc.
+    gets it back as pages that are zeroed one by one, which can cost as much time as the arithmetic. In exchange, the
+    process never shrinks. Does nothing without glibc.
 
     Returns:
-        Whether it took effect.
+        True if it took effect.
 
     Example:
         >>> keep_freed_memory() in (True, False)

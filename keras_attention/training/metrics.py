@@ -1,4 +1,4 @@
-"""Accuracy and perplexity over real tokens.
+"""Accuracy and perplexity over the tokens that are not padding.
 
 Shapes: B batch, T target length, V vocabulary.
 """
@@ -9,18 +9,12 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import integer_or_none
-from keras_attention.training.losses import exponentials_and_log_sum, first_largest, gather_labels
-from keras_attention.training.tokens import tokens_of, weighted
+from keras_attention.training.labels import masked_labels, multiply_no_nan
+from keras_attention.training.losses import argmax, exp_and_logsumexp, gather_labels
 
 
 class TokenMetric(keras.metrics.Metric):
-    """Base: a sum over the tokens that are not padding, and their number.
-
-    Args:
-        name: Shown by `fit`.
-        ignore_id: The label that is padding; None if there is none.
-        **kwargs: `dtype`.
-    """
+    """Base class: the mean of a value over the tokens that are not padding."""
 
     def __init__(self, name: str, ignore_id: int | None = 0, **kwargs: Any):
         super().__init__(name=name, **kwargs)
@@ -29,49 +23,36 @@ class TokenMetric(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch.
+        """Accumulates a batch.
 
         Args:
             y_true: Token ids (B, T).
             y_pred: Logits (B, T, V).
-            sample_weight: A number, weights of sentences, (B,) or (B, 1), or of tokens, (B, T) or (B, T, 1).
+            sample_weight: A number, weights of sentences, (B,) or (B, 1), or weights of tokens, (B, T) or (B, T, 1).
 
         Raises:
-            ValueError: Shapes that do not fit, or a label outside the vocabulary. Where nothing can raise, as of
-                `MaskedCrossEntropy`, the result is NaN.
+            ValueError: If shapes do not match, or a label is outside the vocabulary. In a function that XLA or JAX
+                compiles, where nothing can raise, the result is NaN.
         """
         y_pred = ops.convert_to_tensor(y_pred)
         vocabulary_size = y_pred.shape[-1]
-        tokens = tokens_of(y_true, y_pred, vocabulary_size, self.ignore_id, sample_weight)
-        labels = ops.reshape(tokens.labels, (-1,))  # (N,) with N = B·T
+        masked = masked_labels(y_true, y_pred, vocabulary_size, self.ignore_id, sample_weight)
+        labels = ops.reshape(masked.labels, (-1,))  # (N,) with N = B·T
         logits = ops.reshape(ops.cast(y_pred, "float32"), (-1, vocabulary_size))  # (N, V)
-        weights = ops.reshape(tokens.weights, (-1,))  # (N,)
-        self.add(ops.sum(weighted(self.of_tokens(labels, logits), weights)), ops.sum(weights))
+        weights = ops.reshape(masked.weights, (-1,))  # (N,)
+        self.add(ops.sum(multiply_no_nan(self.token_values(labels, logits), weights)), ops.sum(weights))
 
     def add(self, total: Any, count: Any) -> None:
-        """Adds tokens whose sum is known.
-
-        Args:
-            total: The sum over them.
-            count: Their number.
-        """
+        """Accumulates a sum over tokens and their number."""
         self.total.assign_add(total)
         self.count.assign_add(count)
 
-    def of_tokens(self, labels: Any, logits: Any) -> Any:
-        """The quantity that is summed.
-
-        Args:
-            labels: (N,).
-            logits: (N, V).
-
-        Returns:
-            (N,), float32.
-        """
-        raise TypeError(f"{type(self).__name__} must define `of_tokens(labels, logits)`")
+    def token_values(self, labels: Any, logits: Any) -> Any:
+        """The value of each token (N,), float32, from labels (N,) and logits (N, V)."""
+        raise TypeError(f"{type(self).__name__} must define `token_values(labels, logits)`")
 
     def result(self) -> Any:
-        """The mean over all tokens so far, 0 before the first.
+        """Computes the mean over all tokens so far, 0 before the first.
 
         Returns:
             A scalar.
@@ -84,11 +65,11 @@ class TokenMetric(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MaskedAccuracy(TokenMetric):
-    """Share of the tokens whose label has the largest logit, the first of several equal ones.
+    """Fraction of the tokens whose label has the largest logit, the first of equal ones.
 
     Args:
-        name: Shown by `fit`.
-        **kwargs: `ignore_id`, `dtype`.
+        name: Name of the metric.
+        **kwargs: `ignore_id` (see `MaskedCrossEntropy`) and `dtype`.
 
     Example:
         >>> metric = MaskedAccuracy()
@@ -100,8 +81,8 @@ class MaskedAccuracy(TokenMetric):
     def __init__(self, name: str = "accuracy", **kwargs: Any):
         super().__init__(name, **kwargs)
 
-    def of_tokens(self, labels: Any, logits: Any) -> Any:
-        return ops.cast(ops.equal(first_largest(logits), labels), "float32")
+    def token_values(self, labels: Any, logits: Any) -> Any:
+        return ops.cast(ops.equal(argmax(logits), labels), "float32")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -109,8 +90,8 @@ class Perplexity(TokenMetric):
     """exp of the mean negative log-likelihood of the tokens, without label smoothing.
 
     Args:
-        name: Shown by `fit`.
-        **kwargs: `ignore_id`, `dtype`.
+        name: Name of the metric.
+        **kwargs: `ignore_id` (see `MaskedCrossEntropy`) and `dtype`.
 
     Example:
         >>> metric = Perplexity()
@@ -122,11 +103,11 @@ class Perplexity(TokenMetric):
     def __init__(self, name: str = "perplexity", **kwargs: Any):
         super().__init__(name, **kwargs)
 
-    def of_tokens(self, labels: Any, logits: Any) -> Any:
-        return exponentials_and_log_sum(logits)[1] - gather_labels(logits, labels)
+    def token_values(self, labels: Any, logits: Any) -> Any:
+        return exp_and_logsumexp(logits)[1] - gather_labels(logits, labels)
 
     def result(self) -> Any:
-        """The perplexity of all tokens so far, 1 before the first.
+        """Computes the perplexity of all tokens so far, 1 before the first.
 
         Returns:
             A scalar.

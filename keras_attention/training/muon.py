@@ -1,4 +1,4 @@
-"""An optimizer that turns the momentum of each weight matrix into one whose singular values are all about 1."""
+"""Muon, an optimizer that makes all singular values of a matrix's update about 1."""
 
 import math
 from typing import Any
@@ -7,36 +7,36 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, positive_integer, positive_number
+from keras_attention.training.dense_gradients import DenseGradients
 from keras_attention.training.schedules import InverseSqrtSchedule
-from keras_attention.training.summed_rows import SummedRows
 
-# Of the polynomial a x + b x³ + c x⁵, which takes singular values between 0 and 1 near to 1 (Jordan et al. 2024).
+# Coefficients of a x + b x³ + c x⁵, which moves singular values between 0 and 1 towards 1 (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
-# The root mean square of an update by Adam, to which those of matrices are scaled (Liu et al. 2025, section 2.2).
+# Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Muon(SummedRows, keras.optimizers.Optimizer):
+class Muon(DenseGradients, keras.optimizers.Optimizer):
     """W ← W − lr · 0.2 √max(m, n) · U Vᵀ, where U Σ Vᵀ is the momentum of the gradient of an m × n matrix.
 
-    Every variable named "kernel" with two or more axes is such a matrix; all others (embeddings, biases, scales of
-    norms) are trained by Adam, with the same rate. A step costs more than one of Adam, by as much as a few products of
-    the matrices with themselves, so it wants batches of some thousand tokens.
+    Every variable named "kernel" with two or more axes is such a matrix. Adam trains all others (embeddings, biases,
+    scales of normalization layers) with the same learning rate. A step costs a few products of each matrix with itself
+    more than a step of Adam, so use batches of a few thousand tokens.
 
-    Keras has an optimizer of this name, which takes kernels of two axes alone: those of attention have three.
+    `keras.optimizers.Muon` only takes kernels with two axes; those of attention have three.
 
     Args:
         learning_rate: A number or a schedule.
-        momentum: Of matrices, with Nesterov's step ahead.
-        beta_1: Of Adam.
-        beta_2: Of Adam.
-        epsilon: Of Adam.
-        steps: Iterations that make the singular values alike.
+        momentum: Nesterov momentum of the matrices.
+        beta_1: β₁ of Adam.
+        beta_2: β₂ of Adam.
+        epsilon: ε of Adam.
+        steps: Number of Newton-Schulz iterations.
         **kwargs: See `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: A momentum outside [0, 1), or a number of steps below 1.
+        ValueError: If a momentum is outside [0, 1), or `steps` is below 1.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -67,10 +67,10 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
         self.steps = positive_integer(steps, "steps")
 
     def build(self, variables: list[Any]) -> None:
-        """Makes the moments: two for Adam, one for a matrix.
+        """Creates the moments: one of each matrix, two of each other variable.
 
         Args:
-            variables: What is trained.
+            variables: Trainable variables.
         """
         if self.built:
             return
@@ -80,14 +80,14 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
         self.second_moments = [None if is_matrix(each) else make(each, name="velocity") for each in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Changes one variable.
+        """Updates one variable.
 
         Args:
-            gradient: Of the loss.
-            variable: What is changed, as the backend's own.
-            learning_rate: Of this step.
+            gradient: Gradient of the loss.
+            variable: Variable of the backend.
+            learning_rate: Learning rate of this step.
         """
-        # What Keras gives its subclasses to find the state of the backend's variable, on every device that holds it.
+        # Keras gives its subclasses this to find the state of the backend's variable, on every device that holds it.
         index = self._get_variable_index(variable)
         first, second = self.first_moments[index], self.second_moments[index]
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
@@ -100,9 +100,9 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
     def _matrix_update(self, gradient: Any, moment: Any, shape: tuple[int, ...]) -> Any:
         self.assign(moment, ops.add(ops.multiply(moment, self.momentum), gradient))
         ahead = ops.add(gradient, ops.multiply(moment, self.momentum))
-        rows, columns = as_matrix(shape)
-        same = orthogonalized(ops.reshape(ahead, (rows, columns)), self.steps)
-        return ops.reshape(same, shape) * (UPDATE_SIZE * max(rows, columns) ** 0.5)
+        rows, columns = matrix_shape(shape)
+        update = orthogonalize(ops.reshape(ahead, (rows, columns)), self.steps)
+        return ops.reshape(update, shape) * (UPDATE_SIZE * max(rows, columns) ** 0.5)
 
     def _adam_update(self, gradient: Any, first: Any, second: Any) -> Any:
         step = ops.cast(self.iterations + 1, first.dtype)
@@ -113,7 +113,7 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
         return ops.divide(mean, spread + self.epsilon)
 
     def get_config(self) -> dict[str, Any]:
-        """What makes the same optimizer again.
+        """Returns the config of the optimizer.
 
         Returns:
             Keyword arguments of the constructor.
@@ -122,23 +122,9 @@ class Muon(SummedRows, keras.optimizers.Optimizer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def orthogonalized(matrix: Any, steps: int) -> Any:
-    """U Vᵀ of U Σ Vᵀ, roughly: by Newton-Schulz iterations, which are matrix products alone.
-
-    Args:
-        matrix: (m, n).
-        steps: Iterations.
-
-    Returns:
-        (m, n), with singular values between about 0.7 and 1.2 where those of the matrix are not tiny.
-
-    Example:
-        >>> same = orthogonalized(keras.ops.array([[3.0, 0.0], [0.0, 1.0]]), steps=5)
-        >>> bool(keras.ops.all(keras.ops.abs(same - keras.ops.eye(2)) < 0.35))
-        True
-
-    Source: Jordan et al. 2024.
-    """
+def orthogonalize(matrix: Any, steps: int) -> Any:
+    """Approximates U Vᵀ of a matrix U Σ Vᵀ, (m, n), by Newton-Schulz iterations, which only need matrix products."""
+    # The singular values of the result are between about 0.7 and 1.2 where those of the matrix are not tiny.
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = ops.transpose(matrix) if tall else matrix
@@ -150,32 +136,14 @@ def orthogonalized(matrix: Any, steps: int) -> Any:
 
 
 def is_matrix(variable: Any) -> bool:
-    """Whether a variable is a map between vectors.
-
-    Args:
-        variable: A Keras variable.
-
-    Returns:
-        True for kernels of two or more axes.
-    """
+    """Whether a variable is a kernel with two or more axes."""
     return variable.name == "kernel" and len(variable.shape) > 1
 
 
-def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The rows and columns of a kernel: (M, H, D) maps M to H·D, (H, D, M) maps H·D to M.
-
-    Args:
-        shape: Of the kernel.
-
-    Returns:
-        Of all ways to part the axes, the one most nearly square.
-
-    Example:
-        >>> as_matrix((256, 4, 64)), as_matrix((4, 64, 256)), as_matrix((256, 1024))
-        ((256, 256), (256, 256), (256, 1024))
-    """
-    ways = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for axis in range(1, len(shape))]
-    return min(ways, key=lambda way: max(way) / min(way))
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The most nearly square matrix of a kernel: (M, H, D) maps M to H·D, (H, D, M) maps H·D to M."""
+    splits = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for axis in range(1, len(shape))]
+    return min(splits, key=lambda split: max(split) / min(split))
 
 
 def muon_optimizer(
@@ -185,10 +153,10 @@ def muon_optimizer(
     total_steps: int | None = None,
     gradient_accumulation_steps: int = 1,
 ) -> Muon:
-    """`Muon` with the paper's schedule.
+    """Returns `Muon` with the paper's learning-rate schedule.
 
     Args:
-        config: Anything with a `hidden_dim`, such as `model.config`.
+        config: Config with a `hidden_dim`, such as `model.config`.
         warmup_steps: See `InverseSqrtSchedule`.
         scale: See `InverseSqrtSchedule`.
         total_steps: See `InverseSqrtSchedule`.
@@ -198,7 +166,7 @@ def muon_optimizer(
         An optimizer for `compile`.
 
     Raises:
-        ValueError: A size or a scale that is not above zero.
+        ValueError: If a size or the scale is not above zero.
 
     Example:
         >>> from keras_attention import TransformerConfig

@@ -11,26 +11,27 @@ from keras_attention.training.fused_adam import FusedAdam
 
 @keras.saving.register_keras_serializable("keras_attention")
 class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): a linear rise, then 1/√step.
+    """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): linear warm-up, then 1/√step.
 
-    Where it is known when training ends, the last third can be spent falling to zero: the weights come to rest,
-    as averaging checkpoints lets them do.
+    With `total_steps`, the learning rate is multiplied by a linear decay to zero over the last third of the steps,
+    which helps as averaging checkpoints does.
 
     Args:
         hidden_dim: d_model.
-        warmup_steps: Steps of the rise.
-        scale: A factor on the whole; 1 in the paper.
-        total_steps: The step at which the rate reaches zero; None, as in the paper, for never.
-        batches_per_step: The `gradient_accumulation_steps` of the optimizer, which counts batches to its schedule.
+        warmup_steps: Number of warm-up steps.
+        scale: Factor on the learning rate; 1 in the paper.
+        total_steps: Step at which the learning rate reaches zero; None, as in the paper, for no decay.
+        batches_per_step: The `gradient_accumulation_steps` of the optimizer, which passes its schedule the number of
+            batches.
 
     Raises:
-        ValueError: A size or a scale that is not above zero.
+        ValueError: If a size or the scale is not above zero.
 
     Example:
         >>> float(InverseSqrtSchedule(hidden_dim=512)(3999))  # the 4000th step, the highest
         0.00069877...
 
-    Source: Vaswani et al. 2017, section 5.3, equation 3; for the fall, Hägele et al. 2024, "Scaling Laws and
+    Source: Vaswani et al. 2017, section 5.3, equation 3; for the decay, Hägele et al. 2024, "Scaling Laws and
     Compute-Optimal Training Beyond Fixed Training Durations", section 3.
     """
 
@@ -49,10 +50,10 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.batches_per_step = positive_integer(batches_per_step, "batches_per_step")
 
     def __call__(self, step: Any) -> Any:
-        # Keras counts the batches already seen.
+        # Keras passes the number of batches before this one.
         step = ops.cast(ops.floor_divide(step, self.batches_per_step), "float32") + 1.0
-        rise = step * self.warmup_steps**-1.5
-        rate = self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), rise)
+        warmup = step * self.warmup_steps**-1.5
+        rate = self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), warmup)
         if self.total_steps is None:
             return rate
         remaining = (self.total_steps - step) / self.total_steps
@@ -76,22 +77,22 @@ def paper_optimizer(
     total_steps: int | None = None,
     gradient_accumulation_steps: int = 1,
 ) -> keras.optimizers.Optimizer:
-    """Adam with β1 = 0.9, β2 = 0.98, ε = 1e-9 and the paper's schedule, gradients clipped by their norm.
+    """Returns Adam with β₁ = 0.9, β₂ = 0.98, ε = 1e-9, the paper's schedule and gradients clipped by their norm.
 
     Args:
-        config: Anything with a `hidden_dim`, such as `model.config`.
+        config: Config with a `hidden_dim`, such as `model.config`.
         warmup_steps: See `InverseSqrtSchedule`.
         scale: See `InverseSqrtSchedule`.
-        global_clipnorm: The largest norm of all gradients together; None clips nothing, as in the paper.
+        global_clipnorm: Maximum norm of all gradients together; None, as in the paper, for no clipping.
         total_steps: See `InverseSqrtSchedule`.
-        gradient_accumulation_steps: Batches whose gradients are averaged for one step of optimizer and schedule. Each
-            counts the same: with a loss that is the mean of its batch's tokens, so do those of a batch with fewer.
+        gradient_accumulation_steps: Number of batches whose gradients are averaged for one step of the optimizer and
+            the schedule. Each batch counts the same, also one with fewer tokens.
 
     Returns:
         An optimizer for `compile`.
 
     Raises:
-        ValueError: A size or a scale that is not above zero.
+        ValueError: If a size or the scale is not above zero.
 
     Example:
         >>> from keras_attention import TransformerConfig
@@ -101,7 +102,7 @@ def paper_optimizer(
     Source: Vaswani et al. 2017, section 5.3.
     """
     batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
-    # On torch Keras steps all variables at once, for its own class alone; on JAX the compiler joins the operations.
+    # On torch, Keras updates all variables at once, but only for its own class; on JAX, XLA fuses the operations.
     adam = FusedAdam if keras.config.backend() == "tensorflow" else keras.optimizers.Adam
     return adam(
         InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
