@@ -1,4 +1,4 @@
-"""Runs an exported text-to-text model in the ways that callers do, to compare what they give.
+"""Runs an exported text-to-text model in the ways that callers do, to compare the results.
 
 `run_in_tensorflow` starts a process in which only TensorFlow and the library of SentencePiece's ops are
 loaded, and there loads the model as Python does and as a session, such as TensorFlow Serving's, does.
@@ -43,7 +43,7 @@ def as_bytes(texts):
 
 
 def meta_graph(path):
-    """The graph for serving, as the file holds it."""
+    """The graph for serving in the file."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved_model = SavedModel.FromString((Path(path) / "saved_model.pb").read_bytes())
@@ -108,7 +108,7 @@ def _work(path, in_python, in_session):
         answers[1].extend(_answer(ask_session, *request) for request in in_session)
     foreign = {"keras_attention", "tensorflow_text", "sentencepiece"} & set(sys.modules)
     if foreign:
-        raise RuntimeError(f"This process was to load TensorFlow alone, and has {foreign}")
+        raise RuntimeError(f"This process must load only TensorFlow, and has {foreign}")
     return answers
 
 
@@ -120,5 +120,5 @@ def _answer(run, signature, inputs):
 
 
 if __name__ == "__main__":
-    found = _work(sys.argv[2], *pickle.load(sys.stdin.buffer))
-    sys.stdout.buffer.write(pickle.dumps(found))
+    answers = _work(sys.argv[2], *pickle.load(sys.stdin.buffer))
+    sys.stdout.buffer.write(pickle.dumps(answers))

@@ -1,4 +1,4 @@
-"""What the tests of the development server share: requests to a served stub, and a gate before its model."""
+"""Functions of the tests of the development server: requests to a served stub, and a gate before its model."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ SLOW = {"source": ["a"], "rounds": [200_000_000]}  # minutes, if nobody ends it
 
 
 class Gate:
-    """Holds the runs of a model until it is open, and tells of requests that come."""
+    """Blocks the runs of a model until it is open, and counts the requests that arrive."""
 
     def __init__(self, service, monkeypatch):
         self.open, self.entered, self.came = threading.Event(), threading.Event(), threading.Semaphore(0)
@@ -40,13 +40,13 @@ class Gate:
         monkeypatch.setattr(service.batcher, "submit", told_submit)
 
     def wait_for(self, requests):
-        """Waits until so many requests are in the queue or run."""
+        """Waits until a number of requests are in the queue or run."""
         for _ in range(requests):
             assert self.came.acquire(timeout=LONG)
 
 
 def ask(server, path, document=None, method=None, headers=None):
-    """Sends one request; gives the status and the answer, read as JSON."""
+    """Sends one request and returns the status and the JSON or text of the response."""
     body = json.dumps(document).encode() if isinstance(document, dict) else document
     connection = http.client.HTTPConnection(server.host, server.rest_port, timeout=LONG)
     try:
@@ -64,11 +64,11 @@ def predict(server, **document):
 
 
 def counted(server, name, **labels):
-    """A number among the server's counts; 0 where it has not been counted yet."""
+    """A number of the server's metrics, 0 if it has not been counted yet."""
     text = ask(server, "/monitoring/prometheus/metrics")[1]
     written = ",".join(f'{key}="{value}"' for key, value in labels.items())
-    found = re.search(rf"^keras_attention_{name}{{{written}}} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0
+    match = re.search(rf"^keras_attention_{name}{{{written}}} (\S+)$", text, re.MULTILINE)
+    return float(match[1]) if match else 0
 
 
 def predict_request(signature_name="", version=None, name="stub", **inputs):
@@ -87,14 +87,14 @@ def connect(server, port="rest_port"):
 
 
 def ended(connection):
-    """Reads until the other side ends the connection; gives what came."""
-    found = b""
+    """Reads until the server closes the connection and returns the bytes."""
+    received = b""
     try:
         while part := connection.recv(4096):
-            found += part
+            received += part
     except ConnectionError:
         pass
-    return found
+    return received
 
 
 def wait_until(true):

@@ -1,4 +1,4 @@
-"""The queue before the model: what is joined, what is split, what is refused."""
+"""The queue before the model: which requests are joined, split, refused."""
 
 import dataclasses
 import threading
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.tensorflow
 ROWS = tf.TensorSpec([None, None], tf.int32)
 DOUBLE = Signature("double", {"x": ROWS}, {"y": ROWS})
 TRIPLE = Signature("triple", {"x": ROWS}, {"y": ROWS})
-ALONE = Signature("alone", {"x": tf.TensorSpec([], tf.int32)}, {"y": tf.TensorSpec([], tf.int32)})
-FACTOR = {"double": 2, "triple": 3, "alone": 5}
+SCALAR = Signature("scalar", {"x": tf.TensorSpec([], tf.int32)}, {"y": tf.TensorSpec([], tf.int32)})
+FACTOR = {"double": 2, "triple": 3, "scalar": 5}
 LONG = 300  # seconds after which a test gives up
 
 
@@ -91,10 +91,10 @@ def test_other_signatures_and_other_widths_are_not_joined(make, gate):
 
 def test_a_signature_without_a_batch_runs_alone(make, gate):
     batcher = make()
-    answers = [batcher.submit(ALONE, {"x": np.int32(number).reshape(())}) for number in (3, 4)]
+    answers = [batcher.submit(SCALAR, {"x": np.int32(number).reshape(())}) for number in (3, 4)]
     gate.open.set()
     assert [answer.result(LONG)["y"] for answer in answers] == [15, 20]
-    assert gate.batches[1:] == [("alone", ()), ("alone", ())]
+    assert gate.batches[1:] == [("scalar", ()), ("scalar", ())]
 
 
 def test_a_batch_is_not_larger_than_allowed_but_a_request_may_be(make, gate):
@@ -134,8 +134,8 @@ def test_outputs_without_the_batch_first_are_an_error_and_not_split_wrongly():
     first = batcher.submit(TRIPLE, rows(1, width=3))
     answers = [batcher.submit(DOUBLE, rows(2, width=5)) for _ in range(2)]
     gate.set()
-    assert first.result(LONG)["y"].shape == (3, 1)  # alone there is nothing to split
-    assert [answer.result(LONG)["y"].shape for answer in answers] == [(3, 2), (3, 2)]  # so each is run alone
+    assert first.result(LONG)["y"].shape == (3, 1)  # by itself, with nothing to split
+    assert [answer.result(LONG)["y"].shape for answer in answers] == [(3, 2), (3, 2)]  # so each is run by itself
     batcher.close()
 
 

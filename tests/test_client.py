@@ -101,9 +101,9 @@ def test_translations_are_those_of_python(client, sentences, expected):
 
 
 def test_the_best_translations_come_with_their_scores(client, sentences, expected):
-    found = client.translate_nbest(sentences)
-    assert [[len(each), each[0].text] for each in found] == [[3, text] for text in expected]
-    for each in found:
+    translations = client.translate_nbest(sentences)
+    assert [[len(each), each[0].text] for each in translations] == [[3, text] for text in expected]
+    for each in translations:
         scores = [translation.score for translation in each]
         assert scores == sorted(scores, reverse=True)
 
@@ -111,23 +111,23 @@ def test_the_best_translations_come_with_their_scores(client, sentences, expecte
 def test_scores_agree_with_the_search(client, sentences, expected):
     best = [each[0].score for each in client.translate_nbest(sentences)]
     alpha = tiny_translator().length_penalty
-    found = client.score(sentences, expected)
+    scores = client.score(sentences, expected)
     # A translation may be written in other pieces than those that its text is cut into.
     same = 0
-    for score, (total, tokens) in zip(best, found, strict=True):
+    for score, (total, tokens) in zip(best, scores, strict=True):
         same += np.isclose(score, total / ((5 + tokens) / 6) ** alpha, atol=1e-4)
     assert same >= len(sentences) / 2
     assert client.score([], []) == []
 
 
 def test_alignments_have_a_row_for_each_piece(client, sentences, expected):
-    found = client.align(sentences[0])
-    assert found.text == expected[0]
+    alignment = client.align(sentences[0])
+    assert alignment.text == expected[0]
     (source,) = tiny_tokenizer().encode([sentences[0]])
-    assert found.source_pieces == [*tiny_tokenizer().pieces(source), "</s>"]
-    assert "".join(found.target_pieces[:-1]).replace("▁", " ").strip() == found.text
-    assert np.shape(found.weights) == (len(found.target_pieces), len(found.source_pieces))
-    np.testing.assert_allclose(np.sum(found.weights, axis=1), 1, atol=1e-3)
+    assert alignment.source_pieces == [*tiny_tokenizer().pieces(source), "</s>"]
+    assert "".join(alignment.target_pieces[:-1]).replace("▁", " ").strip() == alignment.text
+    assert np.shape(alignment.weights) == (len(alignment.target_pieces), len(alignment.source_pieces))
+    np.testing.assert_allclose(np.sum(alignment.weights, axis=1), 1, atol=1e-3)
 
 
 def test_status_names_the_version(client):
@@ -142,17 +142,17 @@ def test_many_at_once_each_get_their_own_answer(addresses, sentences, expected):
         return both[number % 2].translate([sentences[number]])[0]
 
     with both[0], futures.ThreadPoolExecutor(ALL_AT_ONCE) as pool:
-        found = list(pool.map(ask, range(ALL_AT_ONCE)))
-    assert found == expected[:ALL_AT_ONCE]
+        translations = list(pool.map(ask, range(ALL_AT_ONCE)))
+    assert translations == expected[:ALL_AT_ONCE]
 
 
 def test_texts_that_are_too_long_are_cut_with_a_warning(client, sentences):
     texts = [sentences[0], "x" * 100_000, sentences[1]]
     with pytest.warns(UserWarning, match=r"Texts \[1\] are longer than the model reads"):
-        found = client.translate(texts)
+        translations = client.translate(texts)
     with pytest.warns(UserWarning, match=r"Texts \[1\]"):
         assert len(client.score(texts, ["", "", ""])) == 3
-    assert found[0] == tiny_translator()([sentences[0]])[0]
+    assert translations[0] == tiny_translator()([sentences[0]])[0]
 
 
 def test_another_model_and_another_version_are_refused(addresses):
@@ -213,9 +213,9 @@ def test_missing_outputs_are_an_error(strange):
 def test_alignments_and_nbest_of_a_model_that_a_person_can_work_out(strange):
     for client in both_clients(strange):
         with client:
-            found = client.align("one two")
-            assert found.target_pieces == ["▁T", "WO", "▁O", "NE", "</s>"]
-            np.testing.assert_allclose(found.weights[0], [0, 0, 0.6, 0.3, 0.1], atol=1e-6)
+            alignment = client.align("one two")
+            assert alignment.target_pieces == ["▁T", "WO", "▁O", "NE", "</s>"]
+            np.testing.assert_allclose(alignment.weights[0], [0, 0, 0.6, 0.3, 0.1], atol=1e-6)
             assert [tuple(each) for each in client.translate_nbest(["a b"])[0]] == [
                 ("B A", -1.0),
                 ("B A?", -2.25),
@@ -422,7 +422,7 @@ def test_texts_that_are_none():
 
 
 @pytest.mark.parametrize(
-    ("url", "place", "model", "version"),
+    ("url", "server", "model", "version"),
     [
         ("http://localhost:8501/v1/models/en-de", "http://localhost:8501", "en-de", None),
         ("http://localhost:8501/v1/models/en-de:predict", "http://localhost:8501", "en-de", None),
@@ -432,7 +432,7 @@ def test_texts_that_are_none():
         ("grpc://[::1]:8500/en-de/versions/3", "[::1]:8500", "en-de", 3),
     ],
 )
-def test_a_url_names_server_and_model(url, place, model, version):
+def test_a_url_names_server_and_model(url, server, model, version):
     with connect(url, batch_size=7) as client:
-        assert (client.url if isinstance(client, RestClient) else client.address) == place
+        assert (client.url if isinstance(client, RestClient) else client.address) == server
         assert (client.model, client.version, client.batch_size) == (model, version, 7)

@@ -1,4 +1,4 @@
-"""Converted models give what ours gives, and those that would not are refused."""
+"""Converted models compute the same as ours, and those that do not are refused."""
 
 import functools
 import importlib.util
@@ -64,13 +64,13 @@ def log_softmax(logits):
 
 
 def model_log_probs(model, sources, targets):
-    """The log-probability of each token of each target and of its end, sentence by sentence, without padding."""
-    found = []
+    """The log probabilities of the tokens of each target, eos included, sentence by sentence, without padding."""
+    log_probs = []
     for source, target in zip(sources, targets, strict=True):
         inputs = {"source": rows([[*source, EOS]]), "target": rows([[BOS, *target]])}
         table = log_softmax(keras.ops.convert_to_numpy(model(inputs)))[0]
-        found.append(table[np.arange(len(target) + 1), [*target, EOS]])
-    return found
+        log_probs.append(table[np.arange(len(target) + 1), [*target, EOS]])
+    return log_probs
 
 
 def pieces(ids):
@@ -85,7 +85,7 @@ def scored(folder):
 
 @pytest.fixture(autouse=True)
 def quiet(caplog):
-    """tf2onnx tells of its progress."""
+    """tf2onnx logs its progress."""
     caplog.set_level("ERROR")
 
 
@@ -105,26 +105,26 @@ def test_ctranslate2_scores_as_ours(options, tmp_path):
     model = small(**options)
     folder = to_ctranslate2(model, tiny_tokenizer(), tmp_path / "new" / "model")
     assert folder == tmp_path / "new" / "model"
-    for found, expected in zip(scored(folder), model_log_probs(model, SOURCES, TARGETS), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    for actual, expected in zip(scored(folder), model_log_probs(model, SOURCES, TARGETS), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["layer_norm_epsilon"] == 3e-3
     assert (folder / "tokenizer.model").read_bytes() == tiny_tokenizer().model
 
 
 def test_ctranslate2_follows_the_same_beams(tmp_path):
-    """What it says its hypotheses are worth is what ours says they are worth."""
+    """The scores of its hypotheses are those of our model."""
     ctranslate2 = pytest.importorskip("ctranslate2")
     model, tokenizer = tiny_model(), tiny_tokenizer()
     folder = to_ctranslate2(model, tokenizer, tmp_path / "model")
-    found = ctranslate2.Translator(str(folder)).translate_batch(
+    translations = ctranslate2.Translator(str(folder)).translate_batch(
         pieces(SOURCES), beam_size=3, num_hypotheses=2, length_penalty=0, max_decoding_length=19, return_scores=True,
         min_decoding_length=0, return_end_token=True,
     )  # fmt: skip
-    places = {piece: place for place, piece in enumerate(tokenizer.pieces(range(tokenizer.vocabulary_size)))}
-    for source, each in zip(SOURCES, found, strict=True):
+    ids_of = {piece: id_ for id_, piece in enumerate(tokenizer.pieces(range(tokenizer.vocabulary_size)))}
+    for source, each in zip(SOURCES, translations, strict=True):
         for hypothesis, score in zip(each.hypotheses, each.scores, strict=True):
-            ids = [places[piece] for piece in hypothesis]
+            ids = [ids_of[piece] for piece in hypothesis]
             ended = ids[-1] == EOS
             (expected,) = model_log_probs(model, [source], [ids[:-1] if ended else ids])
             np.testing.assert_allclose(score, expected[: len(ids)].sum(), rtol=0, atol=1e-3)
@@ -139,9 +139,9 @@ def test_ctranslate2_in_int8_is_near_and_smaller(tmp_path):
     table = 2048 * model.config.hidden_dim * 4
     sizes = [(folder / "model.bin").stat().st_size - table for folder in (exact, near)]
     assert sizes[1] < 0.5 * sizes[0]
-    found, expected = np.concatenate(scored(near)), np.concatenate(model_log_probs(model, SOURCES, TARGETS))
-    assert np.abs(found - expected).max() > 1e-4  # it was rounded
-    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    actual, expected = np.concatenate(scored(near)), np.concatenate(model_log_probs(model, SOURCES, TARGETS))
+    assert np.abs(actual - expected).max() > 1e-4  # it was rounded
+    assert np.corrcoef(actual, expected)[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
@@ -151,8 +151,8 @@ def test_the_weights_of_other_dtypes_are_converted_as_float32(dtype, tmp_path):
     folder = to_ctranslate2(model, tiny_tokenizer(), tmp_path / "model")
     same = Transformer(model.config, dtype="float32")
     same.set_weights([np.asarray(weight, "float32") for weight in model.get_weights()])
-    for found, expected in zip(scored(folder), model_log_probs(same, SOURCES, TARGETS), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    for actual, expected in zip(scored(folder), model_log_probs(same, SOURCES, TARGETS), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
 
 
 def test_adapters_are_converted_with_the_model(tmp_path):
@@ -172,7 +172,7 @@ def test_adapters_are_converted_with_the_model(tmp_path):
 
 
 def greedy(encode, decode_step, sources, steps):
-    """Decodes by nothing but the documented tensors; each sentence three times, in shuffled rows of its own."""
+    """Decodes with only the documented tensors, each sentence three times, in reordered rows."""
     source = rows([[*row, EOS] for row in sources])
     memory = encode({"source": source})
     batch, layers, heads, _, width = memory["memory_keys"].shape
@@ -180,17 +180,17 @@ def greedy(encode, decode_step, sources, steps):
     keys = values = np.zeros((beams * batch, layers, heads, 0, width), "float32")
     ids, written, tables = np.full((beams * batch, 1), BOS, "int32"), [], []
     for _ in range(steps):
-        found = decode_step({"ids": ids, "source": source, **memory, "past_keys": keys, "past_values": values})
-        turned = np.arange(beams * batch).reshape(batch, beams)[:, ::-1].ravel()  # as a search would reorder them
-        keys, values = found["keys"][turned], found["values"][turned]
-        ids = found["logits"][:, -1].argmax(-1).astype("int32")[turned, None]
+        outputs = decode_step({"ids": ids, "source": source, **memory, "past_keys": keys, "past_values": values})
+        reordered = np.arange(beams * batch).reshape(batch, beams)[:, ::-1].ravel()  # as a search would reorder them
+        keys, values = outputs["keys"][reordered], outputs["values"][reordered]
+        ids = outputs["logits"][:, -1].argmax(-1).astype("int32")[reordered, None]
         written.append(ids[::beams, 0])
-        tables.append(found["logits"][::beams, -1])
+        tables.append(outputs["logits"][::beams, -1])
     return np.stack(written, 1), np.stack(tables, 1)
 
 
 def logits_of(model, sources, written):
-    """What the model gives at each step of decoded rows, in one pass without caches."""
+    """The logits at each step of decoded rows, in one pass without caches."""
     inputs = {"source": rows([[*row, EOS] for row in sources]), "target": rows([[BOS, *row] for row in written])}
     return keras.ops.convert_to_numpy(model(inputs))[:, :-1]
 
@@ -400,8 +400,8 @@ def test_the_command_converts_a_run(run, tmp_path):
     done = command("convert", run, "--to", "ctranslate2", "--quantization", "int8", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert done.output.strip() == str(tmp_path / "out")
-    found, expected = np.concatenate(scored(tmp_path / "out")), model_log_probs(tiny_model(), SOURCES, TARGETS)
-    assert np.corrcoef(found, np.concatenate(expected))[0, 1] > 0.95
+    actual, expected = np.concatenate(scored(tmp_path / "out")), model_log_probs(tiny_model(), SOURCES, TARGETS)
+    assert np.corrcoef(actual, np.concatenate(expected))[0, 1] > 0.95
     again = command("convert", run, "--to", "ctranslate2", tmp_path / "out")
     assert again.exit_code == 1
     assert "`folder` must not exist" in again.output

@@ -1,4 +1,4 @@
-"""What an export writes: versions that appear whole, and what a server needs in them and beside them."""
+"""Exports: versions that appear atomically, with the files that a server needs."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ from keras_attention.serving.warm_up import write_warm_up
 
 pytestmark = pytest.mark.tensorflow
 
-# What the graph may need beside TensorFlow's own ops: a server has these and few others.
+# The ops that the graph may need in addition to TensorFlow's own: a server has these and few others.
 TEXT_OPS = {"SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp"}
 OUTPUTS = {
     "serving_default": {"text": [-1], "score": [-1], "truncated": [-1]},
@@ -73,7 +73,7 @@ def test_signatures_are_the_documented_ones(exported):
 
 
 def test_no_function_of_the_graph_has_a_constant_twice(exported):
-    """The graph is held in memory several times, and two fifths of its nodes were such constants."""
+    """A process that loads the graph holds it in memory several times."""
     for function in saved_model.meta_graph(exported).graph_def.library.function:
         constants = [node for node in function.node_def if node.op == "Const" and not node.input]
         values = {(node.device, node.attr["value"].SerializeToString()) for node in constants}
@@ -144,7 +144,7 @@ def test_warm_up_requests_run(exported):
 
 
 def stand_in_for_writing(monkeypatch, write=lambda path: None):
-    """Exports take seconds: where only the folders matter, `write` takes the place of the work."""
+    """Replaces the export of the model, which takes seconds, by `write`."""
     module = importlib.import_module("keras_attention.serving.export")  # not the function of that name
 
     def stand_in(translator, path):
@@ -230,9 +230,9 @@ def test_folders_that_cannot_be_a_models_are_refused_before_the_work(monkeypatch
     with pytest.raises(ValueError, match=f"folder .*{message}"):
         export(None, f"{tmp_path}/{folder}")
     (tmp_path / "no run").mkdir()
-    found = CliRunner().invoke(main, ["export", str(tmp_path / "no run"), f"{tmp_path}/{folder}"])
-    assert found.exit_code == 1 or "is a file" in found.stderr  # which the command line sees itself
-    assert re.search("folder must be|folder must have|is a file", found.stderr)
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "no run"), f"{tmp_path}/{folder}"])
+    assert result.exit_code == 1 or "is a file" in result.stderr  # which the command line sees itself
+    assert re.search("folder must be|folder must have|is a file", result.stderr)
     (tmp_path / "no run").rmdir()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -244,8 +244,8 @@ def test_a_link_to_nowhere_is_no_folder(monkeypatch, tmp_path, target):
     with pytest.raises(ValueError, match=r"folder must be a folder, not a broken link; .*Received: folder=.*link'"):
         export(None, tmp_path / "link")
     for arguments in (["export", tmp_path, tmp_path / "link"], ["serve", tmp_path / "link"]):
-        found = CliRunner().invoke(main, [*map(str, arguments)])
-        assert (found.exit_code, type(found.exception)) == (1, SystemExit)
+        result = CliRunner().invoke(main, [*map(str, arguments)])
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit)
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
@@ -285,18 +285,18 @@ def test_what_a_killed_export_leaves_the_next_one_removes(monkeypatch, tmp_path)
 
 
 def test_an_export_leaves_another_that_still_runs_alone(monkeypatch, tmp_path):
-    begun, other_is_done = threading.Event(), threading.Event()
+    started, other_is_done = threading.Event(), threading.Event()
 
     def write(path):
         (path / "saved_model.pb").write_text("whole")
-        if not begun.is_set():
-            begun.set()
+        if not started.is_set():
+            started.set()
             assert other_is_done.wait(300)
 
     stand_in_for_writing(monkeypatch, write)
     with futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(export, None, tmp_path)
-        assert begun.wait(300)
+        assert started.wait(300)
         assert export(None, tmp_path) == tmp_path / "1"
         assert len(list(tmp_path.glob("unfinished-*"))) == 1
         other_is_done.set()
@@ -334,7 +334,7 @@ def test_a_model_that_cannot_be_traced_leaves_nothing_behind(tmp_path):
 
 
 def test_the_weights_are_those_of_the_moment(exported):
-    """A saved model holds values: training on changes the translator, not what was exported."""
+    """A SavedModel has a copy of the weights: more training changes only the translator."""
     reader = tf.train.load_checkpoint(str(exported / "variables" / "variables"))
     shapes = reader.get_variable_to_shape_map()
     weights = [name for name in shapes if re.search(r"\.ATTRIBUTES/VARIABLE_VALUE$", name)]

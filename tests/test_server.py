@@ -78,7 +78,7 @@ def test_a_version_that_is_not_complete(tmp_path, content):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """A server that fails where it would load the model."""
+    """A server that fails if it loads the model."""
     monkeypatch.setattr(lifecycle, "Service", lambda *_: pytest.fail("the model was loaded"))
 
 
@@ -94,8 +94,8 @@ def test_a_port_that_is_taken(server, folder, name, no_model):
 def test_a_port_that_is_none(folder, name, port, no_model):
     with pytest.raises(ValueError, match=f"{name} must be from 0.* to 65535. Received: {name}={port}"):
         Server(folder, **{**FREE, name: port})
-    found = CliRunner().invoke(main, ["serve", str(folder), f"--{name.replace('_', '-')}={port}"])
-    assert (found.exit_code, found.stderr.count("\n")) == (1, 1)
+    result = CliRunner().invoke(main, ["serve", str(folder), f"--{name.replace('_', '-')}={port}"])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
 def test_one_port_for_both(folder, no_model):
@@ -169,18 +169,18 @@ def test_requests_that_wait_hear_that_the_server_ends(folder, hold):
 def test_a_run_without_end_does_not_keep_the_server(folder, monkeypatch):
     monkeypatch.setattr(lifecycle, "GRACE", 1)
     server = Server(folder, **FREE, limits=Limits(deadline=LONG))
-    begun = threading.Event()
+    started = threading.Event()
     run = server._service.model.run
-    monkeypatch.setattr(server._service.model, "run", lambda *args: (begun.set(), run(*args))[1])
+    monkeypatch.setattr(server._service.model, "run", lambda *args: (started.set(), run(*args))[1])
     with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as half:
         half.sendall(b"POST /v1/models/stub:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         answer = pool.submit(predict, server, inputs=SLOW, signature_name="slow")
-        assert begun.wait(LONG)
+        assert started.wait(LONG)
         server.close()
         assert answer.result(LONG) == (503, {"error": "The server is shutting down"})
-        found = ended(half)
-    assert found.startswith(b"HTTP/1.1 503 ")
-    assert found.endswith(b'"The server is shutting down"\n}')
+        received = ended(half)
+    assert received.startswith(b"HTTP/1.1 503 ")
+    assert received.endswith(b'"The server is shutting down"\n}')
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -255,16 +255,16 @@ def test_the_commands(folder):
             assert lines[0].startswith("stub, version 7. For development; TF Serving is for production")
             rest, grpc_url = (line.split()[1] for line in lines[1:3])
             for url in (rest, grpc_url):
-                found = CliRunner().invoke(main, ["ask", url, "one two", "three"])
-                assert (found.exit_code, found.stdout) == (0, "TWO ONE\nTHREE\n")
-            found = CliRunner().invoke(main, ["ask", rest, "-"], input=b"one two\n")
-            assert found.output == "TWO ONE\n"
-            found = CliRunner().invoke(main, ["ask", rest], input=b"one two\r\n\n" + b"w " * (MOST_WORDS + 1) + b"\n")
-            assert (found.exit_code, found.stdout) == (0, f"TWO ONE\n\n{' '.join('W' * MOST_WORDS)}\n")
-            assert "Note: Texts [2] are longer than the model reads" in found.stderr
-            found = CliRunner().invoke(main, ["ask", rest.replace("stub", "other"), "one"])
-            assert found.exit_code == 1
-            assert "answered 404: Servable not found" in found.stderr
+                result = CliRunner().invoke(main, ["ask", url, "one two", "three"])
+                assert (result.exit_code, result.stdout) == (0, "TWO ONE\nTHREE\n")
+            result = CliRunner().invoke(main, ["ask", rest, "-"], input=b"one two\n")
+            assert result.output == "TWO ONE\n"
+            result = CliRunner().invoke(main, ["ask", rest], input=b"one two\r\n\n" + b"w " * (MOST_WORDS + 1) + b"\n")
+            assert (result.exit_code, result.stdout) == (0, f"TWO ONE\n\n{' '.join('W' * MOST_WORDS)}\n")
+            assert "Note: Texts [2] are longer than the model reads" in result.stderr
+            result = CliRunner().invoke(main, ["ask", rest.replace("stub", "other"), "one"])
+            assert result.exit_code == 1
+            assert "answered 404: Servable not found" in result.stderr
             page = http.client.HTTPConnection(rest.split("/")[2])
             page.request("GET", "/")
             assert page.getresponse().headers["content-type"].startswith("text/html")
@@ -274,9 +274,9 @@ def test_the_commands(folder):
             _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 0
     assert "Traceback" not in errors
-    found = CliRunner().invoke(main, ["serve", "nowhere"])
-    assert found.exit_code == 1
-    assert "Error: folder must exist; keras-attention export writes one. Received: nowhere" in found.stderr
+    result = CliRunner().invoke(main, ["serve", "nowhere"])
+    assert result.exit_code == 1
+    assert "Error: folder must exist; keras-attention export writes one. Received: nowhere" in result.stderr
 
 
 def test_the_library_loads_nothing_of_this_before_it_is_asked():

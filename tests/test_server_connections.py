@@ -39,17 +39,17 @@ ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.mark.parametrize("drips", [False, True])
 def test_a_connection_without_a_complete_request_is_closed(make_server, sent, drips):
     server = make_server(idle=0.1, deadline=0.2)
-    found = until_closed(server, sent, drips)
+    received = until_closed(server, sent, drips)
     if b"\r\n\r\n" not in sent:
-        assert found == b""
+        assert received == b""
         return
-    while not found:  # a machine so busy that the server did not wait for the request
-        found = until_closed(server, sent, drips)
-    assert found.startswith(b"HTTP/1.1 504 " if sent.startswith(b"POST") else b"HTTP/1.1 200 ")
+    while not received:  # a machine so busy that the server did not wait for the request
+        received = until_closed(server, sent, drips)
+    assert received.startswith(b"HTTP/1.1 504 " if sent.startswith(b"POST") else b"HTTP/1.1 200 ")
 
 
 def until_closed(server, sent, drips):
-    """Sends something and, if it drips, again and again a little more; gives what comes until the server closes."""
+    """Sends bytes and, if it drips, one more again and again; returns what the server sends until it closes."""
     with connect(server) as connection:
         try:
             connection.sendall(sent)
@@ -57,15 +57,15 @@ def until_closed(server, sent, drips):
                 connection.sendall(b"0")
         except ConnectionError:
             pass
-        found = b""
+        received = b""
         try:
             while part := connection.recv(4096):
-                found += part
+                received += part
                 while drips and not select.select([connection], [], [], 0.01)[0]:
                     connection.sendall(b"0")
         except ConnectionError:
             pass
-        return found
+        return received
 
 
 def test_a_connection_whose_client_does_not_read_is_closed(make_server, monkeypatch):
@@ -102,7 +102,7 @@ def test_silent_connections_make_room_for_others(make_server):
     server = make_server(connections=3, idle=LONG)
     silent = [connect(server) for _ in range(5)]
     assert predict(server, inputs=["a b"])[0] == 200
-    for connection in silent[:3]:  # the last two are there, and the request has taken a third place
+    for connection in silent[:3]:  # the request has replaced the third, and the last two are still open
         assert ended(connection) == b""
     silent[4].sendall(ASK + b"Connection: close\r\n\r\n")
     assert ended(silent[4]).startswith(b"HTTP/1.1 200")
@@ -117,10 +117,10 @@ def test_where_all_connections_work_another_hears_that_the_server_is_busy(make_s
         answers = [pool.submit(predict, server, inputs=[text]) for text in ("a b", "c d")]
         gate.wait_for(requests=2)
         with connect(server) as another:
-            found = ended(another)
+            received = ended(another)
         gate.open.set()
         assert [answer.result(LONG)[0] for answer in answers] == [200, 200]
-    head, body = found.split(b"\r\n\r\n")
+    head, body = received.split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert "too many connections. Try again later" in json.loads(body)["error"]
 

@@ -122,7 +122,7 @@ def test_grpc_gives_status_and_metadata(server, channel):
     with pytest.raises(grpc.RpcError, match="metadata_field must be signature_def"):
         stub.GetModelMetadata(request, timeout=LONG)
     request.metadata_field.append("signature_def")
-    found = get_model_metadata_pb2.SignatureDefMap()
-    assert stub.GetModelMetadata(request, timeout=LONG).metadata["signature_def"].Unpack(found)
+    over_grpc = get_model_metadata_pb2.SignatureDefMap()
+    assert stub.GetModelMetadata(request, timeout=LONG).metadata["signature_def"].Unpack(over_grpc)
     over_rest = ask(server, "/v1/models/stub/metadata")[1]["metadata"]["signature_def"]
-    assert json_format.ParseDict(over_rest, get_model_metadata_pb2.SignatureDefMap()) == found
+    assert json_format.ParseDict(over_rest, get_model_metadata_pb2.SignatureDefMap()) == over_grpc

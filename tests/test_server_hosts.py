@@ -121,8 +121,8 @@ def test_only_known_names_and_own_pages_are_answered(make_server):
     for headers in good:
         assert ask(server, path, document, headers=headers)[0] == 200, headers
     for headers in bad:
-        status, found = ask(server, path, document, headers=headers)
-        assert (status, found.keys()) == (403, {"error"}), headers
+        status, response = ask(server, path, document, headers=headers)
+        assert (status, response.keys()) == (403, {"error"}), headers
     for wrong in ("/v1/models/stub", "/", "/healthz", "/monitoring/prometheus/metrics"):
         assert ask(server, wrong, headers={"Host": "evil.example"})[0] == 403
     assert ask(server, "http://localhost/healthz") == (200, "ok\n")  # as a proxy asks

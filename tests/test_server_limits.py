@@ -25,7 +25,7 @@ pytestmark = pytest.mark.tensorflow
 def test_two_hundred_at_once_each_get_their_own_answer(server, channel, hold):
     gate = hold(server)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    begun = counted(server, "batch_rows_count", signature="serving_default")
+    before = counted(server, "batch_rows_count", signature="serving_default")
 
     def one(number):
         text = f"word{number} and"
@@ -38,25 +38,25 @@ def test_two_hundred_at_once_each_get_their_own_answer(server, channel, hold):
         answers = pool.map(one, range(200))
         gate.wait_for(requests=5)
         gate.open.set()
-        found = list(answers)
-    assert found == [f"AND WORD{number}" for number in range(200)]
-    assert counted(server, "batch_rows_count", signature="serving_default") - begun < 200  # some shared a run
+        texts = list(answers)
+    assert texts == [f"AND WORD{number}" for number in range(200)]
+    assert counted(server, "batch_rows_count", signature="serving_default") - before < 200  # some shared a run
 
 
 def test_a_body_that_is_too_large_is_refused(server):
     before = counted(server, "requests_total", api="rest", code="INVALID_ARGUMENT")
-    status, found = predict(server, inputs=["x" * 5_000_000])
+    status, response = predict(server, inputs=["x" * 5_000_000])
     assert status == 413
-    assert "may have 4194304 bytes; send fewer texts at a time" in found["error"]
+    assert "may have 4194304 bytes; send fewer texts at a time" in response["error"]
     assert counted(server, "requests_total", api="rest", code="INVALID_ARGUMENT") == before + 1
     assert predict(server, inputs=["a b"])[1]["outputs"]["text"] == ["B A"]
 
 
 def test_a_run_that_takes_too_long_ends_and_the_server_goes_on(make_server):
     server = make_server(deadline=0.2)
-    status, found = predict(server, inputs=SLOW, signature_name="slow")
+    status, response = predict(server, inputs=SLOW, signature_name="slow")
     assert status == 504
-    assert re.search(r"No answer within 0\.2 seconds|Timed out", found["error"])
+    assert re.search(r"No answer within 0\.2 seconds|Timed out", response["error"])
     with grpc.insecure_channel(server.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as ended:
@@ -99,8 +99,8 @@ def test_a_full_queue_is_said_over_both(make_server, hold):
         assert gate.entered.wait(LONG)
         waits = pool.submit(predict, server, inputs=["c d"])
         gate.wait_for(requests=2)
-        status, found = predict(server, inputs=["e"])
-        assert (status, found["error"]) == (503, "The server has 1 requests waiting. Try again later")
+        status, response = predict(server, inputs=["e"])
+        assert (status, response["error"]) == (503, "The server has 1 requests waiting. Try again later")
         with pytest.raises(grpc.RpcError) as refused:
             prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(predict_request(source=["e"]))
         assert refused.value.code().name == "UNAVAILABLE"
@@ -144,9 +144,9 @@ def test_what_attention_computes_is_limited(tmp_path, signature, inputs, cells):
         assert predict(server, inputs=inputs, signature_name=signature)[0] == 200
         if cells:
             server._service.limits = Limits(request_cells=cells - 1)
-            status, found = predict(server, inputs=inputs, signature_name=signature)
+            status, response = predict(server, inputs=inputs, signature_name=signature)
             assert status == 400
-            assert re.search(f"may have {cells - 1} cells.*Received: up to {cells} cells", found["error"])
+            assert re.search(f"may have {cells - 1} cells.*Received: up to {cells} cells", response["error"])
             with grpc.insecure_channel(server.address) as channel:
                 stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
                 with pytest.raises(grpc.RpcError, match=f"Received: up to {cells} cells"):

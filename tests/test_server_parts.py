@@ -1,4 +1,4 @@
-"""Parts of the development server by themselves: its JSON, its limits, its counts, its error codes."""
+"""Parts of the development server by themselves: JSON, limits, metrics, error codes."""
 
 import json
 import re
@@ -211,8 +211,8 @@ def test_a_limit_of_nothing_is_refused(value):
 
 def number(metrics, name, **labels):
     written = ",".join(f'{key}="{value}"' for key, value in labels.items())
-    found = re.search(rf"^keras_attention_{name}(?:{{{written}}})? (\S+)$", metrics.text(), re.MULTILINE)
-    return float(found[1]) if found else None
+    match = re.search(rf"^keras_attention_{name}(?:{{{written}}})? (\S+)$", metrics.text(), re.MULTILINE)
+    return float(match[1]) if match else None
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ BACKWARDS = {"text": ["THREE TWO ONE"], "score": [-1.5], "truncated": [False]}
             {"instances": [{"source": "a b", "target": "x y z"}], "signature_name": "score"},
             {"predictions": [{"score": -8.0, "tokens": 4, "truncated": False}]},
         ),
-        # One output stands alone; float32 comes back as the shortest decimals.
+        # A single output has no name; float32 comes back as the shortest decimals.
         (
             {"inputs": {"left": [[0.1, 1e-7, 5]], "right": [0]}, "signature_name": "add"},
             {"outputs": [[0.1, 1e-7, 5.0]]},
@@ -66,15 +66,15 @@ BACKWARDS = {"text": ["THREE TWO ONE"], "score": [-1.5], "truncated": [False]}
     ],
 )
 def test_rest_answers_as_tf_serving_does(server, request_, answer):
-    status, found = predict(server, **request_)
+    status, response = predict(server, **request_)
     assert status == 200
-    assert found == answer
+    assert response == answer
 
 
 def test_numbers_that_json_does_not_have_are_written_as_tf_serving_writes_them(server):
-    status, found = predict(server, inputs=["a"], signature_name="not_a_number")
+    status, response = predict(server, inputs=["a"], signature_name="not_a_number")
     assert status == 200
-    assert math.isnan(found["outputs"]["score"][0])
+    assert math.isnan(response["outputs"]["score"][0])
     assert predict(server, inputs=math.inf, signature_name="double")[1]["outputs"]["number"] == math.inf
 
 
@@ -124,14 +124,14 @@ def test_numbers_that_json_does_not_have_are_written_as_tf_serving_writes_them(s
     ],
 )
 def test_rest_refuses_with_a_clear_error(server, request_, message):
-    status, found = ask(server, "/v1/models/stub:predict", request_)
+    status, response = ask(server, "/v1/models/stub:predict", request_)
     if message is None:
-        assert (status, found) == (200, {"predictions": [["a", "b"]] * 3})  # three rows, as the model has it
+        assert (status, response) == (200, {"predictions": [["a", "b"]] * 3})  # three rows, as the model has it
         return
     assert status == 400
-    assert list(found) == ["error"]
-    assert re.search(message, found["error"])
-    assert len(found["error"]) < 1000
+    assert list(response) == ["error"]
+    assert re.search(message, response["error"])
+    assert len(response["error"]) < 1000
     assert predict(server, inputs=["still here"])[1]["outputs"]["text"] == ["HERE STILL"]
 
 
@@ -151,39 +151,39 @@ def test_rest_refuses_with_a_clear_error(server, request_, message):
     ],
 )
 def test_paths_that_are_not_there(server, method, path, status, message):
-    found = ask(server, path, b"{}" if method == "POST" else None)
-    assert found[0] == status
-    assert re.search(message, found[1]["error"])
+    response = ask(server, path, b"{}" if method == "POST" else None)
+    assert response[0] == status
+    assert re.search(message, response[1]["error"])
 
 
 def test_odd_texts_each_get_one_answer(server):
     texts = ["", "\0", "a\0b", "😀", "x" * 100_000, "a " * 50_000, " \t\n"]
-    status, found = predict(server, inputs={"source": texts})
+    status, response = predict(server, inputs={"source": texts})
     assert status == 200
-    assert found["outputs"]["text"][:5] == ["", "\0", "A\0B", "😀", "X" * 100_000]
-    assert found["outputs"]["truncated"] == [False, False, False, False, False, True, False]
+    assert response["outputs"]["text"][:5] == ["", "\0", "A\0B", "😀", "X" * 100_000]
+    assert response["outputs"]["truncated"] == [False, False, False, False, False, True, False]
     odd = [{"b64": base64.b64encode(text).decode()} for text in (b"\xff\xfe", b"\xc3")]
-    status, found = predict(server, inputs={"source": odd})
-    assert (status, len(found["outputs"]["text"])) == (200, 2)
+    status, response = predict(server, inputs={"source": odd})
+    assert (status, len(response["outputs"]["text"])) == (200, 2)
 
 
 def test_status_health_and_versions(server):
-    status, found = ask(server, "/v1/models/stub")
+    status, response = ask(server, "/v1/models/stub")
     assert status == 200
-    parsed = json_format.ParseDict(found, get_model_status_pb2.GetModelStatusResponse())
+    parsed = json_format.ParseDict(response, get_model_status_pb2.GetModelStatusResponse())
     (version,) = parsed.model_version_status
     assert (version.version, version.state) == (7, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
-    assert found["model_version_status"][0]["status"] == {"error_code": "OK", "error_message": ""}
-    assert ask(server, "/v1/models/stub/versions/7") == (200, found)
+    assert response["model_version_status"][0]["status"] == {"error_code": "OK", "error_message": ""}
+    assert ask(server, "/v1/models/stub/versions/7") == (200, response)
     assert ask(server, "/healthz") == (200, "ok\n")
     assert ask(server, "/v1/models/stub/versions/7:predict", {"inputs": ["a"]})[0] == 200
 
 
 def test_metadata_describes_the_signatures(server):
-    status, found = ask(server, "/v1/models/stub/metadata")
+    status, response = ask(server, "/v1/models/stub/metadata")
     assert status == 200
-    assert found["model_spec"] == {"name": "stub", "signature_name": "", "version": "7"}
-    described = json_format.ParseDict(found["metadata"]["signature_def"], get_model_metadata_pb2.SignatureDefMap())
+    assert response["model_spec"] == {"name": "stub", "signature_name": "", "version": "7"}
+    described = json_format.ParseDict(response["metadata"]["signature_def"], get_model_metadata_pb2.SignatureDefMap())
     nbest = described.signature_def["translate_nbest"].outputs["scores"]
     assert nbest.dtype == tf.float32.as_datatype_enum
     assert [dim.size for dim in nbest.tensor_shape.dim] == [-1, 3]
@@ -206,14 +206,14 @@ def test_long_answers_take_little_memory():
 
 def test_long_plain_lists_are_read_at_once(server, monkeypatch):
     monkeypatch.setattr(json_tensors, "_element", lambda value, dtype: pytest.fail(f"read one by one: {value}"))
-    status, found = predict(server, inputs=[list(range(300_000))], signature_name="echo_ids")
+    status, response = predict(server, inputs=[list(range(300_000))], signature_name="echo_ids")
     assert status == 200
-    assert found["outputs"]["text"][0].endswith(" 299999")
+    assert response["outputs"]["text"][0].endswith(" 299999")
 
 
 def test_errors_about_large_requests_are_short(server):
-    status, found = predict(server, inputs={f"name {number}": [] for number in range(10_000)})
-    assert (status, len(found["error"]) < 400) == (400, True)
+    status, response = predict(server, inputs={f"name {number}": [] for number in range(10_000)})
+    assert (status, len(response["error"]) < 400) == (400, True)
     for document in ({"instances": ["a"] * 257}, {"inputs": ["a"] * 257}, {"inputs": {"source": [[]] * 257}}):
-        status, found = predict(server, **document)
-        assert (status, found["error"]) == (400, "A request may have 256 rows; send several. Received: 257 rows")
+        status, response = predict(server, **document)
+        assert (status, response["error"]) == (400, "A request may have 256 rows; send several. Received: 257 rows")

@@ -1,4 +1,4 @@
-"""The program of `examples/serving_c`: lines in, translations out, without Python, whatever the lines hold."""
+"""The program of `examples/serving_c`: lines in, translations out, without Python, for any line."""
 
 import subprocess
 
@@ -19,16 +19,16 @@ def program(tmp_path_factory):
     return saved_model.build_serve_c(tmp_path_factory.mktemp("program"))
 
 
-def serve(program, *arguments, given=b""):
+def serve(program, *arguments, stdin=b""):
     command = [str(program), *map(str, arguments)]
-    return subprocess.run(command, input=given, capture_output=True, env=saved_model.QUIET, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, env=saved_model.QUIET, check=False)
 
 
 def test_each_line_gets_the_translation_that_python_gives(program):
     huge = [b"a" * 100_000, b"\xff" * 2_000_000, words()[3].encode()]
     texts = [*LINES, *huge]
     # The folder of the versions; batches that do not come out even; and no end of line at the end of input.
-    done = serve(program, saved_model.tiny_export().parent, 5, given=b"\n".join(texts))
+    done = serve(program, saved_model.tiny_export().parent, 5, stdin=b"\n".join(texts))
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split("\n") == [*tiny_translator()(texts), ""]
 

@@ -1,4 +1,4 @@
-"""Each signature of an export, reloaded, gives what its function gives in Python; bad input gets one clear answer."""
+"""Each signature of a reloaded export returns the same as its function in Python; bad input is one clear error."""
 
 import functools
 
@@ -48,7 +48,7 @@ def inputs_of(signature, texts):
 
 @functools.cache
 def expected(signature, batch):
-    """What the function of a signature gives in Python, as arrays."""
+    """The outputs of the function of a signature in Python, as arrays."""
     dtypes = {spec.name: spec.dtype for spec in SIGNATURES[signature][1]}
     inputs = {name: tf.constant(value, dtypes[name]) for name, value in inputs_of(signature, BATCHES[batch]).items()}
     outputs = SIGNATURES[signature][0](tiny_translator(), **inputs)
@@ -67,22 +67,22 @@ def answers():
     requests["no ids"] = ("decode_ids", {"ids": np.zeros((3, 0), np.int32)})
     requests |= WRONG
     odd = {key: request for key, request in requests.items() if "odd" in key}
-    found = saved_model.run_in_tensorflow(saved_model.tiny_export(), list(odd.values()), list(requests.values()))
+    answers = saved_model.run_in_tensorflow(saved_model.tiny_export(), list(odd.values()), list(requests.values()))
     return {
-        "python": dict(zip(odd, found[0], strict=True)),
-        "session": dict(zip(requests, found[1], strict=True)),
+        "python": dict(zip(odd, answers[0], strict=True)),
+        "session": dict(zip(requests, answers[1], strict=True)),
     }
 
 
-def assert_equal_outputs(found, wanted):
-    assert not isinstance(found, str), found
-    assert set(found) == set(wanted)
+def assert_equal_outputs(actual, wanted):
+    assert not isinstance(actual, str), actual
+    assert set(actual) == set(wanted)
     for name, values in wanted.items():
-        assert found[name].shape == values.shape, name
+        assert actual[name].shape == values.shape, name
         if values.dtype == np.float32:
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(actual[name], values, rtol=0, atol=1e-4)
         else:
-            np.testing.assert_array_equal(found[name], values)
+            np.testing.assert_array_equal(actual[name], values)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -151,26 +151,26 @@ def test_the_best_of_the_best_is_the_best():
 
 def test_scores_are_the_log_probabilities_of_the_plain_model():
     source, target = words()[2], f"{words()[7]} {words()[11]}"
-    found = SIGNATURES["score"][0](tiny_translator(), tf.constant([source]), tf.constant([target]))
+    outputs = SIGNATURES["score"][0](tiny_translator(), tf.constant([source]), tf.constant([target]))
     read, written = ([*tiny_tokenizer().encode([text])[0], 3] for text in (source, target))
     logits = tiny_model()({"source": np.array([read]), "target": np.array([[2, *written[:-1]]])})[0].numpy()
     log_probs = logits - np.log(np.exp(logits.astype("float64")).sum(-1, keepdims=True))
-    assert found["tokens"].numpy().tolist() == [len(written)]
-    np.testing.assert_allclose(found["score"][0], log_probs[range(len(written)), written].sum(), rtol=1e-4)
+    assert outputs["tokens"].numpy().tolist() == [len(written)]
+    np.testing.assert_allclose(outputs["score"][0], log_probs[range(len(written)), written].sum(), rtol=1e-4)
 
 
 def test_alignment_is_of_the_best_translation():
-    found, best = expected("align", "odd"), expected("serving_default", "odd")
-    np.testing.assert_array_equal(found["text"], best["text"])
-    np.testing.assert_allclose(found["score"], best["score"], rtol=1e-4)
-    assert found["alignment"].shape == (*found["target_pieces"].shape, found["source_pieces"].shape[1])
-    real = found["target_pieces"] != b""
-    np.testing.assert_allclose(found["alignment"].sum(axis=2), real, atol=1e-5)
-    assert (found["alignment"].sum(axis=1)[found["source_pieces"] == b""] == 0).all()
+    aligned, best = expected("align", "odd"), expected("serving_default", "odd")
+    np.testing.assert_array_equal(aligned["text"], best["text"])
+    np.testing.assert_allclose(aligned["score"], best["score"], rtol=1e-4)
+    assert aligned["alignment"].shape == (*aligned["target_pieces"].shape, aligned["source_pieces"].shape[1])
+    real = aligned["target_pieces"] != b""
+    np.testing.assert_allclose(aligned["alignment"].sum(axis=2), real, atol=1e-5)
+    assert (aligned["alignment"].sum(axis=1)[aligned["source_pieces"] == b""] == 0).all()
     for row, text in enumerate(ODD_TEXTS[:2]):
         pieces = tiny_tokenizer().pieces(tiny_tokenizer().encode([text])[0])
-        assert [piece.decode() for piece in found["source_pieces"][row] if piece] == [*pieces, "</s>"]
-    for text, row in zip(found["text"], found["target_pieces"], strict=True):
+        assert [piece.decode() for piece in aligned["source_pieces"][row] if piece] == [*pieces, "</s>"]
+    for text, row in zip(aligned["text"], aligned["target_pieces"], strict=True):
         written = [piece.decode() for piece in row if piece]
         assert written[-1] == "</s>" or b"</s>" not in row
         if "<unk>" not in written:
@@ -181,18 +181,18 @@ def test_the_alignment_scores_what_the_search_scored():
     """The score of the search is that of the whole sentence, divided by the length penalty."""
     best = expected("serving_default", "odd")
     source = tiny_translator().read(tf.constant(TEXTS)).ids
-    found = tiny_translator().best(source)
+    hypotheses = tiny_translator().best(source)
     from keras_attention.decoding import score
 
-    scored = score(tiny_model(), source, found.ids[:, 0])
-    np.testing.assert_array_equal(scored.lengths, found.lengths[:, 0])
+    scored = score(tiny_model(), source, hypotheses.ids[:, 0])
+    np.testing.assert_array_equal(scored.lengths, hypotheses.lengths[:, 0])
     total = tf.reduce_sum(scored.token_log_probs, axis=1) / length_penalty(scored.lengths, 0.6)
     np.testing.assert_allclose(total, best["score"], rtol=1e-4)
 
 
 def test_ids_are_those_of_the_tokenizer():
-    found = expected("encode_ids", "odd")["ids"]
+    ids = expected("encode_ids", "odd")["ids"]
     pieces = tiny_tokenizer().encode([words()[0]])[0]
-    assert found.dtype == np.int32
-    assert found[1].tolist() == [*pieces, 3, *[0] * (LIMIT - len(pieces) - 1)]
+    assert ids.dtype == np.int32
+    assert ids[1].tolist() == [*pieces, 3, *[0] * (LIMIT - len(pieces) - 1)]
     assert expected("decode_ids", "odd")["text"][1].decode() == words()[0]

@@ -39,8 +39,8 @@ def test_each_batch_has_its_share_of_the_cores(before, there, cores, variables, 
     outside = {name: value for name, value in os.environ.items() if name != "TF_NUM_INTRAOP_THREADS"}
     quiet = {**outside, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     code = SHARED.format(before=before, there=there, cores=cores)
-    found = subprocess.run([sys.executable, "-c", code], env=quiet, capture_output=True, text=True)
-    assert found.stdout == f"{expected}\n", found.stderr
+    result = subprocess.run([sys.executable, "-c", code], env=quiet, capture_output=True, text=True)
+    assert result.stdout == f"{expected}\n", result.stderr
 
 
 @pytest.mark.parametrize("name", ["translate", "evaluate", "export"])
@@ -50,6 +50,6 @@ def test_commands_share_cores_among_batches(name, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_attention.serving.share_cores", lambda: calls.append(1))
     (tmp_path / "text").write_text("a b\n", encoding="utf-8")
     files = {"translate": ["text"], "evaluate": ["text", "text"], "export": ["exported"]}[name]
-    found = CliRunner().invoke(main, [name, str(tmp_path), *(str(tmp_path / file) for file in files)])
-    assert "is not the folder of a training run" in found.output
+    result = CliRunner().invoke(main, [name, str(tmp_path), *(str(tmp_path / file) for file in files)])
+    assert "is not the folder of a training run" in result.output
     assert len(calls) == 1

@@ -1,4 +1,4 @@
-"""The translator: one output for each input, the same alone and in a batch."""
+"""The translator: one output for each input, the same by itself and in a batch."""
 
 import threading
 from typing import NamedTuple
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tensorflow
 
 
 class FixedModel:
-    """Stands in for a `Transformer`: the next token's logits depend on the last token alone."""
+    """Stands in for a `Transformer`: the next token's logits depend only on the last token."""
 
     def __init__(self, logits):
         self.logits = tf.constant(logits, tf.float32)  # (V, V)
@@ -40,7 +40,7 @@ class FixedCache(NamedTuple):
 
 
 def fixed_logits(**rows):
-    """Logits (V, V) that are equal but for the given rows."""
+    """Logits (V, V) that are equal except in `rows`."""
     logits = np.zeros([tiny_tokenizer().vocabulary_size] * 2, "float32")
     for token, row in rows.items():
         logits[int(token[1:])] = row
@@ -70,8 +70,8 @@ def test_a_batch_gives_what_its_texts_give_alone(translator, translations):
 def test_no_text(translator):
     assert translator([]) == []
     assert translator.translate([]) == []
-    found = translator.serve_nbest(tf.constant([], tf.string))
-    assert found["texts"].shape == found["scores"].shape == (0, 3)
+    outputs = translator.serve_nbest(tf.constant([], tf.string))
+    assert outputs["texts"].shape == outputs["scores"].shape == (0, 3)
 
 
 def test_the_order_of_texts_is_kept_however_they_are_batched(translator, translations, capsys):
@@ -136,13 +136,13 @@ def test_few_batches_are_halved_where_each_has_its_own_cores(
 
     monkeypatch.setattr(Translator, "_translate_batch", watched)
     monkeypatch.setattr("keras_attention.serving.translator.cores_are_shared", lambda: shared)
-    given = ["a", "b"] * 3 + ["a"]
-    assert translator.translate(given[:texts], tokens_per_batch) == [text.upper() for text in given[:texts]]
+    sources = (["a", "b"] * 4)[:texts]
+    assert translator.translate(sources, tokens_per_batch) == [text.upper() for text in sources]
     assert sorted(seen) == sizes
 
 
 def test_the_graph_is_made_in_the_thread_that_asks():
-    """Keras' settings are those of a thread, such as the dtype policy."""
+    """Keras' settings are thread-local, such as the dtype policy."""
     threads = []
 
     class Watched(FixedModel):
@@ -190,9 +190,9 @@ def test_scores_are_those_of_the_model_on_the_whole_sentence():
     """The search in steps, with caches and beams, against one pass of the functional model."""
     text = lines()[0]
     translator = Translator(tiny_model(), tiny_tokenizer(), beam_size=3, max_length=13)
-    found = translator.search(translator.read(tf.constant([text])).ids, num_return=3)
+    hypotheses = translator.search(translator.read(tf.constant([text])).ids, num_return=3)
     source = [[*tiny_tokenizer().encode([text])[0], 3]]
-    for ids, score, length in zip(*(x[0].numpy() for x in found[:3]), strict=True):
+    for ids, score, length in zip(*(x[0].numpy() for x in hypotheses[:3]), strict=True):
         target = [[2, *ids[: length - 1]]]
         logits = tiny_model()({"source": tf.constant(source), "target": tf.constant(target)})
         chosen = tf.gather(tf.nn.log_softmax(logits)[0], ids[:length], batch_dims=1)
@@ -237,7 +237,7 @@ def test_texts_of_which_only_the_beginning_is_read_are_named():
 
 @pytest.mark.parametrize("character", ["a", "ж", "€", "😀", "\0"])
 def test_no_more_than_sixteen_characters_for_each_token_are_tokenised(character, monkeypatch):
-    """Of one byte to four; those that the vocabulary lacks are all one token, which alone would be no limit."""
+    """Of one to four bytes; a run of characters that the vocabulary lacks is one token, however long it is."""
     seen = []
     tokenizer = tiny_tokenizer()
     tokenize_all = tokenizer.tokenize
@@ -258,9 +258,9 @@ def test_outputs_have_at_most_fifty_tokens_more_than_the_source():
     logits = fixed_logits()
     logits[:, 3] = -30.0  # no sentence wants to end
     translator = Translator(FixedModel(logits), tiny_tokenizer(), beam_size=2)
-    found = translator.search(translator.read(tf.constant(["", words()[0]])).ids, num_return=1)
+    hypotheses = translator.search(translator.read(tf.constant(["", words()[0]])).ids, num_return=1)
     pieces = len(tiny_tokenizer().encode([words()[0]])[0])
-    assert found.lengths.numpy().tolist() == [[50], [50 + pieces]]
+    assert hypotheses.lengths.numpy().tolist() == [[50], [50 + pieces]]
     assert Translator(None, None, max_source_length=pieces + 1).max_target_length == 50 + pieces
 
 
@@ -269,9 +269,9 @@ def test_a_model_that_gives_nan_is_reported():
     translator = Translator(FixedModel(logits), tiny_tokenizer())
     with pytest.raises(ValueError, match=r"no usable probabilities for texts \[0, 1\] of a batch of 2, such as ''"):
         translator(["", "a"])
-    found = translator.serve(tf.constant(["", "a"]))
-    assert found["text"].numpy().tolist() == [b"", b""]
-    assert np.isnan(found["score"]).all()
+    outputs = translator.serve(tf.constant(["", "a"]))
+    assert outputs["text"].numpy().tolist() == [b"", b""]
+    assert np.isnan(outputs["score"]).all()
 
 
 def test_one_text_is_not_a_list(translator):
@@ -305,7 +305,7 @@ def test_options_of_decoding_reach_the_search(translator):
     short = Translator(tiny_model(), tiny_tokenizer(), beam_size=3, max_source_length=61, max_length=3)
     ids = short.read(tf.constant(texts)).ids
     assert short.best(ids).lengths.numpy().max() <= 3 < translator.best(ids).lengths.numpy().max()
-    drawn = Translator(tiny_model(), tiny_tokenizer(), beam_size=1, sample=True, seed=3, max_length=9)
-    assert drawn(texts) == drawn(texts) != translator(texts)
+    sampled = Translator(tiny_model(), tiny_tokenizer(), beam_size=1, sample=True, seed=3, max_length=9)
+    assert sampled(texts) == sampled(texts) != translator(texts)
     with pytest.raises(ValueError, match=r"`no_repeat_ngram`.*-1"):
         Translator(tiny_model(), tiny_tokenizer(), no_repeat_ngram=-1)

@@ -25,10 +25,8 @@ THREADS = 32
 
 
 def grpc_server(service: Service, host: str, port: int, connections: int) -> tuple[grpc.Server, int]:
-    """Returns a server of TF Serving's gRPC services, not started, and its port; port 0 is any free one.
-
-    Source: https://www.tensorflow.org/tfx/serving/serving_advanced
-    """
+    """Returns a server of TF Serving's gRPC services, not started, and its port; port 0 is any free one."""
+    # https://www.tensorflow.org/tfx/serving/serving_advanced
     idle = max(1, int(1000 * service.limits.idle))
     options = [
         ("grpc.max_receive_message_length", service.limits.request_bytes),

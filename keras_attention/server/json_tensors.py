@@ -24,12 +24,8 @@ class JsonRequest(NamedTuple):
 
 
 def read_request(body: bytes, find_signature: Callable[[str], Signature], max_rows: int = 256) -> JsonRequest:
-    """Reads the body of a `:predict` request; the shapes of its arrays are not checked yet.
-
-    It is JSON with `instances` (row by row) or `inputs` (by input), and optionally `signature_name`.
-
-    Source: https://www.tensorflow.org/tfx/serving/api_rest
-    """
+    """Reads the body of a `:predict` request, `instances` by row or `inputs` by name; shapes are not checked yet."""
+    # https://www.tensorflow.org/tfx/serving/api_rest
     document = _parse(body)
     name = document.get("signature_name", "")
     if not isinstance(name, str):

@@ -35,7 +35,8 @@ class Server:
         grpc_port: Port of gRPC; 0 is any free one.
         page: Whether to serve the translation page at `/`.
         allowed_hosts: More names that REST requests may have in `Host`, and whose web pages may send requests. Loopback
-            names and addresses and `host` are always allowed.
+            names and addresses and `host` are always allowed; if `host` is not loopback, also all IP addresses and the
+            name of this machine.
         limits: The limits of requests and connections.
 
     Raises:

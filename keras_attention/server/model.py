@@ -84,10 +84,8 @@ class LoadedModel:
         return self.signatures[name]
 
     def cells(self, signature: Signature, inputs: Arrays) -> int:
-        """Returns a bound of texts × source tokens × target tokens, the size of the attention weights of a request.
-
-        It is 0 for a model without the lengths in a model card, and for a signature that does not run the model.
-        """
+        """Returns a bound of texts × source tokens × target tokens, the size of the attention weights of a request."""
+        # 0 for a model without the lengths in a model card, and for a signature that does not run the model.
         if not self._decoding or "source" not in inputs or not {"score", "scores"} & set(signature.outputs):
             return 0
         max_source, max_target, max_length = self._decoding

@@ -29,10 +29,8 @@ PAGE_POLICY = (
 
 
 def rest_app(service: Service, page: bool = False) -> Starlette:
-    """Returns the application of TF Serving's REST API, with `page` the translation page at `/`.
-
-    Source: https://www.tensorflow.org/tfx/serving/api_rest
-    """
+    """Returns the application of TF Serving's REST API, with `page` the translation page at `/`."""
+    # https://www.tensorflow.org/tfx/serving/api_rest
     handlers = _Handlers(service)
     model = "/v1/models/{name}"
     routes = [

@@ -21,10 +21,8 @@ _README_NOTE = f"<!-- {_MARK}; the next export writes it again, unless this line
 
 
 def server_files(folder: Path) -> dict[str, str]:
-    """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote.
-
-    Source: https://www.tensorflow.org/tfx/serving/serving_config
-    """
+    """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote."""
+    # https://www.tensorflow.org/tfx/serving/serving_config
     name = os.path.basename(os.path.realpath(folder))
     files = {
         "models.config": _NOTE + _models_config(name),

@@ -18,10 +18,8 @@ TEXTS = ("How are you?", "", "Good night, and thank you for everything.")
 
 
 def write_warm_up(path: Path, translator: Translator) -> None:
-    """Writes a request for each signature and batch size, if tensorflow-serving-api, which has the messages, is there.
-
-    Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
-    """
+    """Writes a request for each signature and batch size, if tensorflow-serving-api is installed."""
+    # https://www.tensorflow.org/tfx/serving/saved_model_warmup
     if not is_installed("tensorflow_serving"):
         print(f"no warm-up requests: {install_command('serving')} to have them")
         return
