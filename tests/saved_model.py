@@ -108,7 +108,7 @@ def _work(path, in_python, in_session):
         answers[1].extend(_answer(ask_session, *request) for request in in_session)
     foreign = {"keras_attention", "tensorflow_text", "sentencepiece"} & set(sys.modules)
     if foreign:
-        raise RuntimeError(f"This process was to load TensorFlow alone, and has {foreign}")
+        raise RuntimeError(f"This process should have loaded only TensorFlow, and has {foreign}")
     return answers
 
 

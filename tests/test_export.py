@@ -1,4 +1,4 @@
-"""What an export writes: versions that appear whole, and what a server needs in them and beside them."""
+"""Exports: versions that appear atomically, and the files that a server needs in them and next to them."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ from keras_attention.serving.warm_up import write_warm_up
 
 pytestmark = pytest.mark.tensorflow
 
-# What the graph may need beside TensorFlow's own ops: a server has these and few others.
+# Operations that the graph may need besides TensorFlow's own: a server has these and few others.
 TEXT_OPS = {"SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp"}
 OUTPUTS = {
     "serving_default": {"text": [-1], "score": [-1], "truncated": [-1]},

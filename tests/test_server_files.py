@@ -1,4 +1,4 @@
-"""The settings beside an export are what TensorFlow Serving reads; the commands of its page are what a shell reads."""
+"""The settings of an export are what TensorFlow Serving reads; the commands of its page are what a shell reads."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The translator: one output for each input, the same alone and in a batch."""
+"""The translator: one output for each input, the same by itself and in a batch."""
 
 import threading
 from typing import NamedTuple
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tensorflow
 
 
 class FixedModel:
-    """Stands in for a `Transformer`: the next token's logits depend on the last token alone."""
+    """Stands in for a `Transformer`: the next token's logits depend only on the last token."""
 
     def __init__(self, logits):
         self.logits = tf.constant(logits, tf.float32)  # (V, V)
@@ -229,7 +229,7 @@ def test_texts_of_which_only_the_beginning_is_read_are_named():
 
 @pytest.mark.parametrize("character", ["a", "ж", "€", "😀", "\0"])
 def test_no_more_than_sixteen_characters_for_each_token_are_tokenised(character, monkeypatch):
-    """Of one byte to four; those that the vocabulary lacks are all one token, which alone would be no limit."""
+    """Of one byte to four; those that the vocabulary lacks are all one token, which by itself would be no limit."""
     seen = []
     tokenizer = tiny_tokenizer()
     tokenize = tokenizer.tokenize
