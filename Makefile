@@ -73,7 +73,7 @@ mutants-attention: .venv/.backends ## the same for multi-head attention, whose c
 	@$(BIN)/cr-report build/mutants.sqlite | tail -n 3
 
 check: .venv/.installed ## check format, lint, import rule and docstrings
-	@echo "check: format, lint, the rooms' import rule, docstrings against signatures"
+	@echo "check: format, lint, the import rule, docstrings that match signatures"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
