@@ -3,14 +3,14 @@
 PYTHON ?= python3.11
 PIP_FLAGS ?= --quiet
 PYTEST_FLAGS ?=
-# Of `make mutants`: which rooms, all by default, and how many changes of each, 0 for all.
+# For `make mutants`: the rooms, all by default, and the number of changes of each, 0 for all.
 ROOMS ?=
 SAMPLE ?= 0
 # Processes that share the tests; each takes about a gigabyte.
 WORKERS ?= 2
 BIN := .venv/bin
 BACKENDS := tensorflow jax torch
-# The tests of what runs on every backend, and those of them that a glance at JAX takes.
+# The tests that run on every backend, and the few of them that `make test` runs on JAX.
 BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py,backends ops blockwise layers attention_layers blocks \
     causal_transformer chunked_loss config dropout fused_adam fused_decoder muon normalization packed_model product remat transformer losses schedules))
 GLANCE := tests/test_ops.py tests/test_layers.py -k "formula or explicit_mask_equals or finite_differences"
@@ -30,14 +30,14 @@ demo: .venv/.installed ## train, export and try a small translator
 	@echo "demo: trains, exports and tries a small translator"
 	@$(BIN)/keras-attention demo
 
-test: .venv/.installed ## run every test but the slow ones, with the docstrings' examples
-	@echo "test: runs every test but the slow ones, with the docstrings' examples"
+test: .venv/.installed ## run all tests except the slow ones, with the docstrings' examples
+	@echo "test: runs all tests except the slow ones, with the docstrings' examples"
 	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
 	@if $(BIN)/python -c 'import jax' 2>/dev/null; then echo "test: a glance at JAX"; \
 	    KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) $(GLANCE) $(PYTEST_FLAGS); \
 	else echo "test: JAX is not installed, so nothing ran on it; make test-backends installs it"; fi
 
-test-slow: .venv/.installed ## run the slow tests alone
+test-slow: .venv/.installed ## run the slow tests only
 	@echo "test-slow: runs the tests marked slow"
 	@$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
@@ -54,7 +54,7 @@ test-backends: .venv/.backends ## run layers, models and losses on TensorFlow, J
 	    printf 'test-backends: %-10s %s\n' $$backend "$$(tail -n 1 build/backends/$$backend.txt | tr -d =)"; done
 	@test ! -e build/backends/failed
 
-coverage: .venv/.installed ## say which lines and branches the tests reach; build/coverage has them marked
+coverage: .venv/.installed ## run the tests with line and branch coverage; report in build/coverage
 	@echo "coverage: runs the tests and counts the lines and branches that they reach"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) pytest-cov
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --cov=keras_attention --cov-branch --cov-report=term \
@@ -73,14 +73,14 @@ mutants-attention: .venv/.backends ## the same for multi-head attention, whose c
 	@$(BIN)/cr-report build/mutants.sqlite | tail -n 3
 
 check: .venv/.installed ## check format, lint, import rule and docstrings
-	@echo "check: format, lint, the rooms' import rule, docstrings against signatures"
+	@echo "check: format, lint, the import rule, docstrings that match signatures"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/pydoclint keras_attention
 
 format: .venv/.installed ## rewrite the code to the project's format
-	@echo "format: rewrites the code and mends what ruff can mend"
+	@echo "format: rewrites the code and fixes what ruff can fix"
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -106,7 +106,7 @@ clean: ## remove .venv, caches and builds; keep runs/ and saved_models/
 	@rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment for all targets. The stamp is the last line, so a broken install is done again.
+# One environment for all targets. The stamp is written last, so that a failed installation is repeated.
 .venv/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "error: '$(PYTHON)' is not a working Python >= 3.11. Install Python 3.11, or name" \

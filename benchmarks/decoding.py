@@ -1,7 +1,7 @@
-"""Decoding against peers: seconds for the same weights in CTranslate2 and KerasHub, what is the same, memory.
+"""Decoding against peers: seconds and memory for the same weights in CTranslate2 and KerasHub, and their agreement.
 
-`python -m benchmarks.decoding --help` has the options: a training run and a file in place of random weights and ids.
-Each side is a process that stays, and waits while the others have their turns.
+`python -m benchmarks.decoding --help` lists the options, such as a training run and a file instead of random weights
+and ids. Each side is a process of its own, which waits while the others run.
 """
 
 import argparse
@@ -49,7 +49,7 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What random weights decode: how many sentences beside one alone, how many tokens of each."""
+    """Sizes of a model with random weights and of its batch; one sentence is also decoded by itself."""
 
     sizes: Sizes
     sentences: int
@@ -87,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
         help="parts of random ids that ours and CTranslate2 decode at a time (%(default)s)",
     )
     parser.add_argument("--small", action="store_true", help="small sizes: shows that everything runs")
-    parser.add_argument("--run", help="folder of a training run; with --source in place of random weights and ids")
-    parser.add_argument("--source", help="text to translate, a sentence a line")
+    parser.add_argument("--run", help="folder of a training run; with --source instead of random weights and ids")
+    parser.add_argument("--source", help="text to translate, one sentence per line")
     parser.add_argument("--target", help="its translations, for BLEU")
     parser.add_argument("--length-penalty", type=float, default=0.6, help="α of the score log p / nᵅ (%(default)s)")
     parser.add_argument("--program", metavar="PATH", help="examples/serving_c/serve, once built: is measured, too")
@@ -169,9 +169,9 @@ def _random(
 
 
 def agreement(workers: dict[str, Worker], asked: dict) -> dict[str, float]:
-    """The share of hypotheses that are CTranslate2's in float32; asking is also what warms the sides up.
+    """The share of hypotheses that are CTranslate2's in float32; the search also warms the sides up.
 
-    A hypothesis of ours ends with the last of its tokens, one of the others goes on: each has its own counterpart.
+    Our hypotheses end with their last token, those of the others may continue, so each is compared with its own kind.
     """
     found = {name: worker.ask("search", **asked)["found"] for name, worker in workers.items()}
     if EXACT not in workers:

@@ -89,7 +89,7 @@ class Report:
 
 
 def measure_in_turn(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Times each side once per round, with the order turned from round to round.
+    """Times each side once per round, in an order that rotates from round to round.
 
     A side must return only when its work is done: convert an output to NumPy in it.
     """

@@ -18,12 +18,12 @@ WIDTH = HEADS * KEY_DIM
 OURS, PEER = "keras_attention", "keras"
 LENGTHS, LONGER = (1024, 2048, 4096, 8192), (16384, 32768)
 ROUNDS = 5
-# float32 sums of so many terms in another order, relative to the largest entry.
+# For float32 sums of many terms in another order, relative to the largest entry.
 TOLERANCE = 1e-4
 
 
 def run(rounds: int) -> Report:
-    """Asserts that both sides agree, then measures them in turn; the longest sequences on our side alone."""
+    """Asserts that both sides agree, then measures them in turn; the longest sequences on our side only."""
     memory = {side: {} for side in (OURS, PEER)}
     setup = {"batch": 1, "heads": HEADS, "key_dim": KEY_DIM, "rounds": rounds, "additional_memory_mib": memory}
     report = Report("long_attention", OURS, {**setup, "dtype": keras.config.floatx()})

@@ -1,6 +1,6 @@
-"""Training against peers: useful tokens a second of `fit`, memory, time to the first step, share of the matrix rate.
+"""Training against peers: useful tokens per second of `fit`, memory, time to the first step, share of the matrix rate.
 
-`python -m benchmarks.training --help` has the options: text files in place of drawn sentences, which workloads and
+`python -m benchmarks.training --help` lists the options: text files instead of sampled sentences, workloads,
 sides, OpenNMT-tf. Each side is a process of its own; variables such as glibc's MALLOC_ reach all of them.
 """
 
@@ -78,7 +78,7 @@ LARGE = Workload(
 
 
 def run(rounds: int = ROUNDS) -> Iterator[Rates]:
-    """Measures every workload on drawn sentences, without OpenNMT-tf."""
+    """Measures every workload on sampled sentences, without OpenNMT-tf."""
     return measure(parser().parse_args(["--rounds", str(rounds)]), Console())
 
 
@@ -94,15 +94,17 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("workloads", nargs="*", metavar="workload", help=f"of: {', '.join(WORKLOADS)}; all by default")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, help="in place of those that a workload has")
-    parser.add_argument("--source", help="text to translate from; with --target in place of drawn sentences")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="sides to run instead of those of the workload")
+    parser.add_argument("--source", help="text to translate from; with --target instead of sampled sentences")
     parser.add_argument("--target", help="its translations, line by line")
     parser.add_argument("--tokenizer", help="SentencePiece model; by default one is trained from the texts")
     parser.add_argument("--opennmt-python", metavar="PATH", help="Python of an environment that has OpenNMT-tf 2.32")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each workload (%(default)s)")
     parser.add_argument("--steps", type=int, default=30, help="on the clock (%(default)s)")
     parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts (%(default)s)")
-    parser.add_argument("--large", action="store_true", help=f"ours alone in place of the workloads: {LARGE.title}")
+    parser.add_argument(
+        "--large", action="store_true", help=f"runs only our side, instead of the workloads: {LARGE.title}"
+    )
     return parser
 
 

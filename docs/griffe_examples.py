@@ -6,7 +6,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Renames the section before Griffe reads it."""
+    """Renames the section before Griffe parses it."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrites the docstring of a module, class, function or attribute."""

@@ -1,4 +1,4 @@
-"""Asks an exported translator, without keras_attention: TensorFlow and its SentencePiece ops are enough.
+"""Translates with an exported model, without keras_attention: only TensorFlow and tensorflow-text are needed.
 
 Run it: python examples/ask_saved_model.py saved_models/demo-fr "March 5, 2026"
 """

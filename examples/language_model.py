@@ -1,4 +1,4 @@
-"""A language model of the lines of a text file, which then goes on with a beginning, piece by piece.
+"""Trains a language model on the lines of a text file, then continues a prompt, piece by piece.
 
 Run it: python examples/language_model.py train.en "How do"
 """
@@ -15,11 +15,11 @@ from keras_attention.decoding.sampling import sample
 from keras_attention.decoding.streaming import stream_tokens
 
 BOS, EOS = ka.text.BOS_ID, ka.text.EOS_ID
-LENGTH = 64  # tokens of a line that are learnt
+LENGTH = 64  # maximum number of tokens of a line
 
 
 def train(tokenizer: ka.text.SubwordTokenizer, lines: list[str], epochs: int) -> ka.CausalTransformer:
-    """Learns to predict each piece of a line, and its end, from the pieces before it."""
+    """Trains a model to predict each piece of a line, and its end, from the pieces before it."""
     rows = [[BOS, *pieces, EOS] for pieces in tokenizer.encode(lines)]
     ids = keras.utils.pad_sequences(rows, maxlen=LENGTH + 1, padding="post", truncating="post")  # (lines, T + 1)
     model = ka.CausalTransformer.from_preset("tiny", vocabulary_size=tokenizer.vocabulary_size)
@@ -30,12 +30,12 @@ def train(tokenizer: ka.text.SubwordTokenizer, lines: list[str], epochs: int) ->
     return model
 
 
-def go_on(
-    model: ka.CausalTransformer, tokenizer: ka.text.SubwordTokenizer, beginning: str, seed: int = 1
+def continue_prompt(
+    model: ka.CausalTransformer, tokenizer: ka.text.SubwordTokenizer, prompt: str, seed: int = 1
 ) -> Iterator[str]:
-    """Yields what may follow, as soon as each piece is drawn from the likeliest that make up 90%."""
-    prompt = tf.constant([[BOS, *tokenizer.encode([beginning])[0]]])  # (1, P)
-    _, cache = model.decode_step(prompt[:, :-1], model.init_cache(1))
+    """Yields each piece as soon as it is sampled, from the likeliest pieces that make up 90%."""
+    ids = tf.constant([[BOS, *tokenizer.encode([prompt])[0]]])  # (1, P)
+    _, cache = model.decode_step(ids[:, :-1], model.init_cache(1))
 
     def step(ids, cache):
         logits, cache = model.decode_step(ids[:, None], cache)
@@ -44,19 +44,19 @@ def go_on(
     def choose(logits, written):
         return sample(keep_top_p(logits, 0.9), [seed, 0], written.shape[1])
 
-    for token in stream_tokens(step, cache, prompt[:, -1], max_length=LENGTH, eos_id=EOS, choose=choose):
+    for token in stream_tokens(step, cache, ids[:, -1], max_length=LENGTH, eos_id=EOS, choose=choose):
         if token.ids[0] != EOS:
             yield tokenizer.pieces(token.ids.tolist())[0].replace("▁", " ")
 
 
-def main(file: str, beginning: str, *, vocabulary_size: int = 2000, epochs: int = 10) -> str:
-    """Trains on a file, prints a line that starts with the beginning, and returns it."""
+def main(file: str, prompt: str, *, vocabulary_size: int = 2000, epochs: int = 10) -> str:
+    """Trains on a file, prints a line that starts with the prompt, and returns it."""
     keras.utils.set_random_seed(1)
     tokenizer = ka.text.SubwordTokenizer.train(file, vocabulary_size)
     model = train(tokenizer, list(ka.text.read_lines(file)), epochs)
-    line = beginning
-    print(beginning, end="")
-    for piece in go_on(model, tokenizer, beginning):
+    line = prompt
+    print(prompt, end="")
+    for piece in continue_prompt(model, tokenizer, prompt):
         print(piece, end="", flush=True)
         line += piece
     print()

@@ -1,4 +1,4 @@
-"""From two text files to a SavedModel, in one page.
+"""Trains a translator on two text files and exports it as a SavedModel.
 
 Run it: python examples/train_translator.py train.en train.de saved_models/en-de
 """
@@ -11,7 +11,7 @@ import keras_attention as ka
 
 
 def main(source: str, target: str, folder: str, *, vocabulary_size: int = 8000, epochs: int = 10) -> ka.Transformer:
-    """Trains on two files, a sentence a line, and exports for TF Serving."""
+    """Trains on two files with one sentence per line and exports the model for TF Serving."""
     tokenizer = ka.text.SubwordTokenizer.train([source, target], vocabulary_size=vocabulary_size)
     data = ka.text.ParallelCorpus(source, target).batches(tokenizer, tokens_per_batch=2048, seed=1)
     model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size)

@@ -106,10 +106,11 @@ class ConfigContract(Contract):
         others = RULES.keys() - EXACT
         check_layer(self.layer_class, self.every_argument, self.draw_inputs(), tolerance=0, leave_out=others)
 
-    def test_weights_keep_their_paths_in_a_file(self, tmp_path):
+    def test_a_frozen_layer_keeps_its_config_and_paths_in_a_file(self, tmp_path):
         layer = self.layer_class(**self.every_argument, name="other_name", trainable=False)
         self.model(layer).save(tmp_path / "model.keras")
         again = keras.models.load_model(tmp_path / "model.keras").get_layer("other_name")
+        assert again.get_config() == layer.get_config()
         assert [weight.path for weight in again.weights] == [weight.path for weight in layer.weights]
 
     def test_what_is_frozen_stays_frozen(self, tmp_path):

@@ -71,7 +71,7 @@ def prepare(name: str) -> Path:
 
 
 def try_room(name: str, sample: int) -> Counter:
-    """Tries all changes of a room, or so many of them; prints those that went unnoticed."""
+    """Tries the changes of a room, all or a sample; prints those that no test notices."""
     folder = prepare(name)
 
     def mutmut(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -100,7 +100,9 @@ def main() -> None:
     """Tries the rooms that are named, and prints what share of the changes each one's tests noticed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rooms", nargs="*", metavar="room", help=f"of {', '.join(ROOMS)}; all by default")
-    parser.add_argument("--sample", type=int, default=0, help="tries so many changes, always the same; 0 tries all")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="number of changes to try, always the same ones; 0 for all"
+    )
     options = parser.parse_args()
     if unknown := set(options.rooms) - set(ROOMS):
         parser.error(f"rooms are {', '.join(ROOMS)}. Received: {', '.join(sorted(unknown))}")

@@ -1,7 +1,7 @@
-"""What `test_backends.py` computes on each backend.
+"""The computations of `test_backends.py` on each backend.
 
 Keras takes one backend for a whole process, so this file is also a program: `python one_backend.py FOLDER` loads the
-models that stand in the folder, and leaves there what it computed and the model that it trained.
+models in the folder, and writes its results and the model that it trained there.
 """
 
 import sys

@@ -21,7 +21,7 @@ def weights_of(layer: Any) -> dict[str, np.ndarray]:
 
 
 def path_within(layer: Any, weight: Any) -> str:
-    """Where a weight stands in a layer, such as `self_attention/query/kernel`."""
+    """The path of a weight within a layer, such as `self_attention/query/kernel`."""
     _, separator, path = f"/{weight.path}".partition(f"/{layer.name}/")
     assert separator, f"{weight.path} does not name its layer, {layer.name}"
     return path
@@ -57,19 +57,19 @@ def attention(query: Any, key: Any, value: Any, mask: Any = None, bias: Any = 0.
 
 
 class Rotary:
-    """Turns each pair (x_i, x_{i+D/2}), read as a complex number, by exp(i p / λ^(2i/D))."""
+    """Rotates each pair (x_i, x_{i+D/2}), read as a complex number, by exp(i p / λ^(2i/D))."""
 
     def __init__(self, max_wavelength: float = 10000.0):
         self.max_wavelength = max_wavelength
 
     def turn(self, vector: np.ndarray, position: int) -> np.ndarray:
         half = len(vector) // 2
-        turned = np.zeros(2 * half)
+        rotated = np.zeros(2 * half)
         for i in range(half):
             angle = position / self.max_wavelength ** (2 * i / len(vector))
             number = complex(vector[i], vector[i + half]) * complex(math.cos(angle), math.sin(angle))
-            turned[i], turned[i + half] = number.real, number.imag
-        return turned
+            rotated[i], rotated[i + half] = number.real, number.imag
+        return rotated
 
     def bias(self, weights: Weights, head: int, heads: int, query_position: int, key_position: int) -> float:
         return 0.0
@@ -142,7 +142,7 @@ def visible(
     key_segments: Any = None,
     offset: int = 0,
 ) -> np.ndarray:
-    """Which query of one row may see which key: (T, S); the first query stands at `offset` among the keys."""
+    """Which query of one row may see which key: (T, S); the position of the first query among the keys is `offset`."""
     mask = np.ones((query_length, key_length), bool)
     for t, s in np.ndindex(query_length, key_length):
         if causal and s > offset + t:
@@ -218,7 +218,7 @@ def attention_over_axes(
     value_mask: Any = None,
     pairs: Any = None,
 ) -> np.ndarray:
-    """Attention for inputs (B, …, M) among the positions that differ in the given axes alone.
+    """Attention for inputs (B, …, M) among the positions that differ only in the given axes.
 
     The value's mask has its axes but the width, a mask of pairs the attended axes of query and value.
     """
@@ -261,7 +261,7 @@ def additive_attention(
 
 
 def layer_norm(weights: Weights, x: np.ndarray, epsilon: float) -> np.ndarray:
-    """(x − mean) / √(variance + ε) · γ + β over the width; x / √(mean x² + ε) · γ where there is a scale alone."""
+    """(x − mean) / √(variance + ε) · γ + β over the width; x / √(mean x² + ε) · γ where there is only a scale."""
     if "scale" in weights:
         return rms_norm(weights["scale"], x, epsilon)
     mean = x.mean(-1, keepdims=True)

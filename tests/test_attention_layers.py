@@ -142,7 +142,7 @@ def test_each_token_sees_itself_and_what_is_before_it():
     causal = influence(lambda x: layer(x, use_causal_mask=True), draw(T, M))
     np.testing.assert_array_equal(causal, np.tril(np.ones((T, T), bool)))
     assert np.all(influence(layer, draw(T, M)))
-    # Behind a cache of two positions the first query stands at position two and still sees only itself.
+    # After a cache of two positions the first query is at position two and still sees only itself.
     cache = layer.project(draw(1, 2, M))
     later = influence(lambda x: layer(x, use_causal_mask=True, cache=cache)[0], draw(T, M))
     np.testing.assert_array_equal(later, np.tril(np.ones((T, T), bool)))

@@ -467,7 +467,7 @@ def test_other_special_ids():
 
 
 def test_an_empty_place_whose_logits_are_broken_spoils_no_sentence():
-    """At the first step all beams but one stand empty."""
+    """At the first step all beams but one are empty."""
     table = make_table(2, seed=59, scale=1.0)
     expected = search(table, 3, 3, num_return=3)
     step = table_step(table)

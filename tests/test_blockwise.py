@@ -251,7 +251,7 @@ def test_layers_take_blocks_for_long_sequences(short_is_long, position, mask):
     )
     layer(x)
     short_is_long.clear()
-    # On torch a graph behind the cache would serve one backward pass alone.
+    # On torch a cached graph would serve only one backward pass.
     past = keras.tree.map_structure(keras.ops.stop_gradient, layer.project(draw(B, 4, 24)))
     options = {
         "padding": {"padding_mask": np.random.rand(B, S) < 0.7},

@@ -42,7 +42,7 @@ def steps_taken(model):
 
 
 class Clock:
-    """A clock that moves when told to, in place of the machine's."""
+    """A clock that moves when told to, instead of the machine's."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0

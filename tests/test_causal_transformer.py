@@ -1,4 +1,4 @@
-"""The language model: the decoder's layers alone."""
+"""The language model: only the decoder's layers."""
 
 import dataclasses
 

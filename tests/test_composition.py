@@ -112,7 +112,7 @@ def test_padding_masks_of_both_sides_in_a_decoder_of_packed_rows():
     output = layer(x, memory, encoder_padding_mask=padding(S), **options)
     other = np.where(padding(S)[..., None], memory, 7.0)
     assert_close(layer(x, other, encoder_padding_mask=padding(S), **options), output)
-    # The second sequence alone
+    # The second sequence by itself
     alone = layer(x[1:, 2:], memory[1:, 3:])
     assert_close(output[1:, 2:], alone)
 

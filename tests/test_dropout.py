@@ -35,7 +35,7 @@ def test_what_is_kept_is_scaled_and_the_rest_is_zero(x, rate):
 
 
 # Between multiples of 1/256, at one, and below the smallest.
-# So many numbers tell the rate from the next multiple.
+# Enough numbers to tell the rate from the next multiple.
 @pytest.mark.parametrize(("rate", "size"), [(0.1, 3989), (1.4 / 256, 997), (4 / 256, 997), (0.001, 997), (0.9985, 997)])
 def test_over_many_calls_the_rate_is_the_one_that_was_given(rate, size):
     layer, ones = Dropout(rate, seed=11), np.ones((size,), "float32")

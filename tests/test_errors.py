@@ -431,7 +431,7 @@ CALLS = {
 
 
 def symbol(value):
-    """The symbolic tensor that stands for an array in a functional model."""
+    """The symbolic tensor of an array in a functional model."""
     return keras.KerasTensor(value.shape, dtype=value.dtype.name) if isinstance(value, np.ndarray) else value
 
 

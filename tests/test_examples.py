@@ -38,7 +38,7 @@ def load(name: str):
 def test_classifier_learns_and_padding_changes_nothing(capsys):
     example = load("classifier")
     example.main(epochs=1)
-    change = float(re.search(r"change the answers by (\S+)", capsys.readouterr().out).group(1))
+    change = float(re.search(r"change the predictions by (\S+)", capsys.readouterr().out).group(1))
     assert change < 1e-5
 
 

@@ -30,7 +30,7 @@ def test_steps_are_those_of_the_formula():
         for index, gradient in enumerate(gradients):
             first[index] = 0.8 * first[index] + 0.2 * gradient
             second[index] = 0.95 * second[index] + 0.05 * gradient**2
-            # ε beside the root of the moment before its bias is taken off, as Keras and section 2 of the paper have it
+            # ε is added to the root of the uncorrected moment, as in Keras and in section 2 of the paper
             rate = 0.03 * np.sqrt(1 - 0.95**step) / (1 - 0.8**step)
             expected[index] = expected[index] - rate * first[index] / (np.sqrt(second[index]) + 1e-3)
     for variable, value in zip(variables, expected, strict=True):

@@ -1,7 +1,7 @@
 """Gradients against central differences in float64, and float64 kept from end to end.
 
 A layer's derivative along a random direction of all inputs and weights equals the difference of two outputs.
-On TensorFlow alone: Keras turns 64 bits into 32 on the other backends.
+On TensorFlow only: Keras turns 64 bits into 32 on the other backends.
 """
 
 import keras
@@ -14,7 +14,7 @@ from tensors import MEMORY_WIDTH, B, F, H, M, S, T, V, padding, randomize
 import keras_attention as ka
 
 STEP = 1e-5
-D = 12  # of even width, so that pairs can be turned
+D = 12  # of even width, so that pairs can be rotated
 ATTENTION = {
     "plain": {},
     "sizes": {"value_dim": 19, "output_shape": (2, 23)},

@@ -24,7 +24,7 @@ NUMBERS = tf.TensorSpec([None], tf.int32)
 
 
 def cases(count):
-    """The same so many cases each time."""
+    """The same number of cases each time."""
     return settings(max_examples=count, derandomize=True, deadline=None, database=None)
 
 

@@ -56,7 +56,7 @@ def test_the_layer_is_keras_layer(case, dtype):
     np.testing.assert_allclose(*(numpy(ops.cast(y, "float32")) for y in (result, expected)), atol=tolerance)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the layer uses it on TensorFlow alone, and torch derives it once")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only used on TensorFlow; torch differentiates it only once")
 def test_the_gradient_has_a_gradient(case):
     import tensorflow as tf
 

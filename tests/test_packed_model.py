@@ -1,4 +1,4 @@
-"""Several pairs in a row: each gives the logits, the loss and the gradients that it gives alone."""
+"""Several pairs in a row: each gives the logits, the loss and the gradients that it gives by itself."""
 
 import itertools
 

@@ -15,7 +15,7 @@ from tensors import LENGTHS, MEMORY_WIDTH, B, D, F, H, M, S, T, assert_close, dr
 
 import keras_attention as ka
 
-EVEN = 12  # width of a head whose halves are turned together
+EVEN = 12  # width of a head whose halves are rotated together
 INPUTS = [(B, T, M), (B, S, MEMORY_WIDTH), (B, S, 31)]
 
 
@@ -30,7 +30,7 @@ def parameters(function):
 
 
 def exchange(ours, theirs):
-    """Yields twice, with weights drawn in one and set in the other, both ways."""
+    """Yields twice, with weights sampled in one and set in the other, both ways."""
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
     for giver, taker in ((theirs, ours), (ours, theirs)):
         randomize(giver)
@@ -377,7 +377,7 @@ def test_keras_hub_alibi_bias(hub, heads):
 
 @pytest.mark.parametrize("start", [0, 7])
 def test_keras_hub_sine_position_encoding(hub, start):
-    """Theirs returns the position vectors alone; ours scales the embeddings and adds them, so that masks flow on."""
+    """Theirs returns only the position vectors; ours scales the embeddings and adds them, so that masks flow on."""
     x = draw(B, T, M)
     for max_wavelength in (10000, 37):
         theirs = hub.SinePositionEncoding(max_wavelength=max_wavelength)(x, start_index=start)

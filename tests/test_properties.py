@@ -1,7 +1,7 @@
-"""Properties of the operations and layers over drawn shapes, masks and options, most of them against the oracle.
+"""Properties of the operations and layers over sampled shapes, masks and options, most of them against the oracle.
 
-Each test draws sizes, options and a seed for the numbers; layers come from small pools, since building them takes
-longer than calling them. The same cases are drawn each time.
+Each test samples sizes, options and a seed for the numbers; layers come from small pools, since building them takes
+longer than calling them. The same cases are sampled each time.
 """
 
 import functools
@@ -36,7 +36,7 @@ COUNTS: list[int] = []
 
 
 def cases(count: int) -> Any:
-    """Runs a test on so many cases, the same ones each time."""
+    """Runs a test on a number of cases, the same ones each time."""
     COUNTS.append(count)
     return settings(max_examples=count, derandomize=True, deadline=None, database=None)
 
@@ -73,7 +73,7 @@ def assert_equal(actual: Any, expected: Any, atol: float = 2e-5) -> None:
 
 
 def options_of(choice: int, **choices: list[Any]) -> dict[str, Any]:
-    """One combination of the options; small numbers change one option alone, each in its turn."""
+    """One combination of the options; small numbers change only one option, each in its turn."""
     singles = [(name, value) for name, values in choices.items() for value in values[1:]]
     if choice == 0:
         return {}

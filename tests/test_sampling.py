@@ -1,4 +1,4 @@
-"""Draws: as often as the probabilities say, the same for the same seed, whatever stands beside a row."""
+"""Samples: as frequent as the probabilities say, the same for the same seed, whatever the other rows hold."""
 
 import math
 

@@ -13,13 +13,13 @@ EXTRA_LENGTH = 50  # tokens of a translation above those of its source
 
 @dataclass(frozen=True)
 class DecodingTask:
-    """What a side decodes.
+    """The decoding task of a side.
 
     Attributes:
         folder: Holds the model as `.keras`, CTranslate2's conversions in `float32` and `int8`, source ids.
-        threads: That it may use.
+        threads: Number of threads.
         at_once: Parts of the ids that ours and CTranslate2 decode at a time, each with its share of the threads.
-        options: Of one side alone.
+        options: Options of this side only.
     """
 
     folder: str
@@ -37,7 +37,7 @@ class DecodingTask:
 
 
 def use_threads(count: int) -> None:
-    """Gives TensorFlow so many threads; to be called before it computes."""
+    """Sets the number of TensorFlow's threads; call it before the first operation."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(count)

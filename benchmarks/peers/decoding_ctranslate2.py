@@ -48,7 +48,7 @@ class CTranslate2:
     def translate(
         self, file: str, beam: int, length_penalty: float, tokens_per_batch: int, batches_at_once: int
     ) -> Work:
-        """All lines of a file, text to text, in its own batches of at most so many tokens, so many at a time."""
+        """All lines of a file, text to text, in its own batches, limited in tokens, several at a time."""
         import sentencepiece
 
         processor = sentencepiece.SentencePieceProcessor(model_file=str(self.task.path(TOKENIZER)))

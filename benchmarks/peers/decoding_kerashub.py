@@ -1,7 +1,7 @@
 """KerasHub's layers with our weights, decoded by its own `generate`.
 
 Its task for pairs of sequences is that of BART. `generate`, the samplers and the seeding of the caches are KerasHub's;
-what is said here is which layers stand where, since BART's model is another (learned positions, more normalisations).
+only the order of the layers is written here, because BART's model differs (learned positions, more normalizations).
 """
 
 from collections.abc import Callable

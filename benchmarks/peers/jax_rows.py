@@ -32,7 +32,7 @@ def build(task: Task) -> keras.Model:
 
 
 def segments(task: Task) -> dict[str, np.ndarray]:
-    """The inputs that packed rows have beside the ids."""
+    """The inputs of packed rows other than the ids."""
     if "pairs_per_row" not in task.options:
         return {}
     return dict.fromkeys(("source_segments", "target_segments"), rows.segments(task))

@@ -29,16 +29,16 @@ class Task:
         hidden_dim: M.
         intermediate_dim: F.
         num_heads: H.
-        dropout: On sub-layers' outputs and embeddings; nowhere else.
+        dropout: Dropout of sub-layer outputs and embeddings only.
         dtype: "float32" or "mixed_bfloat16".
         tokens_per_batch: What the batches were cut by; 0 where they have a number of sentences.
         warmup: Steps before the clock starts.
         steps: Steps on the clock.
-        warmup_steps: Of the learning rate, the paper's schedule.
-        learning_rate_scale: Of the same.
-        rows: In place of sentences, rows of random ids without padding in each batch: for accelerators.
-        row_length: Tokens of each side of such a row.
-        options: Of one side alone.
+        warmup_steps: Warm-up steps of the learning rate, in the paper's schedule.
+        learning_rate_scale: Factor of the learning rate.
+        rows: Number of rows per batch of random ids without padding, instead of sentences, for accelerators.
+        row_length: Tokens per side of such a row.
+        options: Options of this side only.
     """
 
     sentences: str

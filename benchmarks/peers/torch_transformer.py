@@ -45,7 +45,7 @@ class Translator(nn.Module):
         self.register_buffer("positions", _positions(512, width), persistent=False)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor, padded: bool = True) -> torch.Tensor:
-        """Ids (B, S) and (B, T) to logits (B, T, V); without padding there are masks for the future alone."""
+        """Ids (B, S) and (B, T) to logits (B, T, V); without padding there is only the causal mask."""
         padding = source == PAD if padded else None  # (B, S), True = hidden, as torch has it
         future = nn.Transformer.generate_square_subsequent_mask(target.shape[1], device=target.device) < 0
         x = self.transformer(

@@ -46,7 +46,7 @@ def draw(results: list[dict], image: Path = IMAGE) -> Path:
 
 
 def main() -> None:
-    """Draws what was measured with peers beside us."""
+    """Plots the measurements of this library and its peers."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("training-*.json"))]
     compared = [content for content in contents if len(content["sides"]) > 1]
     if not compared:

@@ -24,7 +24,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Numbers:
-    """In place of a tokenizer: pieces that are numbers."""
+    """A substitute for a tokenizer, whose pieces are numbers."""
 
     vocabulary_size: int
 

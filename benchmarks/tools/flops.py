@@ -12,7 +12,7 @@ def forward_multiply_adds(
     intermediate_dim: int,
     vocabulary_size: int,
 ) -> int:
-    """Multiply-adds of the matrix products of one forward pass over the real tokens alone.
+    """Multiply-adds of the matrix products of one forward pass over the real tokens only.
 
     For a pair of s source and t target tokens, with N layers of width M, inner width F and V pieces:
 
@@ -22,7 +22,7 @@ def forward_multiply_adds(
       of cross-attention for each target token, keys and values for each source token, s·t pairs;
     - the logits: M·V for each target token.
 
-    What a program computes beyond that (padding, masked pairs) is its own affair: it is no useful work.
+    Other work of a program (padding, masked pairs) is not counted as useful.
 
     Args:
         source_lengths: (N,) of the pairs, ends counted.

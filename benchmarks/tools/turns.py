@@ -19,15 +19,15 @@ def run_side(module: str, task: Task | None = None, environment: Mapping[str, st
     """Runs one side in a fresh process.
 
     Args:
-        module: Such as "benchmarks.peers.ours".
-        task: What it trains; None for one that takes no task.
-        environment: Variables beside those of this process.
+        module: Name of the module, such as "benchmarks.peers.ours".
+        task: The training task; None for a side that takes none.
+        environment: Variables in addition to those of this process.
 
     Returns:
-        What it measured: the last line that it printed.
+        Its measurements, from the last line that it printed.
 
     Raises:
-        RuntimeError: It failed; the message ends with what it wrote.
+        RuntimeError: If it fails; the message ends with its standard error.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", module]
@@ -45,15 +45,15 @@ def run_side(module: str, task: Task | None = None, environment: Mapping[str, st
 def in_turn(
     sides: Mapping[str, Callable[[], dict]], rounds: int, report: Callable[[str], None] = print
 ) -> dict[str, list[dict]]:
-    """Runs each side once per round, with the order turned from round to round.
+    """Runs each side once per round, in an order that rotates from round to round.
 
     Args:
-        sides: What runs a side, by its name.
-        rounds: How many.
-        report: Told of each side as it ends.
+        sides: Functions that run a side, by its name.
+        rounds: Number of rounds.
+        report: Called with a line about each side when it has run.
 
     Returns:
-        What each side measured, one per round.
+        The measurements of each side, one per round.
     """
     measured: dict[str, list[dict]] = {side: [] for side in sides}
     order = list(sides)

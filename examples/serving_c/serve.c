@@ -1,10 +1,10 @@
-/* Translates lines with an exported model and TensorFlow's C library alone: there is no Python in the process.
+/* Translates lines with an exported model, using only TensorFlow's C library: the process runs no Python.
  *
  *   serve MODEL [BATCH]
  *
- * MODEL is a version of an export (saved_models/en-de/1) or the folder of its versions, whose newest is taken. Each
- * line of standard input is answered by one line of standard output, BATCH lines at a time (1 by default: every line
- * at once). A line may hold any bytes; of one that is very long only the beginning is read. */
+ * MODEL is a version of an export (saved_models/en-de/1) or the folder of the versions, of which the newest is loaded.
+ * Each line of standard input gives one line of standard output. BATCH lines are translated together, 1 by default. A
+ * line may hold any bytes; of a very long line only the beginning is read. */
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -19,10 +19,10 @@
 #include "tensorflow/c/c_api.h"
 #include "tensorflow/c/tf_tstring.h"
 
-#define MAX_LINE (1 << 20) /* the model reads far less of a line */
+#define MAX_LINE (1 << 20) /* far more than the model reads of a line */
 #define MAX_PATH 4096
 
-/* The library with the tokenizer's operations; the Makefile knows where it lies. */
+/* Path of the library with the tokenizer's operations, set by the Makefile. */
 #ifndef OPS_LIBRARY
 #error "compile with -DOPS_LIBRARY=\"...\", or call make"
 #endif
@@ -42,12 +42,12 @@ static void* allocate(size_t size) {
   return memory;
 }
 
-/* Gives back the pages of the libraries' code and constants. Starting up runs through far more of them than translating
- * does; what is needed again comes back from the file, which the system keeps in its cache while there is room. Code, and
- * what a file begins with, are never written to: other read-only pages may hold addresses that the loader put there. */
+/* Returns the pages of the libraries' code and constants to the system. Loading reads far more of them than translating;
+ * pages that are needed again are read from the file, which the system caches while it has memory. Only code and the first
+ * pages of a file are never written to: other read-only pages may hold addresses that the loader has set. */
 static void give_back_code(void) {
   FILE* maps = fopen("/proc/self/maps", "r");
-  if (maps == NULL) return; /* then they stay */
+  if (maps == NULL) return; /* the pages stay in memory */
   uintptr_t start, end, offset;
   for (char line[MAX_PATH + 128], mode[5]; fgets(line, sizeof line, maps) != NULL;) {
     if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNxPTR, &start, &end, mode, &offset) != 4) continue;
@@ -57,9 +57,9 @@ static void give_back_code(void) {
   fclose(maps);
 }
 
-/* ---- Where the model lies ---- */
+/* ---- The folder of the model ---- */
 
-/* The newest version in a folder; the folder itself where it is a model or holds none. */
+/* Finds the newest version in a folder; the folder itself if it is a model or holds none. */
 static void find_version(const char* folder, char path[MAX_PATH]) {
   long newest = -1;
   char file[MAX_PATH];
@@ -76,7 +76,7 @@ static void find_version(const char* folder, char path[MAX_PATH]) {
   if (newest >= 0) snprintf(path, MAX_PATH, "%s/%ld", folder, newest);
 }
 
-/* ---- The names of the tensors, which the model's file holds as a protobuf message ---- */
+/* ---- Names of tensors, from the protobuf message in the model's file ---- */
 
 typedef struct {
   const uint8_t* start;
@@ -94,7 +94,7 @@ static uint64_t read_varint(Message* message) {
   return 0;
 }
 
-/* Takes the next field that is a message or a string, and passes over numbers. Returns its number; 0 at the end. */
+/* Reads the next field that is a message or a string and skips numbers. Returns the field number; 0 at the end. */
 static uint64_t next_field(Message* message, Message* field) {
   while (message->start < message->end) {
     uint64_t key = read_varint(message), size = 0;
@@ -132,7 +132,7 @@ static Message look_up(Message message, uint64_t number, const char* key) {
   return entry;
 }
 
-/* The tensor that stands for an input (field 1 of a signature) or an output (field 2): "operation:index". */
+/* Finds the tensor, "operation:index", of an input (field 1 of a signature) or an output (field 2). */
 static TF_Output find_tensor(TF_Graph* graph, Message signature, uint64_t side, const char* key) {
   char name[512];
   Message text = member(look_up(signature, side, key), 1);
@@ -145,7 +145,7 @@ static TF_Output find_tensor(TF_Graph* graph, Message signature, uint64_t side, 
   return tensor;
 }
 
-/* ---- Lines in, lines out ---- */
+/* ---- Lines and tensors of strings ---- */
 
 /* Reads a line without its end into `line`, MAX_LINE bytes at most. Returns its length, or -1 at the end of input. */
 static ssize_t read_line(char* line) {
@@ -175,7 +175,7 @@ static TF_Tensor* read_lines(int64_t most, char* line) {
   return texts;
 }
 
-/* Frees the strings too, which a tensor made here does not do by itself. */
+/* Frees the strings too: a tensor does not free strings that it was filled with here. */
 static void delete_lines(TF_Tensor* texts) {
   TF_TString* lines = TF_TensorData(texts);
   for (int64_t i = 0; i < TF_TensorElementCount(texts); i++) TF_TString_Dealloc(&lines[i]);
@@ -197,7 +197,7 @@ int main(int argc, char** argv) {
   if (argc < 2 || argc > 3 || batch < 1) fail("usage", "serve MODEL [BATCH], with a BATCH of 1 or more");
   char path[MAX_PATH];
   find_version(argv[1], path);
-  mallopt(M_ARENA_MAX, 1); /* one heap: a heap of each thread would keep what that thread once held */
+  mallopt(M_ARENA_MAX, 1); /* a single heap: the heaps of threads would keep their freed memory */
 
   TF_Status* status = TF_NewStatus();
   TF_LoadLibrary(OPS_LIBRARY, status); /* before the model, whose graph names these operations */

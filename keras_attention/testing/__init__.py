@@ -1,4 +1,4 @@
-"""Checks for users' own layers and models: what a layer on sequences keeps, and where a mask is lost."""
+"""Checks of users' own layers and models: the rules of layers on sequences, and where a mask is lost."""
 
 from keras_attention.testing.invariance import check_mask_invariance
 from keras_attention.testing.layer_rules import RULES, check_layer

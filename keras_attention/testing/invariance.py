@@ -1,4 +1,4 @@
-"""Whether padding changes what a model predicts."""
+"""Checks that padding does not change the predictions of a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,19 +15,19 @@ def check_mask_invariance(
     extra: Sequence[int] = (1, 6),
     tolerance: float = 1e-4,
 ) -> None:
-    """Checks that a model predicts the same for a sentence alone, beside longer ones and with more padding.
+    """Checks that a model predicts the same for a sentence by itself, in a batch, and with more padding.
 
     Args:
-        model: A Keras model, or a function of such inputs.
-        inputs: Token ids (B, T), or a dictionary or list of them; padding stands at the end of a row.
+        model: A Keras model, or a function of the inputs.
+        inputs: Token ids (B, T), or a dictionary or list of them, padded at the end of the rows.
         padding_value: The id of padding.
-        mask: The name of that input, of a dictionary, that marks the real tokens instead: other ids then stand in
-            the padding, which must not matter.
-        extra: How many positions of padding are appended, one try each.
-        tolerance: How far predictions may differ.
+        mask: The key of the input that marks the real tokens, if `inputs` is a dictionary with a mask. Other ids are
+            then tried in the padding too.
+        extra: The numbers of padding positions to append, one batch each.
+        tolerance: The largest difference allowed between predictions.
 
     Raises:
-        AssertionError: A prediction changes; the message says by how much.
+        AssertionError: If a prediction changes; the message says by how much.
 
     Example:
         >>> ids = keras.Input((None,), dtype="int32")
@@ -38,19 +38,19 @@ def check_mask_invariance(
     """
     arrays = keras.tree.map_structure(np.asarray, inputs)
     lengths = _real_lengths(arrays, padding_value, mask)
-    tries = {"as given": _predict(model, arrays)}
+    batches = {"in the batch": _predict(model, arrays)}
     for number in extra:
-        tries[f"with {number} more positions of padding"] = _predict(model, _padded(arrays, number, padding_value))
+        batches[f"with {number} more positions of padding"] = _predict(model, _padded(arrays, number, padding_value))
     if mask is not None:
-        tries["with other ids in its padding"] = _predict(model, _refilled(arrays, mask))
+        batches["with other ids in its padding"] = _predict(model, _refilled(arrays, mask))
     for row in range(len(keras.tree.flatten(arrays)[0])):
-        alone = _predict(model, keras.tree.map_structure(lambda x, n, b=row: x[b : b + 1, : n[b]], arrays, lengths))
-        for what, predictions in tries.items():
-            _compare(row, what, alone, predictions, tolerance)
+        trimmed = _predict(model, keras.tree.map_structure(lambda x, n, b=row: x[b : b + 1, : n[b]], arrays, lengths))
+        for what, predictions in batches.items():
+            _compare(row, what, trimmed, predictions, tolerance)
 
 
 def _real_lengths(arrays: Any, padding_value: int, mask: str | None) -> Any:
-    """How many positions of each row are real, at least one, for each input."""
+    """The number of real positions of each row, at least one, for each input."""
 
     def lengths(real: np.ndarray) -> np.ndarray:
         return np.maximum(1, (np.arange(1, real.shape[1] + 1) * real).max(axis=1, initial=0))
@@ -83,14 +83,14 @@ def _predict(model: Any, inputs: Any) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in keras.tree.flatten(outputs)]
 
 
-def _compare(row: int, what: str, alone: list[np.ndarray], predictions: list[np.ndarray], tolerance: float) -> None:
-    for one, other in zip(alone, predictions, strict=True):
-        # What the sentence alone does not reach is padding.
+def _compare(row: int, what: str, trimmed: list[np.ndarray], predictions: list[np.ndarray], tolerance: float) -> None:
+    for one, other in zip(trimmed, predictions, strict=True):
+        # The rest of a longer output is padding.
         same_part = other[row : row + 1][tuple(map(slice, one.shape))]
         difference = np.abs(one - same_part).max(initial=0)
         if not difference <= tolerance:
             raise AssertionError(
-                f"Padding changes predictions: those of row {row}, alone and {what}, differ by up to "
+                f"Padding changes predictions: those of row {row}, trimmed and {what}, differ by up to "
                 f"{difference:.3g}, where {tolerance:.3g} is allowed (output of shape {one.shape}). "
-                "keras_attention.explain_masks(model) shows where its mask is lost."
+                "keras_attention.explain_masks(model) shows where the mask is lost."
             )

@@ -27,6 +27,18 @@ def check_layer(
 ) -> None:
     """Checks that a layer keeps the rules of layers on sequences, with noise added to its initial weights.
 
+    The rules, by their names in `RULES`:
+
+    - config: `get_config` has every argument, and `from_config` makes a layer with the same outputs.
+    - file: the layer can be saved in a `.keras` file and loaded, with the same config and outputs.
+    - symbolic: in a functional model, the structure, shapes and dtypes of the outputs are those of a call.
+    - caller_masks: a call leaves the implicit masks of the inputs as they are.
+    - mask_flow: an output sequence carries the mask of the first input.
+    - padding: the outputs of a padded sentence equal those of the trimmed one, whatever the padding holds.
+    - dropout: it changes the outputs in training only.
+    - half: float16 and bfloat16 follow float32, and stay finite for inputs 30 times as large.
+    - warnings: none is printed.
+
     Args:
         layer_class: The class of the layer.
         init: Arguments of its constructor.
@@ -123,7 +135,7 @@ class _Case:
         ]
 
     def fits(self, shape: Sequence[int | None], expected: Sequence[int], known: bool) -> bool:
-        """Whether a symbolic shape is the expected one; a batch size or a length may be unknown if it was so before."""
+        """Whether a symbolic shape is the expected one; only batch size and lengths may be None, if not `known`."""
         return len(shape) == len(expected) and all(
             size == other or (size is None and not known and other in self.sizes)
             for size, other in zip(shape, expected, strict=True)
@@ -132,7 +144,7 @@ class _Case:
     def same(self, what: str, actual: Sequence[Any], expected: Sequence[Any]) -> None:
         """Checks that outputs are equal."""
         for one, other in zip(actual, expected, strict=True):
-            difference = np.abs(_numpy(one) - _numpy(other)).max(initial=0)
+            difference = _difference(one, other)
             if not difference <= self.tolerance:
                 raise _Broken(f"{what} by up to {difference:.3g}, where {self.tolerance:.3g} is allowed")
 
@@ -150,10 +162,7 @@ def _config(case: _Case) -> None:
         raise _Broken(f"get_config lacks the arguments {', '.join(lost)}, which were {_shown(case.init, lost)}")
     like = case.layer_class.from_config(config)
     case.outputs(like)  # Keras shows how the layers within a layer were built
-    again = like.get_config()
-    changed = [name for name in config if repr(config[name]) != repr(again.get(name))]
-    if changed:
-        raise _Broken(f"from_config(get_config()) changes {_shown(config, changed)} to {_shown(again, changed)}")
+    _same_config("from_config(get_config())", like.get_config(), config)
     shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (case.layer, like)]
     if shapes[0] != shapes[1]:
         raise _Broken(f"the layer made from the config has weights of {shapes[1]}, the first one of {shapes[0]}")
@@ -177,15 +186,18 @@ def _file(case: _Case) -> None:
             reloaded = keras.models.load_model(path)
         except Exception as error:
             raise _Broken(
-                f"a .keras file of it cannot be written and read again: {_first_line(error)} "
-                "(keras.saving.register_keras_serializable names a class for files)"
+                f"it cannot be saved in a .keras file and loaded again: {_first_line(error)} "
+                "(keras.saving.register_keras_serializable registers a class for files)"
             ) from error
-    configs = [each.get_layer(layer.name).get_config() for each in (model, reloaded)]
-    changed = [name for name in configs[0] if repr(configs[0][name]) != repr(configs[1].get(name))]
-    if changed:
-        raise _Broken(f"a .keras file changes {_shown(configs[0], changed)} to {_shown(configs[1], changed)}")
+    _same_config("a .keras file", *(each.get_layer(layer.name).get_config() for each in (reloaded, model)))
     outputs = [keras.tree.flatten(each(case.inputs)) for each in (reloaded, model)]
     case.same("after a .keras file the outputs differ", *outputs)
+
+
+def _same_config(what: str, actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    changed = [name for name in expected if repr(expected[name]) != repr(actual.get(name))]
+    if changed:
+        raise _Broken(f"{what} changes {_shown(expected, changed)} to {_shown(actual, changed)}")
 
 
 def _symbolic(case: _Case) -> None:
@@ -196,8 +208,8 @@ def _symbolic(case: _Case) -> None:
             keras.tree.assert_same_structure(symbolic, eager)
         except (TypeError, ValueError) as error:
             raise _Broken(
-                f"a functional model gets {_nested(symbolic)}, a call gives {_nested(eager)} "
-                "(* for each tensor): the two should have the same structure"
+                f"a functional model gets {_nested(symbolic)}, a call returns {_nested(eager)} "
+                "(* for each tensor), which should have the same structure"
             ) from error
         for one, other in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager), strict=True):
             _same_kind(case, one, other, known)
@@ -210,7 +222,8 @@ def _symbolic(case: _Case) -> None:
             shape = _computed_shape(case, layer, known)
             if not case.fits(shape, expected, known):
                 raise _Broken(
-                    f"compute_output_shape says {shape} ({built}, {_sizes(known)}), the shape of a call is {expected}"
+                    f"compute_output_shape returns {shape} ({built}, {_sizes(known)}), "
+                    f"the shape of a call is {expected}"
                 )
 
 
@@ -249,8 +262,8 @@ def _padding(case: _Case) -> None:
             x.shape[1] if mask is None else int(mask[row].sum())
             for x, mask in zip(case.inputs, case.masks, strict=True)
         ]
-        alone = [x[row : row + 1, :real] for x, real in zip(case.inputs, lengths, strict=True)]
-        expected = case.outputs(case.layer, alone)[0]
+        trimmed = [x[row : row + 1, :real] for x, real in zip(case.inputs, lengths, strict=True)]
+        expected = case.outputs(case.layer, trimmed)[0]
         real = np.s_[row : row + 1, : lengths[0]] if _is_sequence(output, length) else np.s_[row : row + 1]
         where = f"row {row}, whose mask has {lengths} real positions,"
         case.same(f"{where} trimmed to these and padded, differ", [_numpy(output)[real]], [expected])
@@ -281,11 +294,9 @@ def _mask_flow(case: _Case) -> None:
         raise _Broken(
             f"its output, a sequence of shape {tuple(output.shape)}, carries no mask: set self.supports_masking = True"
         )
-    if not np.array_equal(_numpy(mask), case.masks[0]):
-        raise _Broken(
-            f"the mask of its output has {int(_numpy(mask).sum())} real positions, that of its first input "
-            f"{int(case.masks[0].sum())}, or others"
-        )
+    changed = int((_numpy(mask) != case.masks[0]).sum())
+    if changed:
+        raise _Broken(f"{changed} of {case.masks[0].size} entries of its output's mask differ from its first input's")
 
 
 def _dropout(case: _Case) -> None:
@@ -299,11 +310,13 @@ def _dropout(case: _Case) -> None:
     for name in rates:
         without, dropping = (case.like(**{name: rate}) for rate in (0.0, 0.5))
         expected = case.outputs(without)
-        for options in ({}, {"training": False}) if can_train else ({},):
-            case.same(f"{name}=0.5 changes the output at inference", case.outputs(dropping, **options), expected)
-        pairs = zip(case.outputs(dropping, training=True), expected, strict=True) if can_train else ()
-        if can_train and max(np.abs(_numpy(one) - _numpy(other)).max(initial=0) for one, other in pairs) <= 1e-3:
-            raise _Broken(f"{name}=0.5 changes nothing in training")
+        case.same(f"{name}=0.5 changes the output at inference", case.outputs(dropping), expected)
+        if can_train:
+            outputs = case.outputs(dropping, training=False)
+            case.same(f"{name}=0.5 changes the output with training=False", outputs, expected)
+            outputs = case.outputs(dropping, training=True)
+            if max(map(_difference, outputs, expected)) <= 1e-3:
+                raise _Broken(f"{name}=0.5 changes nothing in training")
 
 
 def _half(case: _Case) -> None:
@@ -318,7 +331,7 @@ def _half(case: _Case) -> None:
                 raise _Broken(f"{bad} numbers of its output in {policy} are not finite{what}")
         for one, other in zip(outputs, expected, strict=True):
             size = max(np.abs(_numpy(other)).max(initial=0), 1e-6)
-            difference = np.abs(_numpy(one) - _numpy(other)).max(initial=0)
+            difference = _difference(one, other)
             if difference > tolerance * size:
                 raise _Broken(
                     f"its output in {policy} differs from that in float32 by up to {difference:.3g}, "
@@ -351,7 +364,7 @@ RULES: dict[str, Callable[[_Case], None]] = {
 
 
 def _padding_mask(batch: int, length: int, first: int) -> np.ndarray:
-    """A mask (B, T) that ends in padding in every other row, from the row `first` on, 0 or 1."""
+    """A mask (B, T): every other row, from `first` on, ends in padding."""
     real = np.where((np.arange(batch) + first) % 2, length, max(1, length // 2))
     return np.arange(length) < real[:, None]
 
@@ -368,6 +381,10 @@ def _numpy(x: Any) -> np.ndarray:
     if isinstance(x, np.ndarray):
         return x
     return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+
+
+def _difference(one: Any, other: Any) -> float:
+    return np.abs(_numpy(one) - _numpy(other)).max(initial=0)
 
 
 def _nested(structure: Any) -> str:
