@@ -133,6 +133,19 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
 
 
+@contextlib.contextmanager
+def folders_removed_on_error(folder: Path) -> Iterator[None]:
+    """Removes the folders that an unsuccessful block created: `folder` and its parents, where they are empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            if path.exists() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
     """Whether a file's place is standard output, such as /dev/stdout.
 

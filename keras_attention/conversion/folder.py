@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from keras_attention.files import folders_removed_on_error
+
 TOKENIZER_FILE = "tokenizer.model"
 
 
@@ -16,15 +18,12 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     name, folder = folder, Path(os.path.realpath(folder))  # a link stays, and its target is written
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"`folder` must not exist: name another, or remove it first. Received: folder={name}")
-    made = [path for path in folder.parents if not path.exists()]
     temporary = folder.with_name(f"unfinished-{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for path in made:
-            if path.exists() and not any(path.iterdir()):
-                path.rmdir()
-        raise
+    with folders_removed_on_error(folder.parent):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.rename(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise

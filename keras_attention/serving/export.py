@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_attention.files import folders_removed_on_error
 from keras_attention.serving.graph_transforms import shrink_graph
 from keras_attention.serving.model_card import model_card
 from keras_attention.serving.model_folder import check_model_folder, unfinished_folder
@@ -57,9 +58,8 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
     check_model_folder(folder)
     folder = Path(folder)
     entries = model_card(translator, os.path.basename(os.path.realpath(folder)), card)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with folders_removed_on_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(folder) as unfinished:
             _write(translator, unfinished / "version")
             files = server_files(folder)
@@ -69,11 +69,6 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
             for name in files:
                 (unfinished / name).replace(folder / name)
         return version
-    except BaseException:
-        for path in made:
-            if path.exists() and not any(path.iterdir()):
-                path.rmdir()
-        raise
 
 
 def _write(translator: Translator, path: Path) -> None:
