@@ -35,7 +35,7 @@ def log_softmax(logits):
 
 
 def log_prob(table, tokens):
-    return sum(log_softmax(table[node(tokens[:place])])[token] for place, token in enumerate(tokens))
+    return sum(log_softmax(table[node(tokens[:index])])[token] for index, token in enumerate(tokens))
 
 
 def penalty(length, alpha):
@@ -49,9 +49,9 @@ def table_step(table):
     def step(ids, state):
         prefix = tf.concat([state["prefix"], ids[:, None]], axis=1)
         code = tf.zeros_like(ids)
-        for place in range(1, DEPTH + 1):  # place 0 holds bos
-            exists = place < tf.shape(prefix)[1]
-            token = prefix[:, tf.minimum(place, tf.shape(prefix)[1] - 1)]
+        for index in range(1, DEPTH + 1):  # index 0 holds bos
+            exists = index < tf.shape(prefix)[1]
+            token = prefix[:, tf.minimum(index, tf.shape(prefix)[1] - 1)]
             code = tf.where(exists, code * V + token + 1, code)
         logits = tf.gather_nd(table, tf.stack([state["sentence"], code], axis=1))
         return logits, {"sentence": state["sentence"], "prefix": prefix}
@@ -76,7 +76,7 @@ def search(table, beams, max_length, **options):
 
 
 def as_lists(found, sentence):
-    """The hypotheses of one sentence as (score, tokens), empty places left out."""
+    """The hypotheses of one sentence as (score, tokens), without empty slots."""
     rows = zip(*(x.numpy()[sentence] for x in (found.scores, found.ids, found.lengths)), strict=True)
     return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
 
@@ -146,10 +146,10 @@ def test_a_sure_hypothesis_is_not_given_up_for_ends_that_come_too_early(beams):
     wanted = [1, 4, 1, 4, EOS]
 
     def step(ids, state):
-        place = tf.shape(state)[1]
+        index = tf.shape(state)[1]
         logits = tf.fill([tf.size(ids), V], -12.0)
         second = tf.one_hot(EOS, V) * 4.0
-        first = tf.one_hot(tf.constant(wanted)[place], V) * 24.0
+        first = tf.one_hot(tf.constant(wanted)[index], V) * 24.0
         return logits + second + first, tf.concat([state, ids[:, None]], axis=1)
 
     found = beam_search(
@@ -219,14 +219,14 @@ def test_padding_fills_up_after_the_end():
 
 
 @pytest.mark.parametrize("beams", [1, 2, 3])
-def test_a_sentence_alone_gives_what_it_gives_in_a_batch(beams):
+def test_a_single_sentence_gives_what_it_gives_in_a_batch(beams):
     table = make_table(6, seed=29, scale=1.0)
     limits = [5, 1, 3, 2, 5, 4]
     found = search(table, beams, tf.constant(limits), num_return=beams)
     for sentence, limit in enumerate(limits):
-        alone = search(table[sentence : sentence + 1], beams, limit, num_return=beams)
-        assert_same(as_lists(found, sentence), as_lists(alone, 0))
-        assert all(len(tokens) <= limit for _, tokens in as_lists(alone, 0))
+        single = search(table[sentence : sentence + 1], beams, limit, num_return=beams)
+        assert_same(as_lists(found, sentence), as_lists(single, 0))
+        assert all(len(tokens) <= limit for _, tokens in as_lists(single, 0))
 
 
 @pytest.mark.parametrize("batch", [2, 5])
@@ -255,7 +255,7 @@ def test_a_done_sentence_leaves_the_batch_when_a_quarter_is_done_and_is_fed_pads
     )
 
 
-def test_places_without_a_hypothesis_are_marked():
+def test_slots_without_a_hypothesis_are_empty():
     found = search(make_table(1), 4, 1, num_return=4)  # one token: only [eos] is possible
     assert found.lengths.numpy().tolist() == [[1, 0, 0, 0]]
     assert found.ids.numpy().tolist() == [[[EOS], [PAD], [PAD], [PAD]]]
@@ -466,8 +466,8 @@ def test_other_special_ids():
     assert beyond.any() and (found.ids.numpy()[beyond] == 4).all()
 
 
-def test_an_empty_place_whose_logits_are_broken_spoils_no_sentence():
-    """At the first step all beams but one stand empty."""
+def test_an_empty_slot_whose_logits_are_broken_spoils_no_sentence():
+    """At the first step all beams but one are empty."""
     table = make_table(2, seed=59, scale=1.0)
     expected = search(table, 3, 3, num_return=3)
     step = table_step(table)

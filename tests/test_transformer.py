@@ -88,8 +88,8 @@ def test_padded_batch_equals_trimmed(model, mode, tmp_path):
     }[mode]
     logits = run(batch)
     for row in range(B):
-        alone = model(trimmed(batch, row))
-        assert_close(logits[row : row + 1, : alone.shape[1]], alone, atol=5e-5)
+        single = model(trimmed(batch, row))
+        assert_close(logits[row : row + 1, : single.shape[1]], single, atol=5e-5)
 
 
 def test_what_the_target_pads_with_changes_no_logit_before_it(model):
@@ -219,7 +219,7 @@ def test_frozen_model_stays_frozen(tmp_path):
     assert keras.models.load_model(tmp_path / "model.keras").trainable_weights == []
 
 
-def test_dropout_acts_in_training_alone(model):
+def test_dropout_acts_only_in_training(model):
     dropping, batch = make(dropout=0.5), padded_batch()
     dropping.set_weights(model.get_weights())
     assert_close(dropping(batch), model(batch), atol=0)
