@@ -44,6 +44,15 @@ def test_a_dictionary_is_no_config():
         ka.Transformer({"vocabulary_size": V})
 
 
+@pytest.mark.parametrize("model_class", [ka.Transformer, ka.CausalTransformer])
+def test_the_network_has_the_layers_of_the_graph_also_in_a_copy(model_class):
+    original = model_class(ka.TransformerConfig(V, **SMALL))
+    for model in (original, original.in_dtype("float16")):
+        layers = [layer for layer in vars(model.network).values() if layer is not None]
+        assert all(model.get_layer(layer.name) is layer for layer in layers)
+        assert sum(len(layer.weights) for layer in layers) == len(model.weights)
+
+
 def whole_model_by_the_formulas(model, source, target):
     weights = {weight.path: numpy(weight).astype("float64") for weight in model.weights}
     m = model.config.hidden_dim

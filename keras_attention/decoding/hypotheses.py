@@ -82,7 +82,7 @@ def average_length(length: tf.Tensor | int, alpha: float) -> tf.Tensor:
 
 def first_alive(prompt: tf.Tensor, beam_size: int) -> Alive:
     """Returns the hypotheses before the first step, which consist of the prompt (B, t)."""
-    # The beams start equal: all but one are empty, or each hypothesis would be found K times.
+    # The beams start equal: all but one are empty, or the search would follow each hypothesis K times.
     log_probs = tf.tile([[0.0] + [NEG_INF] * (beam_size - 1)], [tf.shape(prompt)[0], 1])
     return Alive(_tile_beams(prompt, beam_size), log_probs)
 

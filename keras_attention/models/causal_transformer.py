@@ -50,7 +50,8 @@ class CausalTransformer(ConfiguredModel):
             target_dropout=Dropout(config.dropout, dtype=policy, name="dropout"),
             decoder=Decoder(**block, dtype=policy, name="decoder"),
         )
-        super().__init__(config, policy, network, inputs=ids, outputs=network.logits(network.decode(ids)), **kwargs)
+        logits = network.logits(network.decode(ids))  # (B, T, V)
+        super().__init__(config, policy, network, inputs=ids, outputs=logits, **kwargs)
 
     def decoder_output(self, ids: Any) -> Any:
         """Computes the hidden states before the logits, for a model with another output.

@@ -75,7 +75,8 @@ class Transformer(ConfiguredModel):
             source_dropout=Dropout(config.dropout, dtype=policy, name="source_dropout"),
             target_dropout=Dropout(config.dropout, dtype=policy, name="target_dropout"),
         )
-        inputs, logits = {"source": source, "target": target}, network.logits(network.decoder_output(source, target))
+        inputs = {"source": source, "target": target}
+        logits = network.logits(network.decoder_output(source, target))  # (B, T, V)
         super().__init__(config, policy, network, inputs=inputs, outputs=logits, **kwargs)
 
     def packed(self) -> keras.Model:
@@ -86,8 +87,8 @@ class Transformer(ConfiguredModel):
 
         Returns:
             A functional model from `{"source": (B, S), "target": (B, T), "source_segments": (B, S), "target_segments":
-            (B, T)}` to logits (B, T, V). Segments are integers, an equal one for the source and target of a pair; 0 for
-            padding.
+            (B, T)}` to logits (B, T, V). Segments are integers: a number for each pair of a row, equal on both sides; 0
+            for padding.
 
         Example:
             >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
