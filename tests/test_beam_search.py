@@ -392,14 +392,14 @@ def test_unusable_logits_of_a_done_sentence_change_nothing():
         ({"max_length": [3, -1]}, r"Received: max_length=\[3, -1\]"),
         (
             {"max_length": [[3]]},
-            r"one for each sentence \(B,\). Received: a tensor of shape \(1, 1\)",
+            r"one for each sentence \(B,\). Received: max_length\.shape=\(1, 1\)",
         ),
         ({"length_penalty": -0.5}, "0 .none. or more; .* length_penalty=-0.5"),
         ({"length_penalty": float("nan")}, "length_penalty=nan"),
         ({"eos_id": 5}, "eos_id must be a token of the vocabulary of 5. Received: eos_id=5"),
         (
             {"state": tf.zeros([2, 3])},
-            r"tf.repeat\(x, beam_size, axis=0\). .* \(2, 3\), batch_size=2",
+            r"tf.repeat\(x, beam_size, axis=0\). Received: shape=\(2, 3\), batch_size=2",
         ),
         ({"state": tf.constant(1.0)}, r"one row for each beam"),
     ],
@@ -417,7 +417,7 @@ def test_logits_of_a_wrong_rank():
     def step(ids, state):
         return tf.zeros([tf.size(ids), 1, V]), state
 
-    with pytest.raises(ValueError, match=r"must return the logits .* shape \(8, 1, 5\)"):
+    with pytest.raises(ValueError, match=r"must return the logits .* Received: logits\.shape=\(8, 1, 5\)"):
         beam_search(step, (), batch_size=2, max_length=3)
 
 

@@ -98,7 +98,12 @@ def test_a_graph_of_unknown_shapes_and_nothing_at_all(model, scored):
 @pytest.mark.parametrize(
     ("source", "target", "error", "message"),
     [
-        (SOURCE, TARGET[:2], ValueError, "one target for each source. Received: 3 sources, 2 targets"),
+        (
+            SOURCE,
+            TARGET[:2],
+            ValueError,
+            r"one target for each source\. Received: source_ids\.shape=\(3, 7\), target_ids\.shape=\(2, 5\)",
+        ),
         (
             SOURCE[0],
             TARGET,

@@ -218,7 +218,7 @@ def test_mistakes_are_told_before_the_first_token():
     step = table_step(np.zeros((1, 1, V)))
     with pytest.raises(ValueError, match=r"max_length must be 1 or more.*Received: max_length=0"):
         stream(step, 0, [BOS], max_length=0)
-    with pytest.raises(ValueError, match=r"last_ids must be one token for each.*Received: shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"last_ids must be one token for each.*Received: last_ids\.shape=\(1, 2\)"):
         stream(step, 0, [[BOS, 5]])
-    with pytest.raises(ValueError, match=r"step must return the logits.*Received: shape \(1, 1, 13\)"):
+    with pytest.raises(ValueError, match=r"step must return the logits.*Received: logits\.shape=\(1, 1, 13\)"):
         next(stream(lambda ids, state: (tf.zeros([1, 1, V]), state), 0, [BOS]))

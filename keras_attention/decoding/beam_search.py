@@ -262,7 +262,7 @@ def _check_max_length(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) 
     if max_length.shape.rank not in (0, 1):
         raise ValueError(
             "max_length must be one number or one for each sentence (B,). "
-            f"Received: a tensor of shape {max_length.shape}"
+            f"Received: max_length.shape={max_length.shape}"
         )
     static = tf.get_static_value(max_length)
     message = "max_length must be 1 or more (the end of sentence counts). "
@@ -299,8 +299,8 @@ def _check_state(state: Any, batch_size: int | tf.Tensor, beam_size: int) -> Non
         if x.shape.rank == 0 or (None not in (sentences, rows) and rows != sentences * beam_size):
             raise ValueError(
                 "Each tensor of the state needs one row for each beam, the beams of a sentence "
-                "next to each other: repeat rows with tf.repeat(x, beam_size, axis=0). Received: a "
-                f"tensor of shape {x.shape}, batch_size={sentences}, beam_size={beam_size}"
+                "next to each other: repeat rows with tf.repeat(x, beam_size, axis=0). Received: "
+                f"shape={x.shape}, batch_size={sentences}, beam_size={beam_size}"
             )
 
 
@@ -309,7 +309,7 @@ def check_logits(logits: tf.Tensor, eos_id: int) -> None:
     if logits.shape.rank != 2:
         raise ValueError(
             "step must return the logits of the next token, (batch_size * beam_size, vocabulary). "
-            f"Received: shape {logits.shape}"
+            f"Received: logits.shape={logits.shape}"
         )
     if logits.shape[1] is not None and not 0 <= eos_id < logits.shape[1]:
         raise ValueError(f"eos_id must be a token of the vocabulary of {logits.shape[1]}. Received: eos_id={eos_id}")

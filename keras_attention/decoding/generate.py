@@ -184,7 +184,10 @@ class _Task(NamedTuple):
             step, state = with_source(model, inputs, options.beams)
         else:
             if prefix is not None:
-                raise ValueError("The prompts of a language model are its `inputs`: give no `prefix`. Received: both")
+                raise ValueError(
+                    "The prompts of a language model are its `inputs`: give no `prefix`. "
+                    f"Received: prefix.shape={prefix.shape}"
+                )
             prefix, prompt_lengths, default_length = inputs, lengths, EXTRA_LENGTH
             # The model reads all prompts at once up to the length of the shortest; further tokens are forced.
             prompt = inputs[:, : tf.reduce_min(tf.concat([lengths, tf.shape(inputs)[1:]], axis=0))]

@@ -84,7 +84,9 @@ def _check_pairs(source_ids: tf.Tensor, target_ids: tf.Tensor) -> tf.Tensor:
     rows = source_ids.shape[0], target_ids.shape[0]
     if None not in rows:
         if rows[0] != rows[1]:
-            raise ValueError(f"{message}Received: {rows[0]} sources, {rows[1]} targets")
+            raise ValueError(
+                f"{message}Received: source_ids.shape={source_ids.shape}, target_ids.shape={target_ids.shape}"
+            )
         return target_ids
     check = tf.debugging.assert_equal(tf.shape(source_ids)[0], tf.shape(target_ids)[0], message)
     with tf.control_dependencies([check]):  # before any operation with a less clear error

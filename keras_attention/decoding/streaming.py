@@ -80,7 +80,7 @@ def stream_tokens(
     if last_ids.shape.rank != 1:
         raise ValueError(
             "last_ids must be one token for each sequence (B,); run the tokens of a prompt before its last one through "
-            f"the model first. Received: shape {last_ids.shape}"
+            f"the model first. Received: last_ids.shape={last_ids.shape}"
         )
     return _tokens(step, state, last_ids, max_length, eos_id, choose, pad_id)
 
