@@ -522,7 +522,9 @@ def test_the_first_and_the_last_token_of_the_vocabulary_may_be_the_end():
 
 @pytest.mark.parametrize("rows", [3, 5])
 def test_a_state_of_a_row_too_few_or_too_many_is_refused(rows):
-    with pytest.raises(ValueError, match=rf"one row for each beam.*Received: shape=\({rows}, 1\), batch_size=2, beam_size=2"):
+    with pytest.raises(
+        ValueError, match=rf"one row for each beam.*Received: shape=\({rows}, 1\), batch_size=2, beam_size=2"
+    ):
         beam_search(
             lambda ids, state: (tf.zeros([tf.size(ids), V]), state),
             tf.zeros([rows, 1]),
