@@ -122,13 +122,13 @@ def beam_search(
         """Adds token t to the hypotheses; `sentences` (B,) are indices in the full batch."""
         logits, state = step(search.last_ids, search.state)
         check_logits(logits, eos_id)
-        # Without the check TensorFlow moves the cast behind each reshaping, and so casts all of it several times.
+        # The check of the shape keeps TensorFlow from moving the cast behind each reshaping, to cast several times.
         logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
         if logits_processor is not None:
             rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
             logits = logits_processor(logits, tf.reshape(search.alive.ids[:, :rows], [-1, t]), sentences)
         limit = tf.gather(max_length, sentences)  # (B,)
-        final = t + 1 >= limit  # (B,)
+        final = t + 1 >= limit  # (B,), sentences that must end now
         forced = None if prefix is None else tf.gather(forced_tokens(prefix, t, pad_id), sentences)  # (B,)
         sampled = None if sampler is None else sampler(logits, t, sentences)  # (B,)
         candidates, broken = grow(search.alive, logits, final, eos_id, forced, sampled)
@@ -144,7 +144,7 @@ def beam_search(
         return Search(alive, finished, done, tf.reshape(last_ids, [-1]), state)
 
     def run_round(t: tf.Tensor, sentences: tf.Tensor, search: Search, results: Hypotheses) -> tuple:
-        """Removes the sentences that are done, then searches until a quarter of the others is."""
+        """Removes the sentences that are done, then searches until a quarter of the rest is done."""
         unfinished = tf.cast(tf.where(~search.done)[:, 0], tf.int32)
         sentences, search = tf.gather(sentences, unfinished), _select_sentences(search, unfinished)
         t, search = tf.while_loop(
