@@ -35,7 +35,7 @@ def log_softmax(logits):
 
 
 def log_prob(table, tokens):
-    return sum(log_softmax(table[node(tokens[:place])])[token] for place, token in enumerate(tokens))
+    return sum(log_softmax(table[node(tokens[:index])])[token] for index, token in enumerate(tokens))
 
 
 def penalty(length, alpha):
@@ -49,9 +49,9 @@ def table_step(table):
     def step(ids, state):
         prefix = tf.concat([state["prefix"], ids[:, None]], axis=1)
         code = tf.zeros_like(ids)
-        for place in range(1, DEPTH + 1):  # place 0 holds bos
-            exists = place < tf.shape(prefix)[1]
-            token = prefix[:, tf.minimum(place, tf.shape(prefix)[1] - 1)]
+        for index in range(1, DEPTH + 1):  # index 0 holds bos
+            exists = index < tf.shape(prefix)[1]
+            token = prefix[:, tf.minimum(index, tf.shape(prefix)[1] - 1)]
             code = tf.where(exists, code * V + token + 1, code)
         logits = tf.gather_nd(table, tf.stack([state["sentence"], code], axis=1))
         return logits, {"sentence": state["sentence"], "prefix": prefix}
@@ -76,7 +76,7 @@ def search(table, beams, max_length, **options):
 
 
 def as_lists(found, sentence):
-    """The hypotheses of one sentence as (score, tokens), empty places left out."""
+    """The hypotheses of one sentence as (score, tokens), without empty slots."""
     rows = zip(*(x.numpy()[sentence] for x in (found.scores, found.ids, found.lengths)), strict=True)
     return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
 
@@ -146,10 +146,10 @@ def test_a_sure_hypothesis_is_not_given_up_for_ends_that_come_too_early(beams):
     wanted = [1, 4, 1, 4, EOS]
 
     def step(ids, state):
-        place = tf.shape(state)[1]
+        index = tf.shape(state)[1]
         logits = tf.fill([tf.size(ids), V], -12.0)
         second = tf.one_hot(EOS, V) * 4.0
-        first = tf.one_hot(tf.constant(wanted)[place], V) * 24.0
+        first = tf.one_hot(tf.constant(wanted)[index], V) * 24.0
         return logits + second + first, tf.concat([state, ids[:, None]], axis=1)
 
     found = beam_search(
@@ -219,14 +219,14 @@ def test_padding_fills_up_after_the_end():
 
 
 @pytest.mark.parametrize("beams", [1, 2, 3])
-def test_a_sentence_alone_gives_what_it_gives_in_a_batch(beams):
+def test_a_single_sentence_gives_what_it_gives_in_a_batch(beams):
     table = make_table(6, seed=29, scale=1.0)
     limits = [5, 1, 3, 2, 5, 4]
     found = search(table, beams, tf.constant(limits), num_return=beams)
     for sentence, limit in enumerate(limits):
-        alone = search(table[sentence : sentence + 1], beams, limit, num_return=beams)
-        assert_same(as_lists(found, sentence), as_lists(alone, 0))
-        assert all(len(tokens) <= limit for _, tokens in as_lists(alone, 0))
+        single = search(table[sentence : sentence + 1], beams, limit, num_return=beams)
+        assert_same(as_lists(found, sentence), as_lists(single, 0))
+        assert all(len(tokens) <= limit for _, tokens in as_lists(single, 0))
 
 
 @pytest.mark.parametrize("batch", [2, 5])
@@ -255,7 +255,7 @@ def test_a_done_sentence_leaves_the_batch_when_a_quarter_is_done_and_is_fed_pads
     )
 
 
-def test_places_without_a_hypothesis_are_marked():
+def test_slots_without_a_hypothesis_are_empty():
     found = search(make_table(1), 4, 1, num_return=4)  # one token: only [eos] is possible
     assert found.lengths.numpy().tolist() == [[1, 0, 0, 0]]
     assert found.ids.numpy().tolist() == [[[EOS], [PAD], [PAD], [PAD]]]
@@ -392,14 +392,14 @@ def test_unusable_logits_of_a_done_sentence_change_nothing():
         ({"max_length": [3, -1]}, r"Received: max_length=\[3, -1\]"),
         (
             {"max_length": [[3]]},
-            r"one for each sentence \(B,\). Received: a tensor of shape \(1, 1\)",
+            r"one for each sentence \(B,\). Received: max_length\.shape=\(1, 1\)",
         ),
         ({"length_penalty": -0.5}, "0 .none. or more; .* length_penalty=-0.5"),
         ({"length_penalty": float("nan")}, "length_penalty=nan"),
         ({"eos_id": 5}, "eos_id must be a token of the vocabulary of 5. Received: eos_id=5"),
         (
             {"state": tf.zeros([2, 3])},
-            r"tf.repeat\(x, beam_size, axis=0\). .* \(2, 3\), batch_size=2",
+            r"tf.repeat\(x, beam_size, axis=0\). Received: shape=\(2, 3\), batch_size=2",
         ),
         ({"state": tf.constant(1.0)}, r"one row for each beam"),
     ],
@@ -417,7 +417,7 @@ def test_logits_of_a_wrong_rank():
     def step(ids, state):
         return tf.zeros([tf.size(ids), 1, V]), state
 
-    with pytest.raises(ValueError, match=r"must return the logits .* shape \(8, 1, 5\)"):
+    with pytest.raises(ValueError, match=r"must return the logits .* Received: logits\.shape=\(8, 1, 5\)"):
         beam_search(step, (), batch_size=2, max_length=3)
 
 
@@ -466,7 +466,7 @@ def test_other_special_ids():
     assert beyond.any() and (found.ids.numpy()[beyond] == 4).all()
 
 
-def test_an_empty_place_whose_logits_are_broken_spoils_no_sentence():
+def test_an_empty_slot_whose_logits_are_broken_spoils_no_sentence():
     """At the first step all beams but one are empty."""
     table = make_table(2, seed=59, scale=1.0)
     expected = search(table, 3, 3, num_return=3)
@@ -522,7 +522,9 @@ def test_the_first_and_the_last_token_of_the_vocabulary_may_be_the_end():
 
 @pytest.mark.parametrize("rows", [3, 5])
 def test_a_state_of_a_row_too_few_or_too_many_is_refused(rows):
-    with pytest.raises(ValueError, match=rf"one row for each beam.*shape \({rows}, 1\), batch_size=2, beam_size=2"):
+    with pytest.raises(
+        ValueError, match=rf"one row for each beam.*Received: shape=\({rows}, 1\), batch_size=2, beam_size=2"
+    ):
         beam_search(
             lambda ids, state: (tf.zeros([tf.size(ids), V]), state),
             tf.zeros([rows, 1]),

@@ -117,7 +117,7 @@ def test_decoding_in_steps_equals_the_full_pass(model, steps, capacity):
         assert [int(layer.length) for layer in cache.layers] == [start] * 2
 
 
-def test_a_reordered_cache_goes_on_with_other_rows(model):
+def test_a_reordered_cache_continues_with_other_rows(model):
     ids = np.random.randint(1, V, (3, T))
     _, cache = model.decode_step(ids[:, :-1], model.init_cache(3))
     rows = [2, 0, 0, 1]
@@ -202,7 +202,7 @@ def test_adapters_and_quantization_survive_a_file(ids, tmp_path):
     assert 0 < largest_difference(model(ids), before) < 0.1 * np.abs(before).max()
 
 
-def test_dropout_acts_in_training_alone(model, ids):
+def test_dropout_acts_only_in_training(model, ids):
     dropping = make(dropout=0.5)
     dropping.set_weights(model.get_weights())
     assert_close(dropping(ids), model(ids), atol=0)

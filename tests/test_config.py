@@ -49,7 +49,7 @@ def test_number_of_parameters_is_that_of_the_model(changes):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_changes_replace_what_a_preset_says(preset):
+def test_changes_override_the_preset(preset):
     config = ka.TransformerConfig.from_preset(preset, 101, dropout=0.25, intermediate_dim=7)
     assert config == ka.TransformerConfig(
         **{**PRESETS[preset], "dropout": 0.25, "intermediate_dim": 7, "vocabulary_size": 101}

@@ -114,7 +114,7 @@ def test_one_row_stands_for_equal_beams_in_the_first_step(variant):
     assert one_state.visible.shape[1] == 1 + 2 * K
 
 
-def test_a_source_of_padding_alone_gives_what_the_layers_give():
+def test_a_source_of_only_padding_gives_what_the_layers_give():
     model = random_model(Transformer)
     source = keras.ops.array(np.array([[5, 6, 3], [0, 0, 0]], "int32"))
     memory, mask = model.encode(source)

@@ -43,9 +43,9 @@ def language_model():
 
 @functools.cache
 def distributions(model, source, most):
-    """Log probabilities of every next token after every beginning, from one call of the whole model without a cache."""
-    beginnings = np.array(list(itertools.product(range(V), repeat=most)), "int32").reshape(-1, most)
-    ids = np.concatenate([np.full((len(beginnings), 1), BOS, "int32"), beginnings], axis=1)
+    """Log probabilities of every next token after every prefix, from one call of the whole model without a cache."""
+    prefixes = np.array(list(itertools.product(range(V), repeat=most)), "int32").reshape(-1, most)
+    ids = np.concatenate([np.full((len(prefixes), 1), BOS, "int32"), prefixes], axis=1)
     inputs = ids if source is None else {"source": np.tile(np.array(source, "int32"), (len(ids), 1)), "target": ids}
     logits = keras.ops.convert_to_numpy(model(inputs)).astype("float64")  # (V ** most, most + 1, V)
     logits -= logits.max(-1, keepdims=True)
@@ -56,12 +56,12 @@ def log_probs_after(model, source, tokens):
     """Log probabilities of every next token after these."""
     most = max(4, len(tokens))
     tables = distributions(model, None if source is None else tuple(map(int, source)), most)
-    row = sum(token * V ** (most - 1 - place) for place, token in enumerate(tokens))
+    row = sum(token * V ** (most - 1 - index) for index, token in enumerate(tokens))
     return tables[row, len(tokens)]
 
 
 def repeats(tokens, n):
-    grams = [tuple(tokens[place : place + n]) for place in range(len(tokens) - n + 1)]
+    grams = [tuple(tokens[index : index + n]) for index in range(len(tokens) - n + 1)]
     return any(grams.count(gram) > 1 for gram in grams)
 
 
@@ -109,11 +109,11 @@ def enumerated(model, source, options, given=(), most=4):
     outputs = []
     follow([], 0.0)
     order = np.argsort(-np.array(found), kind="stable")
-    return [(found[place], outputs[place]) for place in order]
+    return [(found[index], outputs[index]) for index in order]
 
 
-def as_lists(found, place):
-    rows = zip(*(x.numpy()[place] for x in (found.scores, found.ids, found.lengths)), strict=True)
+def as_lists(found, index):
+    rows = zip(*(x.numpy()[index] for x in (found.scores, found.ids, found.lengths)), strict=True)
     return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
 
 
@@ -131,10 +131,10 @@ OPTIONS = {
 def test_a_wide_beam_finds_the_best_of_all_outputs(name, translator):
     options = DecodingOptions(beam_size=130, num_return=5, max_length=4, **OPTIONS[name])
     found = generate(translator, SOURCES, options)
-    for place, source in enumerate(SOURCES):
+    for index, source in enumerate(SOURCES):
         source = source[source != PAD]
         expected = enumerated(translator, source, options)[:5]
-        got = as_lists(found, place)
+        got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
 
@@ -143,21 +143,21 @@ def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
     options = DecodingOptions(beam_size=40, num_return=3, max_length=4)
     prefix = np.array([[5, 1], [4, 0], [0, 0]], "int32")
     found = generate(translator, SOURCES, options, prefix=prefix)
-    for place, (source, given) in enumerate(zip(SOURCES, prefix, strict=True)):
+    for index, (source, given) in enumerate(zip(SOURCES, prefix, strict=True)):
         expected = enumerated(translator, source[source != PAD], options, [t for t in given if t])[:3]
-        got = as_lists(found, place)
+        got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, LONG_PROMPTS], ids=["read a token a step", "read at once"])
-def test_a_language_model_goes_on_from_its_prompts(prompts, language_model):
+def test_a_language_model_continues_its_prompts(prompts, language_model):
     options = DecodingOptions(beam_size=40, num_return=3, max_length=2, min_length=2)
     found = generate(language_model, prompts, options)
-    for place, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts):
         given = [token for token in prompt if token]
         expected = enumerated(language_model, None, options, given, most=len(given) + 2)[:3]
-        got = as_lists(found, place)
+        got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
 
@@ -227,7 +227,7 @@ def test_an_empty_batch(translator, language_model):
         assert found.ids.shape[:2] == (0, 2)
 
 
-def test_drawn_tokens_come_as_often_as_the_model_says(translator):
+def test_sampled_tokens_have_the_frequencies_of_the_model(translator):
     copies = 4000
     options = DecodingOptions(sample=True, num_return=copies, max_length=2, seed=9)
     found = generate(translator, SOURCES[:1], options)
@@ -242,18 +242,18 @@ def test_drawn_tokens_come_as_often_as_the_model_says(translator):
 
 
 @pytest.mark.parametrize("cut", [{"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.6}, {"temperature": 0.05}])
-def test_what_is_cut_is_not_drawn(cut, translator):
+def test_truncated_tokens_are_not_sampled(cut, translator):
     options = DecodingOptions(sample=True, num_return=300, max_length=2, **cut)
-    drawn = set(generate(translator, SOURCES[:1], options).ids.numpy()[0, :, 0])
+    sampled = set(generate(translator, SOURCES[:1], options).ids.numpy()[0, :, 0])
     everything = DecodingOptions(sample=True, num_return=300, max_length=2)
-    assert drawn < set(generate(translator, SOURCES[:1], everything).ids.numpy()[0, :, 0])
-    assert int(np.argmax(log_probs_after(translator, SOURCES[0], []))) in drawn
+    assert sampled < set(generate(translator, SOURCES[:1], everything).ids.numpy()[0, :, 0])
+    assert int(np.argmax(log_probs_after(translator, SOURCES[0], []))) in sampled
 
 
-def test_scores_of_drawn_outputs_are_the_models(translator):
+def test_scores_of_sampled_outputs_are_those_of_the_model(translator):
     options = DecodingOptions(sample=True, num_return=5, max_length=4, temperature=2.0, length_penalty=0.0)
     for score, tokens in as_lists(generate(translator, SOURCES[:1], options), 0):
-        steps = [log_probs_after(translator, SOURCES[0], tokens[:place])[token] for place, token in enumerate(tokens)]
+        steps = [log_probs_after(translator, SOURCES[0], tokens[:index])[token] for index, token in enumerate(tokens)]
         np.testing.assert_allclose(score, sum(steps), atol=1e-4)
 
 
@@ -290,17 +290,17 @@ def test_bad_options(options, message):
 
 
 def test_bad_inputs(translator, language_model):
-    with pytest.raises(TypeError, match=r"`inputs` are token ids.*dtype=float32"):
+    with pytest.raises(TypeError, match=r"`inputs` must be integers.*inputs\.dtype=float32"):
         generate(translator, np.ones((2, 3), "float32"))
-    with pytest.raises(ValueError, match=r"`inputs` has two axes.*shape=\(3,\)"):
+    with pytest.raises(ValueError, match=r"`inputs` must have shape \(B, length\).*inputs\.shape=\(3,\)"):
         generate(translator, np.ones(3, "int32"))
-    with pytest.raises(ValueError, match=r"`prefix` has two axes"):
+    with pytest.raises(ValueError, match=r"`prefix` must have shape \(B, length\)"):
         generate(translator, SOURCES, prefix=[4, 5, 5])
     with pytest.raises(ValueError, match="give no `prefix`"):
         generate(language_model, PROMPTS, prefix=PROMPTS)
 
 
-@pytest.mark.parametrize("allowed", [{}, {"sample": True}], ids=["search", "draw"])
+@pytest.mark.parametrize("allowed", [{}, {"sample": True}], ids=["search", "sample"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -321,7 +321,7 @@ def test_options_at_the_edge_of_their_range(options, allowed):
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_p": 1}, {"min_p": 0}, {"min_p": 1}, {"temperature": 1e-3}])
-def test_options_of_drawing_at_the_edge_of_their_range(options):
+def test_options_of_sampling_at_the_edge_of_their_range(options):
     assert DecodingOptions(sample=True, **options).beams == 1
 
 

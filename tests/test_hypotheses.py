@@ -42,7 +42,7 @@ def test_the_best_continuations_are_found_in_order(vocabulary_size, step):
 
 @pytest.mark.parametrize("vocabulary_size", [7, 128])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_row_without_a_distribution_breaks_its_sentence_alone(vocabulary_size, value):
+def test_a_row_without_a_distribution_breaks_only_its_sentence(vocabulary_size, value):
     random = np.random.default_rng(3)
     logits = random.normal(size=(B, K, vocabulary_size)).astype("float32")
     log_probs = -random.random((B, K)).astype("float32")
@@ -69,9 +69,9 @@ def test_a_graph_that_does_not_know_the_size_of_the_vocabulary():
         np.testing.assert_allclose(mine.numpy(), wanted.numpy(), rtol=1e-6)
 
 
-def test_one_row_stands_for_equal_beams():
+def test_one_row_may_represent_equal_beams():
     logits = np.random.default_rng(5).normal(size=(B, 40)).astype("float32")
-    log_probs = np.tile(np.float32([-0.5, -np.inf, -np.inf]), (B, 1))  # as at the beginning: one beam is alive
+    log_probs = np.tile(np.float32([-0.5, -np.inf, -np.inf]), (B, 1))  # as at the first step: one beam is alive
     one, _ = grow(alive_of(log_probs), tf.constant(logits), tf.zeros([B], tf.bool), EOS)
     each, _ = grow(alive_of(log_probs), tf.repeat(logits, K, axis=0), tf.zeros([B], tf.bool), EOS)
     for mine, wanted in zip(one, each, strict=True):
@@ -79,8 +79,8 @@ def test_one_row_stands_for_equal_beams():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_of_an_empty_place_break_nothing(value):
-    """A place without a hypothesis is still run through the model; what comes out of it is no one's."""
+def test_logits_of_an_empty_slot_break_nothing(value):
+    """The model also computes logits for a slot without a hypothesis, which nothing uses."""
     random = np.random.default_rng(13)
     logits = random.normal(size=(B, K, 7)).astype("float32")
     log_probs = -random.random((B, K)).astype("float32")
@@ -95,17 +95,17 @@ def test_logits_of_an_empty_place_break_nothing(value):
 
 
 @pytest.mark.parametrize("vocabulary_size", [7, 128])
-def test_a_broken_row_breaks_its_sentence_at_any_place_of_the_row(vocabulary_size):
+def test_a_broken_row_breaks_its_sentence_at_any_token(vocabulary_size):
     log_probs = -np.random.default_rng(17).random((B, K)).astype("float32")
-    for place in (0, vocabulary_size - 1):
+    for index in (0, vocabulary_size - 1):
         logits = np.zeros((B, K, vocabulary_size), "float32")
-        logits[3, 0, place] = np.nan
+        logits[3, 0, index] = np.nan
         logits[1, 2] = -np.inf
         _, broken = grow(alive_of(log_probs), tf.reshape(logits, [B * K, -1]), tf.zeros([B], tf.bool), EOS)
         assert broken.numpy().tolist() == [False, True, False, True, False]
 
 
-def test_a_token_that_must_come_comes_alone():
+def test_a_forced_token_is_the_only_one():
     """The last step leaves eos at what the model gives it; a prefix costs nothing, also where it is the last step."""
     random = np.random.default_rng(19)
     logits = random.normal(size=(B, K, 11)).astype("float32")
@@ -127,20 +127,20 @@ def test_a_token_that_must_come_comes_alone():
     assert list(zip(*free[1:], strict=True)) == [(beam, token) for _, beam, token in expected]
 
 
-def test_a_drawn_token_is_taken_at_the_cost_that_the_model_gives_it():
+def test_a_sampled_token_is_taken_at_the_cost_that_the_model_gives_it():
     logits = np.random.default_rng(23).normal(size=(B, 11)).astype("float32")
-    drawn = tf.constant([0, 10, 5, 3, 7])
+    sampled = tf.constant([0, 10, 5, 3, 7])
     alive = Alive(tf.zeros([B, 1, 2], tf.int32), tf.fill([B, 1], -0.25))
     final = tf.constant([False, False, True, False, False])
-    candidates, _ = grow(alive, tf.constant(logits), final, EOS, None, drawn)
-    expected = [0, 10, EOS, 3, 7]  # the last step ends, whatever was drawn
+    candidates, _ = grow(alive, tf.constant(logits), final, EOS, None, sampled)
+    expected = [0, 10, EOS, 3, 7]  # the last step ends, whatever was sampled
     assert candidates.ids.numpy()[:, 0].tolist() == expected
     worth = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     np.testing.assert_allclose(candidates.log_probs.numpy()[:, 0], worth[range(B), expected] - 0.25, rtol=1e-5)
     assert np.isneginf(candidates.log_probs.numpy()[:, 1:]).all()
 
 
-def test_what_lives_on_are_the_best_that_do_not_end():
+def test_the_best_that_do_not_end_stay_alive():
     ids = tf.constant([[[5, 6], [7, 8], [9, 9]]])  # (1, K, t)
     candidates = Candidates(
         tf.constant([[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]]),

@@ -1,4 +1,4 @@
-"""What forbids tokens, against the same processors written with lists, one row and one token at a time."""
+"""Logits processors against the same written with lists, one row and one token at a time."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ NUMBERS = tf.TensorSpec([None], tf.int32)
 
 
 def cases(count):
-    """The same number of cases each time."""
+    """Settings for a number of cases, the same each time."""
     return settings(max_examples=count, derandomize=True, deadline=None, database=None)
 
 
@@ -102,7 +102,7 @@ def force_prefix(logits, position, prefix, model):
 
 @cases(60)
 @given(SEEDS, ROWS, VOCABULARIES, st.integers(0, 5), st.integers(0, 6))
-def test_a_prefix_leaves_its_next_token_alone(seed, rows, vocabulary, width, position):
+def test_a_prefix_leaves_only_its_next_token(seed, rows, vocabulary, width, position):
     model, logits = draw(seed, rows, vocabulary), draw(seed + 1, rows, vocabulary)
     prefix = draw_ids(seed, rows, width, vocabulary)
     lengths = np.random.default_rng(seed).integers(0, width + 1, rows)

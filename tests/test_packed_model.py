@@ -1,4 +1,4 @@
-"""Several pairs in a row: each gives the logits, the loss and the gradients that it gives by itself."""
+"""Several pairs in a row: each gives the logits, the loss and the gradients that it gives in a row of its own."""
 
 import itertools
 
@@ -42,14 +42,14 @@ def in_rows(pairs):
         ends = dict.fromkeys(arrays, 0)
         for number, member in enumerate(members, start=1):
             for name, ids in zip(arrays, member, strict=True):
-                place = slice(ends[name], ends[name] + len(ids))
-                arrays[name][row, place], segments[name][row, place] = ids, number
+                index = slice(ends[name], ends[name] + len(ids))
+                arrays[name][row, index], segments[name][row, index] = ids, number
                 ends[name] += len(ids)
     labels = arrays.pop("labels")
     return {**arrays, "source_segments": segments["source"], "target_segments": segments["target"]}, labels
 
 
-def alone(pairs):
+def in_own_rows(pairs):
     """The same pairs, each in a row of its own, padded."""
     members = [member for row in pairs for member in row]
     arrays = [np.zeros((len(members), max(map(len, each))), "int32") for each in zip(*members, strict=True)]
@@ -71,16 +71,16 @@ def split(logits, pairs):
 
 @pytest.mark.parametrize("mode", ["eager", "function", "predict"])
 @pytest.mark.parametrize("normalize_first", [False, True])
-def test_each_pair_has_the_logits_that_it_has_alone(pairs, mode, normalize_first):
+def test_each_pair_has_the_logits_that_it_has_in_its_own_row(pairs, mode, normalize_first):
     model = make(normalize_first=normalize_first)
     packed = model.packed()
     run = {"eager": packed, "function": compiled(packed), "predict": lambda x: packed.predict(x, verbose=0)}[mode]
-    together, single = split(run(in_rows(pairs)[0]), pairs), numpy(model(alone(pairs)[0]))
+    together, single = split(run(in_rows(pairs)[0]), pairs), numpy(model(in_own_rows(pairs)[0]))
     for found, expected in zip(together, single, strict=True):
         assert_close(found, expected[: len(found)], atol=5e-5)
 
 
-def test_loss_and_gradients_are_those_of_the_pairs_alone(pairs):
+def test_loss_and_gradients_are_those_of_the_pairs_in_their_own_rows(pairs):
     model = make()
     loss = MaskedCrossEntropy(label_smoothing=0.1)
 
@@ -93,7 +93,7 @@ def test_loss_and_gradients_are_those_of_the_pairs_alone(pairs):
         names = [weight.path for weight in model.trainable_variables]
         return numpy(value), by_scale, dict(zip(names, by_weights, strict=True))
 
-    one, other = differentiate(model.packed(), *in_rows(pairs)), differentiate(model, *alone(pairs))
+    one, other = differentiate(model.packed(), *in_rows(pairs)), differentiate(model, *in_own_rows(pairs))
     assert_close(one, other, atol=5e-5, rtol=1e-4)
 
 
@@ -101,12 +101,12 @@ def test_loss_and_gradients_are_those_of_the_pairs_alone(pairs):
 def test_a_pair_never_changes_the_logits_of_another(model, pairs, side):
     packed = model.packed()
     before = split(packed(in_rows(pairs)[0]), pairs)
-    places = [(row, place) for row, members in enumerate(pairs) for place in range(len(members))]
-    for changed, (row, place) in enumerate(places):
-        member = list(pairs[row][place])
+    indices = [(row, index) for row, members in enumerate(pairs) for index in range(len(members))]
+    for changed, (row, index) in enumerate(indices):
+        member = list(pairs[row][index])
         member[side] = member[side] % (V - 1) + 1
         other = [list(members) for members in pairs]
-        other[row][place] = tuple(member)
+        other[row][index] = tuple(member)
         after = split(packed(in_rows(other)[0]), pairs)
         differences = [largest_difference(*each) for each in zip(before, after, strict=True)]
         assert differences.pop(changed) > 1e-3
@@ -117,7 +117,7 @@ def test_the_weights_are_those_of_the_model(pairs, tmp_path):
     model = make(dropout=0.0)
     packed = model.packed()
     assert {id(weight) for weight in packed.weights} == {id(weight) for weight in model.weights}
-    inputs, _ = alone(pairs)
+    inputs, _ = in_own_rows(pairs)
     before = numpy(model(inputs))
     packed.compile("sgd", loss=MaskedCrossEntropy())
     packed.fit(*in_rows(pairs), batch_size=2, verbose=0)

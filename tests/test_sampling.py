@@ -1,4 +1,4 @@
-"""Samples: as frequent as the probabilities say, the same for the same seed, whatever the other rows hold."""
+"""Sampling: the frequencies are the probabilities; a seed determines the tokens, whatever the other rows."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_a_seed_gives_the_same_tokens_and_another_gives_others():
         assert np.mean(ids.numpy() != sample(logits, seed, step)[0].numpy()) > 0.2
 
 
-def test_a_row_draws_by_its_number_wherever_it_stands():
+def test_a_row_samples_by_its_index_in_any_order():
     logits = draw(31, 13)
     ids = sample(logits, SEED, 2)[0].numpy()
     np.testing.assert_array_equal(sample(logits[:5], SEED, 2)[0], ids[:5])
@@ -76,7 +76,7 @@ def test_a_row_draws_by_its_number_wherever_it_stands():
     assert sample(logits[:0], SEED, 2)[0].shape == (0,)
 
 
-def test_what_is_certain_is_drawn():
+def test_a_certain_token_is_sampled():
     logits = np.full((997, 5), NEG_INF, "float32")
     logits[:, 4] = -300.0
     ids, log_probs = sample(logits, SEED, 0)

@@ -1,4 +1,4 @@
-"""Scores of given translations: the log probabilities of the plain model, and where it looks."""
+"""Scores of translations: the log probabilities of the plain model, and its alignment."""
 
 import keras
 import numpy as np
@@ -65,14 +65,14 @@ def test_alignment_is_a_distribution_over_the_source(scored):
     assert np.ptp(alignment[2, 0]) > 0.01  # it looks somewhere
 
 
-def test_a_batch_gives_what_its_pairs_give_alone(model, scored):
+def test_a_batch_gives_what_single_pairs_give(model, scored):
     for row in range(3):
         source, target = SOURCE[row : row + 1], TARGET[row : row + 1]
         source, target = source[:, : (source != 0).sum()], target[:, : LENGTHS[row]]
-        alone = score(model, source, target)
+        single = score(model, source, target)
         length, read = target.shape[1], source.shape[1]
-        np.testing.assert_allclose(scored.token_log_probs[row, :length], alone.token_log_probs[0], atol=1e-5)
-        np.testing.assert_allclose(scored.alignment[row, :length, :read], alone.alignment[0], atol=1e-5)
+        np.testing.assert_allclose(scored.token_log_probs[row, :length], single.token_log_probs[0], atol=1e-5)
+        np.testing.assert_allclose(scored.alignment[row, :length, :read], single.alignment[0], atol=1e-5)
 
 
 def test_other_special_ids(model, scored):
@@ -98,12 +98,22 @@ def test_a_graph_of_unknown_shapes_and_nothing_at_all(model, scored):
 @pytest.mark.parametrize(
     ("source", "target", "error", "message"),
     [
-        (SOURCE, TARGET[:2], ValueError, "one target for each source. Received: 3 sources, 2 targets"),
-        (SOURCE[0], TARGET, ValueError, r"source_ids must have shape \(B, length\).*Received: shape \(7,\)"),
-        (SOURCE, TARGET[None], ValueError, r"target_ids must have shape .*Received: shape \(1, 3, 5\)"),
-        (SOURCE, TARGET / 2, TypeError, "target_ids must be integers.*Received: dtype float64"),
-        (tf.constant([["a"]]), TARGET, TypeError, "source_ids must be integers"),
-        (SOURCE, [[True]], TypeError, "target_ids must be integers.*Received: dtype bool"),
+        (
+            SOURCE,
+            TARGET[:2],
+            ValueError,
+            r"one target for each source\. Received: source_ids\.shape=\(3, 7\), target_ids\.shape=\(2, 5\)",
+        ),
+        (
+            SOURCE[0],
+            TARGET,
+            ValueError,
+            r"`source_ids` must have shape \(B, length\).*Received: source_ids\.shape=\(7,\)",
+        ),
+        (SOURCE, TARGET[None], ValueError, r"`target_ids` must have shape .*Received: target_ids\.shape=\(1, 3, 5\)"),
+        (SOURCE, TARGET / 2, TypeError, r"`target_ids` must be integers.*Received: target_ids\.dtype=float64"),
+        (tf.constant([["a"]]), TARGET, TypeError, "`source_ids` must be integers"),
+        (SOURCE, [[True]], TypeError, r"`target_ids` must be integers.*Received: target_ids\.dtype=bool"),
     ],
 )
 def test_bad_ids(model, source, target, error, message):

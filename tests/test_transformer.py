@@ -44,6 +44,15 @@ def test_a_dictionary_is_no_config():
         ka.Transformer({"vocabulary_size": V})
 
 
+@pytest.mark.parametrize("model_class", [ka.Transformer, ka.CausalTransformer])
+def test_the_network_has_the_layers_of_the_graph_also_in_a_copy(model_class):
+    original = model_class(ka.TransformerConfig(V, **SMALL))
+    for model in (original, original.in_dtype("float16")):
+        layers = [layer for layer in vars(model.network).values() if layer is not None]
+        assert all(model.get_layer(layer.name) is layer for layer in layers)
+        assert sum(len(layer.weights) for layer in layers) == len(model.weights)
+
+
 def whole_model_by_the_formulas(model, source, target):
     weights = {weight.path: numpy(weight).astype("float64") for weight in model.weights}
     m = model.config.hidden_dim
@@ -88,8 +97,8 @@ def test_padded_batch_equals_trimmed(model, mode, tmp_path):
     }[mode]
     logits = run(batch)
     for row in range(B):
-        alone = model(trimmed(batch, row))
-        assert_close(logits[row : row + 1, : alone.shape[1]], alone, atol=5e-5)
+        single = model(trimmed(batch, row))
+        assert_close(logits[row : row + 1, : single.shape[1]], single, atol=5e-5)
 
 
 def test_what_the_target_pads_with_changes_no_logit_before_it(model):
@@ -219,7 +228,7 @@ def test_frozen_model_stays_frozen(tmp_path):
     assert keras.models.load_model(tmp_path / "model.keras").trainable_weights == []
 
 
-def test_dropout_acts_in_training_alone(model):
+def test_dropout_acts_only_in_training(model):
     dropping, batch = make(dropout=0.5), padded_batch()
     dropping.set_weights(model.get_weights())
     assert_close(dropping(batch), model(batch), atol=0)

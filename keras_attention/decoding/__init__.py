@@ -1,4 +1,4 @@
-"""Decoding: from a model, or a function that scores the next token, to whole sentences."""
+"""Decoding: from a model, or a function that returns the logits of the next token, to whole sentences."""
 
 from keras_attention.decoding.beam_search import beam_search
 from keras_attention.decoding.generate import generate, stream

@@ -1,4 +1,4 @@
-"""Beam search with a set of finished hypotheses and the length penalty, in one `tf.while_loop`.
+"""Beam search with a set of finished hypotheses and a length penalty, as loops of a TensorFlow graph.
 
 Shapes: B sentences, K beams, V vocabulary, t tokens so far.
 """
@@ -22,9 +22,12 @@ from keras_attention.decoding.hypotheses import (
 from keras_attention.decoding.hypotheses import length_penalty as default_penalty
 from keras_attention.decoding.logits_processors import forced_tokens
 
+# From the last tokens and the state to the logits of the next tokens and the new state.
+Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
+
 
 class Search(NamedTuple):
-    """The variables of the loop; B counts the sentences that are still in the batch."""
+    """The loop variables of the sentences that are still in the batch."""
 
     alive: Alive
     finished: Hypotheses  # K slots
@@ -34,7 +37,7 @@ class Search(NamedTuple):
 
 
 def beam_search(
-    step: Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]],
+    step: Step,
     state: Any,
     *,
     batch_size: int | tf.Tensor,
@@ -51,14 +54,14 @@ def beam_search(
     logits_processor: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     sampler: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> Hypotheses:
-    """Finds likely sentences under a model that scores the next token.
+    """Finds the hypotheses with the best scores under a model that computes the logits of the next token.
 
     The score of a hypothesis of n tokens is `log p / ((5 + n) / 6) ** length_penalty`. Of the 2K best
-    continuations of a step, those that end (eos) and rank within the best K are finished, and the K best
+    continuations in a step, those that end (eos) and are among the best K are finished, and the K best
     others stay alive. A sentence is done when no hypothesis alive can still overtake the `num_return`-th
-    finished one, or when K are finished and all score higher than every one alive at its current length;
-    at its own `max_length` all that is alive takes eos. With `beam_size=1` this is greedy decoding. The
-    result of a sentence does not depend on the others in the batch.
+    finished one, or when K are finished and all score higher than every one alive at its current length.
+    At the `max_length` of a sentence, its hypotheses alive take eos. With `beam_size=1` this is greedy
+    decoding. The result of a sentence does not depend on the others in the batch.
 
     Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or only -inf ends at
     once with scores of NaN and no tokens; the other sentences continue. Sentences that are done leave the
@@ -69,35 +72,36 @@ def beam_search(
             the next token (B·K, V) and the new state.
         state: Nest of tensors of B·K rows (beams of a sentence next to each other), reordered with the
             beams. Middle axes, and the second of a matrix, may grow from step to step as caches do.
-            Or a nest with the methods `reordered` and `selected`, which does this itself; where its
-            `starts_with_one_row` is true, the first step gets one row for each sentence.
+            Or a nest that does this itself with the methods `reordered(parents)` and
+            `selected(sentences)`, see `reorder` and `select`; if its `starts_with_one_row` is true, the
+            first step gets one row for each sentence.
         batch_size: Number of sentences B; 0 is allowed.
-        beam_size: Number K of hypotheses alive for a sentence, and the most that it can finish.
-        max_length: The most tokens, eos counted: one number, or one for each sentence (B,).
+        beam_size: Number K of hypotheses alive for a sentence, and maximum number of finished ones.
+        max_length: Maximum number of tokens, eos counted: one number, or one for each sentence (B,).
         length_penalty: Exponent α of the penalty, 0 or more; 0.6 in the paper.
         num_return: Number n of hypotheses returned for each sentence.
         bos_id: Token before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that pads shorter rows.
-        prompt: Tokens already written, int32 (B, t), without padding; all but the last of them, and bos,
-            are in the state.
-        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), those of `prompt`
-            first, padded at the end; they cost nothing.
-        penalize: Takes lengths and the exponent; returns the divisor of log probabilities.
+        prompt: Tokens that the hypotheses of each sentence start with, int32 (B, t), without padding; the
+            state has read bos and all of them but the last.
+        prefix: Tokens that the hypotheses of each sentence start with, int32 (B, P), padded at the end:
+            those of `prompt`, then tokens that the search forces. They cost nothing.
+        penalize: Takes lengths and the exponent; returns the divisor of the log probabilities.
         logits_processor: Takes the logits (B·K, V), the tokens before them (B·K, t) and the indices (B,) of
-            the sentences that are left; returns the logits, with -inf for forbidden tokens. A first step with
-            one row for each sentence has one here, too.
-        sampler: Takes logits, t and the indices of the sentences, and returns a token of each; with one
-            beam, instead of the best token.
+            the sentences that are left; returns the logits, with -inf for forbidden tokens. Where the first
+            step has one row for each sentence, it gets that.
+        sampler: Takes the logits, t and the indices of the sentences; returns a token of each, to take
+            instead of the best one. For one beam.
 
     Returns:
         `Hypotheses` with ids (B, n, L), scores (B, n) and lengths (B, n), best first; L is the
-        number of steps that were needed.
+        number of steps that were needed, those of the prompt counted.
 
     Raises:
         ValueError: If an option is out of its range, or if `state` or what `step` returns has a
             shape other than described.
-        tf.errors.InvalidArgumentError: If a `max_length` below 1 shows only when a graph runs.
+        tf.errors.InvalidArgumentError: If a `max_length` that is known only when a graph runs is below 1.
 
     Example:
         >>> logits = tf.constant([[0.0, 0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
@@ -112,23 +116,23 @@ def beam_search(
     state = tf.nest.map_structure(tf.convert_to_tensor, state)
     if not _manages_beams(state):
         _check_state(state, batch_size, beam_size)
-    max_length = _limits(max_length, batch_size)  # (B,)
+    max_length = _check_max_length(max_length, batch_size)  # (B,)
 
     def advance(t: tf.Tensor, sentences: tf.Tensor, search: Search) -> Search:
-        """Adds token t to the hypotheses of the sentences (B,), indices in the full batch."""
+        """Adds token t to the hypotheses; `sentences` (B,) are indices in the full batch."""
         logits, state = step(search.last_ids, search.state)
         check_logits(logits, eos_id)
-        # Without the check TensorFlow moves the cast behind each reshaping, and so casts all of it several times.
+        # The check of the shape keeps TensorFlow from moving the cast behind each reshaping, to cast several times.
         logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
         if logits_processor is not None:
             rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
             logits = logits_processor(logits, tf.reshape(search.alive.ids[:, :rows], [-1, t]), sentences)
         limit = tf.gather(max_length, sentences)  # (B,)
-        final = t + 1 >= limit  # (B,)
+        final = t + 1 >= limit  # (B,), sentences that must end now
         forced = None if prefix is None else tf.gather(forced_tokens(prefix, t, pad_id), sentences)  # (B,)
         sampled = None if sampler is None else sampler(logits, t, sentences)  # (B,)
         candidates, broken = grow(search.alive, logits, final, eos_id, forced, sampled)
-
+        # Candidates that end are finished; the best others stay alive.
         penalty, last_penalty = penalize(t + 1, length_penalty), penalize(limit, length_penalty)
         ended = finish(search.alive, candidates, eos_id, t + 1, penalty)
         finished = keep_best(search.finished, ended, broken, search.done, pad_id)
@@ -140,7 +144,7 @@ def beam_search(
         return Search(alive, finished, done, tf.reshape(last_ids, [-1]), state)
 
     def run_round(t: tf.Tensor, sentences: tf.Tensor, search: Search, results: Hypotheses) -> tuple:
-        """Removes the sentences that are done, then searches until a quarter of the others is."""
+        """Removes the sentences that are done, then searches until a quarter of the rest is done."""
         unfinished = tf.cast(tf.where(~search.done)[:, 0], tf.int32)
         sentences, search = tf.gather(sentences, unfinished), _select_sentences(search, unfinished)
         t, search = tf.while_loop(
@@ -189,7 +193,7 @@ def select(state: Any, sentences: tf.Tensor, beams: int | tf.Tensor) -> Any:
 
 
 def _manages_beams(state: Any) -> bool:
-    """Returns whether a state has the methods for beams; a plain nest of tensors has not."""
+    """Returns whether a state has methods that reorder and select it; a plain nest of tensors has none."""
     return all(hasattr(state, name) for name in ("reordered", "selected"))
 
 
@@ -252,20 +256,20 @@ def _state_invariant(x: tf.Tensor) -> tf.TensorShape:
     return tf.TensorShape([None] * (x.shape.rank - 1)).concatenate(last)
 
 
-def _limits(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) -> tf.Tensor:
+def _check_max_length(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) -> tf.Tensor:
     """Returns `max_length` as one number for each sentence (B,), checked as early as possible."""
     max_length = tf.cast(max_length, tf.int32)
     if max_length.shape.rank not in (0, 1):
         raise ValueError(
             "max_length must be one number or one for each sentence (B,). "
-            f"Received: a tensor of shape {max_length.shape}"
+            f"Received: max_length.shape={max_length.shape}"
         )
-    known = tf.get_static_value(max_length)
+    static = tf.get_static_value(max_length)
     message = "max_length must be 1 or more (the end of sentence counts). "
-    if known is None:
+    if static is None:
         tf.debugging.assert_positive(max_length, message)
-    elif (known < 1).any():
-        raise ValueError(f"{message}Received: max_length={known.tolist()}")
+    elif (static < 1).any():
+        raise ValueError(f"{message}Received: max_length={static.tolist()}")
     return tf.broadcast_to(max_length, [batch_size])
 
 
@@ -287,7 +291,7 @@ def _check_options(beam_size: int, num_return: int, alpha: float) -> None:
 def _check_state(state: Any, batch_size: int | tf.Tensor, beam_size: int) -> None:
     """Checks that each tensor has a row for each beam, as far as the shapes are known.
 
-    Gathering missing rows gives zeros on a GPU: a wrong result without an error.
+    On a GPU, gathering missing rows gives zeros: a wrong result without an error.
     """
     sentences = tf.get_static_value(batch_size)
     for x in tf.nest.flatten(state):
@@ -295,8 +299,8 @@ def _check_state(state: Any, batch_size: int | tf.Tensor, beam_size: int) -> Non
         if x.shape.rank == 0 or (None not in (sentences, rows) and rows != sentences * beam_size):
             raise ValueError(
                 "Each tensor of the state needs one row for each beam, the beams of a sentence "
-                "next to each other: repeat rows with tf.repeat(x, beam_size, axis=0). Received: a "
-                f"tensor of shape {x.shape}, batch_size={sentences}, beam_size={beam_size}"
+                "next to each other: repeat rows with tf.repeat(x, beam_size, axis=0). Received: "
+                f"shape={x.shape}, batch_size={sentences}, beam_size={beam_size}"
             )
 
 
@@ -305,7 +309,7 @@ def check_logits(logits: tf.Tensor, eos_id: int) -> None:
     if logits.shape.rank != 2:
         raise ValueError(
             "step must return the logits of the next token, (batch_size * beam_size, vocabulary). "
-            f"Received: shape {logits.shape}"
+            f"Received: logits.shape={logits.shape}"
         )
     if logits.shape[1] is not None and not 0 <= eos_id < logits.shape[1]:
         raise ValueError(f"eos_id must be a token of the vocabulary of {logits.shape[1]}. Received: eos_id={eos_id}")

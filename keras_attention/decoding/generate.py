@@ -1,4 +1,4 @@
-"""Generation: from a model and its inputs to hypotheses, or to a stream of tokens, as the options say.
+"""Generation from a model and its inputs, as hypotheses or as a stream of tokens.
 
 Shapes: B inputs, S source length, P prompt length, K beams, V vocabulary, t tokens so far.
 """
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.beam_search import beam_search
+from keras_attention.decoding.beam_search import Step, beam_search
 from keras_attention.decoding.hypotheses import Hypotheses, average_length, length_penalty
 from keras_attention.decoding.logits_processors import (
     forbid_end,
@@ -20,12 +20,12 @@ from keras_attention.decoding.logits_processors import (
     keep_top_p,
     scale_by_temperature,
 )
-from keras_attention.decoding.model_steps import Step, language_model, with_source
+from keras_attention.decoding.model_steps import check_ids, language_model, with_source
 from keras_attention.decoding.options import DecodingOptions
 from keras_attention.decoding.sampling import greedy, sample
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
 
-# The paper's limit: the output is at most this many tokens longer than the input.
+# The paper's limit of how many tokens longer than its input an output is.
 EXTRA_LENGTH = 50
 
 
@@ -39,24 +39,24 @@ def generate(
     eos_id: int = 3,
     pad_id: int = 0,
 ) -> Hypotheses:
-    """Generates the outputs of a model for its inputs; in a `tf.function`, all of it is one graph.
+    """Generates the outputs of a model for its inputs, in a `tf.function` as one graph.
 
-    Tokens of a prefix cost a hypothesis nothing. All others cost their log probability under the model, also where
-    they were sampled with a temperature or from a truncated distribution.
+    Each token adds its log probability under the model to the score of a hypothesis, even where it is sampled with a
+    temperature or from a truncated distribution. Tokens of a prefix add nothing.
 
     Args:
         model: A `Transformer` (or a model with its `encode`, `init_cache` and `decode_step`), or a `CausalTransformer`.
-        inputs: Token ids, int32, 0 for padding at the end: the source (B, S), eos included, or for a language model the
+        inputs: Token ids, 0 for padding at the end: a source (B, S), eos included, or for a language model the
             prompts (B, P), without bos.
         options: Decoding options; a beam search as in the paper by default.
-        prefix: Tokens that the outputs start with (B, P), for a model with a source.
+        prefix: Tokens that the outputs start with (B, P), padded at the end; for a model with a source.
         bos_id: Token before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that pads shorter rows.
 
     Returns:
-        `Hypotheses`, best first, sampled ones in the order of sampling. The ids of a language model start with the
-        prompt. An output has at most `options.max_length` tokens, or 50 more than the input, or `options.min_length`.
+        `Hypotheses`, best first, or in the order of sampling. The ids of a language model start with the prompt. An
+        output has at most `options.max_length` tokens; by default 50 more than the input, or `options.min_length`.
 
     Raises:
         ValueError: Inputs or a prefix of another rank, or a prefix for a language model.
@@ -64,25 +64,26 @@ def generate(
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=20)
-        >>> found = generate(model, [[5, 6, 3], [7, 3, 0]], DecodingOptions(beam_size=2, max_length=4))
-        >>> found.ids.shape[:2], bool((found.lengths <= 4).numpy().all())
+        >>> hypotheses = generate(model, [[5, 6, 3], [7, 3, 0]], DecodingOptions(beam_size=2, max_length=4))
+        >>> hypotheses.ids.shape[:2], bool((hypotheses.lengths <= 4).numpy().all())
         (TensorShape([2, 1]), True)
 
     Source: Vaswani et al. 2017, section 6.1.
     """
     options = options or DecodingOptions()
-    inputs = _checked(inputs, "inputs")
-    prefix = None if prefix is None else _checked(prefix, "prefix")
+    inputs = check_ids(inputs, "inputs")
+    prefix = None if prefix is None else check_ids(prefix, "prefix")
     copies = options.num_return if options.sample else 1
     if copies > 1:  # each sample is a sentence of its own
         inputs = tf.repeat(inputs, copies, axis=0)
         prefix = None if prefix is None else tf.repeat(prefix, copies, axis=0)
     task = _Task.of(model, inputs, options, bos_id, pad_id, prefix)
-    found = beam_search(
-        *task.steps,
+    hypotheses = beam_search(
+        task.step,
+        task.state,
         batch_size=tf.shape(inputs)[0],
         beam_size=options.beams,
-        max_length=task.limit,
+        max_length=task.max_length,
         length_penalty=options.length_penalty,
         penalize=average_length if options.length_normalization == "average" else length_penalty,
         num_return=1 if options.sample else options.num_return,
@@ -94,7 +95,7 @@ def generate(
         logits_processor=_logits_processor(options, task.prompt_lengths, eos_id),
         sampler=_sampler(options) if options.sample else None,
     )
-    return Hypotheses(*(_grouped(x, copies) for x in found)) if copies > 1 else found
+    return Hypotheses(*(_group(x, copies) for x in hypotheses)) if copies > 1 else hypotheses
 
 
 def stream(
@@ -106,19 +107,19 @@ def stream(
     eos_id: int = 3,
     pad_id: int = 0,
 ) -> Iterator[Streamed]:
-    """Yields the tokens of `generate` one after the other, as soon as each is chosen.
+    """Yields the tokens of `generate` one by one, as soon as each is chosen.
 
     Args:
         model: See `generate`.
         inputs: See `generate`.
-        options: Greedy decoding by default, or sampling; a search of several beams has no token before its end.
+        options: Decoding options; greedy by default. With several beams no token is certain before the end.
         bos_id: Token before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that pads shorter rows.
 
     Returns:
-        An iterator over `Streamed`: ids, log probabilities and which inputs are done, (B,) each. It also yields the
-        rest of prompts that are longer than the shortest.
+        An iterator over `Streamed`: ids, log probabilities and which inputs are done, (B,) each. Of prompts of
+        different lengths it also yields the tokens from the length of the shortest on.
 
     Raises:
         ValueError: Options for several hypotheses of an input, or inputs of another rank.
@@ -136,27 +137,26 @@ def stream(
             "A stream follows one hypothesis of each input: give beam_size=1 or sample=True, and num_return=1. "
             f"Received: beam_size={options.beams}, num_return={options.num_return}"
         )
-    task = _Task.of(model, _checked(inputs, "inputs"), options, bos_id, pad_id)
+    task = _Task.of(model, check_ids(inputs, "inputs"), options, bos_id, pad_id)
     process, sampler = _logits_processor(options, task.prompt_lengths, eos_id), _sampler(options)
     sentences = tf.range(tf.size(task.prompt_lengths))
 
     def choose(logits: tf.Tensor, written: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         written = tf.concat([task.prompt, written], axis=1)
         position = tf.shape(written)[1]
-        allowed = logits if process is None else process(logits, written, sentences)
+        processed = logits if process is None else process(logits, written, sentences)
         if task.prefix is not None:
-            allowed = force_prefix(allowed, position, task.prefix, pad_id, logits)
-        ids, certainty = greedy(allowed)
-        ids = sampler(allowed, position, sentences) if options.sample else ids
-        return tf.where(position + 1 >= task.limit, eos_id, ids), certainty
+            processed = force_prefix(processed, position, task.prefix, pad_id, logits)
+        ids, log_probs = greedy(processed)
+        ids = sampler(processed, position, sentences) if options.sample else ids
+        return tf.where(position + 1 >= task.max_length, eos_id, ids), log_probs
 
-    step, state = task.steps
-    written = tf.shape(task.prompt)[1]
+    prompt_length = tf.shape(task.prompt)[1]
     return stream_tokens(
-        compiled_step(step, state),
-        state,
+        compiled_step(task.step, task.state),
+        task.state,
         tf.pad(task.prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1],
-        max_length=int(tf.reduce_max(tf.concat([task.limit - written, [1]], 0))),
+        max_length=int(tf.reduce_max(tf.concat([task.max_length - prompt_length, [1]], 0))),
         eos_id=eos_id,
         choose=choose,
         pad_id=pad_id,
@@ -164,13 +164,14 @@ def stream(
 
 
 class _Task(NamedTuple):
-    """The step function and the limits of the outputs of a call."""
+    """The step function of a call, with the tokens that its outputs start with and their maximum lengths."""
 
-    steps: tuple[Step, Any]
-    prompt: tf.Tensor  # (B, t), tokens read before the first step
-    prefix: tf.Tensor | None  # (B, P), tokens that the outputs start with
+    step: Step
+    state: Any
+    prompt: tf.Tensor  # (B, t), the tokens that the state has read
+    prefix: tf.Tensor | None  # (B, P), `prompt`, then the tokens to force
     prompt_lengths: tf.Tensor  # (B,), 0 for a model with a source
-    limit: tf.Tensor  # (B,), maximum number of tokens of an output
+    max_length: tf.Tensor  # (B,), the prompt counted
 
     @classmethod
     def of(
@@ -178,44 +179,40 @@ class _Task(NamedTuple):
     ) -> "_Task":
         lengths = tf.math.count_nonzero(inputs != pad_id, axis=1, dtype=tf.int32)  # (B,)
         if hasattr(model, "encode"):
-            prompt_lengths, room = tf.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
+            prompt_lengths, default_length = tf.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
             prompt = inputs[:, :0]
-            steps = with_source(model, inputs, options.beams)
+            step, state = with_source(model, inputs, options.beams)
         else:
             if prefix is not None:
-                raise ValueError("The prompts of a language model are its `inputs`: give no `prefix`. Received: both")
-            prefix, prompt_lengths, room = inputs, lengths, EXTRA_LENGTH
-            # The length that all prompts have is read at once; the rest of longer ones is forced, a token a step.
+                raise ValueError(
+                    "The prompts of a language model are its `inputs`: give no `prefix`. "
+                    f"Received: prefix.shape={prefix.shape}"
+                )
+            prefix, prompt_lengths, default_length = inputs, lengths, EXTRA_LENGTH
+            # The model reads all prompts at once up to the length of the shortest; further tokens are forced.
             prompt = inputs[:, : tf.reduce_min(tf.concat([lengths, tf.shape(inputs)[1:]], axis=0))]
             before = tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, :-1]
-            steps = language_model(model, before, options.beams)
-        most = tf.maximum(room, options.min_length) if options.max_length is None else options.max_length
-        return cls(steps, prompt, prefix, prompt_lengths, prompt_lengths + most)
+            step, state = language_model(model, before, options.beams)
+        new_tokens = options.max_length
+        if new_tokens is None:
+            new_tokens = tf.maximum(default_length, options.min_length)
+        return cls(step, state, prompt, prefix, prompt_lengths, prompt_lengths + new_tokens)
 
 
-def _checked(ids: Any, name: str) -> tf.Tensor:
-    ids = tf.convert_to_tensor(ids)
-    if not ids.dtype.is_integer:
-        raise TypeError(f"`{name}` are token ids, which a tokenizer makes of text. Received: dtype={ids.dtype.name}")
-    if ids.shape.rank != 2:
-        raise ValueError(f"`{name}` has two axes, sentences and tokens. Received: shape={tuple(ids.shape)}")
-    return tf.cast(ids, tf.int32)
-
-
-def _grouped(x: tf.Tensor, copies: int) -> tf.Tensor:
-    """(B·n, 1, …) as (B, n, …)."""
+def _group(x: tf.Tensor, copies: int) -> tf.Tensor:
+    """Reshapes (B·n, 1, …) to (B, n, …)."""
     return tf.reshape(x, tf.concat([[tf.shape(x)[0] // copies, copies], tf.shape(x)[2:]], axis=0))
 
 
 def _logits_processor(options: DecodingOptions, prompt_lengths: tf.Tensor, eos_id: int) -> Callable | None:
-    """The `logits_processor` of `beam_search`, or None where all tokens are allowed."""
+    """Returns the `logits_processor` of `beam_search`, or None where all tokens are allowed."""
     processors = []
     if options.min_length > 1:
 
         def minimum_length(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
             rows = tf.shape(ids)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
-            least = tf.repeat(tf.gather(prompt_lengths, sentences) + options.min_length, rows)  # (B·K,)
-            return forbid_end(logits, tf.shape(ids)[1], least, eos_id)
+            min_length = tf.repeat(tf.gather(prompt_lengths, sentences) + options.min_length, rows)  # (B·K,)
+            return forbid_end(logits, tf.shape(ids)[1], min_length, eos_id)
 
         processors.append(minimum_length)
     if options.no_repeat_ngram:
@@ -236,7 +233,7 @@ def _logits_processor(options: DecodingOptions, prompt_lengths: tf.Tensor, eos_i
 
 
 def _sampler(options: DecodingOptions) -> Callable:
-    """The `sampler` of `beam_search`."""
+    """Returns the `sampler` of `beam_search`."""
     warpers = [partial(scale_by_temperature, temperature=options.temperature)]
     warpers += [partial(keep_top_k, k=options.top_k)] if options.top_k else []
     warpers += [partial(keep_top_p, p=options.top_p)]

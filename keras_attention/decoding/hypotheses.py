@@ -82,7 +82,7 @@ def average_length(length: tf.Tensor | int, alpha: float) -> tf.Tensor:
 
 def first_alive(prompt: tf.Tensor, beam_size: int) -> Alive:
     """Returns the hypotheses before the first step, which consist of the prompt (B, t)."""
-    # The beams start equal: all but one are empty, or each hypothesis would be found K times.
+    # The beams start equal: all but one are empty, or the search would follow each hypothesis K times.
     log_probs = tf.tile([[0.0] + [NEG_INF] * (beam_size - 1)], [tf.shape(prompt)[0], 1])
     return Alive(_tile_beams(prompt, beam_size), log_probs)
 
@@ -122,33 +122,35 @@ def grow(
         x = tf.reshape(x, [batch, rows, tf.shape(x)[1]])
         return tf.tile(x, [1, beams // tf.maximum(rows, 1), 1])
 
-    log_probs, ids = by_beam(top - log_total), by_beam(ids)  # (B, K, 2K)
+    def log_probs_of(tokens: tf.Tensor) -> tf.Tensor:  # (B,) -> (B, K, 1)
+        return by_beam(tf.gather(logits, tf.repeat(tokens, rows), batch_dims=1)[:, None] - log_total)
 
-    def restrict(sentences: tf.Tensor, tokens: tf.Tensor, cost: tf.Tensor | None = None) -> None:
+    def restrict(
+        best: tuple[tf.Tensor, tf.Tensor], sentences: tf.Tensor, tokens: tf.Tensor, log_probs: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Leaves the sentences (B,) that are true one token each."""
-        nonlocal log_probs, ids
-        if cost is None:
-            each = tf.repeat(tf.maximum(tokens, 0), rows)
-            cost = by_beam(tf.gather(logits, each, batch_dims=1)[:, None] - log_total)  # (B, K, 1)
-        cost = tf.where(tf.range(per_row) == 0, cost, NEG_INF)  # (B, K, 2K)
-        log_probs = tf.where(sentences[:, None, None], cost, log_probs)
-        ids = tf.where(sentences[:, None, None], tokens[:, None, None], ids)
+        log_probs = tf.where(tf.range(per_row) == 0, log_probs, NEG_INF)  # (B, K, 2K)
+        replaced = sentences[:, None, None]
+        return tf.where(replaced, log_probs, best[0]), tf.where(replaced, tokens[:, None, None], best[1])
 
+    best = by_beam(top - log_total), by_beam(ids)  # (B, K, 2K), (B, K, 2K)
     if sampled is not None:
-        restrict(tf.ones_like(final), sampled)
+        best = restrict(best, tf.ones_like(final), sampled, log_probs_of(sampled))
     # At its last step a hypothesis can only end, with the log probability that the model gives eos.
-    restrict(final, tf.fill(tf.shape(final), eos_id))
+    ends = tf.fill(tf.shape(final), eos_id)
+    best = restrict(best, final, ends, log_probs_of(ends))
     if forced is not None:
-        restrict(forced >= 0, forced, tf.zeros([1, 1, 1]))
+        best = restrict(best, forced >= 0, forced, tf.zeros([1, 1, 1]))
+    log_probs, ids = best
 
     exists = alive.log_probs[:, :, None] > NEG_INF  # (B, K, 1)
     usable = tf.math.is_finite(by_beam(log_total))  # (B, K, 1)
     broken = tf.reduce_any(exists & ~usable, axis=[1, 2])  # (B,)
     log_probs = tf.where(exists & usable, alive.log_probs[:, :, None] + log_probs, NEG_INF)
 
-    best, indices = tf.math.top_k(tf.reshape(log_probs, [batch, beams * per_row]), 2 * beams)
+    log_probs, indices = tf.math.top_k(tf.reshape(log_probs, [batch, beams * per_row]), 2 * beams)
     ids = tf.gather(tf.reshape(ids, [batch, beams * per_row]), indices, batch_dims=1)
-    return Candidates(best, indices // per_row, ids), broken
+    return Candidates(log_probs, indices // per_row, ids), broken
 
 
 def _top_logits(logits: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

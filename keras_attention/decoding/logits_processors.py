@@ -1,11 +1,11 @@
-"""Logits processors: functions between the logits of the model and the choice of a token.
+"""Logits processors: functions of the logits that a model gives to the next token, before it is chosen.
 
-A token is forbidden by adding -inf to its logit. So a broken row stays broken for the search to find: NaN stays NaN,
-+inf becomes NaN where it is forbidden, and a row of only -inf stays one. A processor that forbids the last
-remaining token also makes such a row.
+A processor forbids a token by adding -inf to its logit. So the search still finds unusable rows: NaN stays NaN, +inf
+becomes NaN where it is forbidden, and a row of only -inf stays one. Forbidding the last allowed token also makes such
+a row.
 
-Each is a few passes over the logits, whatever the number of tokens written, because it runs at every step of a
-search inside an exported graph.
+A processor is a few passes over the logits, whatever the number of tokens written, because it runs at every step of a
+search in an exported graph.
 
 Shapes: R rows (sentences, or beams of all sentences), V vocabulary, t tokens written so far, P tokens of a prefix.
 """
@@ -15,7 +15,7 @@ import math
 import tensorflow as tf
 
 NEG_INF = float("-inf")  # added to the logit of a forbidden token
-HEAD = 256  # best tokens that top-p sorts before it sorts the whole row
+HEAD = 256  # number of best tokens that top-p sorts before it sorts a whole row
 
 
 def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.Tensor, eos_id: int) -> tf.Tensor:
@@ -25,8 +25,8 @@ def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.
     `length + 1 < min_length`. A `min_length` of 1 or less allows the empty sentence, which is only eos.
 
     Args:
-        logits: (R, V).
-        length: Tokens written so far, one number or one for each row (R,).
+        logits: Logits (R, V).
+        length: Number of tokens written so far, one number or one for each row (R,).
         min_length: Minimum number of tokens of a sentence, one number or one for each row.
         eos_id: Token that ends a sentence.
 
@@ -43,12 +43,12 @@ def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.
 
 
 def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_id: int) -> tf.Tensor:
-    """Forbids the tokens that would complete an n-gram for the second time.
+    """Forbids the tokens that would repeat an n-gram.
 
-    With n = 1, that is each token already written. The end of sentence is never forbidden.
+    With n = 1, these are all tokens already written. The end of sentence is never forbidden.
 
     Args:
-        logits: (R, V).
+        logits: Logits (R, V).
         ids: Tokens written so far (R, t).
         length_of_ngram: n.
         eos_id: Token that ends a sentence.
@@ -72,7 +72,7 @@ def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_
             f"Received: length_of_ngram={length_of_ngram}"
         )
     t = tf.shape(ids)[1]
-    # Padded with -1, which is no token, each of the t tokens ends an n-gram.
+    # After padding with -1, which is no token, each of the t tokens ends an n-gram.
     padded = tf.pad(ids, [[0, 0], [n - 1, 0]], constant_values=-1)  # (R, n - 1 + t)
     repeated = ids != eos_id  # (R, t)
     for i in range(n - 1):  # the n - 1 tokens before it against the last n - 1
@@ -83,17 +83,17 @@ def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_
 def force_prefix(
     logits: tf.Tensor, position: int | tf.Tensor, prefix: tf.Tensor, pad_id: int, model_logits: tf.Tensor
 ) -> tf.Tensor:
-    """Forces the next token of a prefix that is not fully written, with the logit that the model gives it.
+    """Forbids all but the next token of a prefix, whose logit becomes that of the model.
 
-    It comes last, so that no other processor forbids that token. The one token left has probability 1 under these
-    logits: the log probability of a hypothesis must come from `model_logits`.
+    Apply it last, so that no other processor forbids that token. The token has probability 1 under the returned logits:
+    compute log probabilities from `model_logits`.
 
     Args:
-        logits: (R, V), after the other processors; rows past their prefix are unchanged.
-        position: Tokens written so far, one number.
+        logits: Logits (R, V) after the other processors; rows past their prefix are unchanged.
+        position: Number of tokens written so far.
         prefix: Tokens that each row starts with, int32 (R, P), padded at the end.
         pad_id: Token that pads shorter rows.
-        model_logits: (R, V), before all processors.
+        model_logits: Logits (R, V) before all processors.
 
     Returns:
         Logits (R, V).
@@ -116,7 +116,7 @@ def force_prefix(
 
 
 def forced_tokens(prefix: tf.Tensor, position: int | tf.Tensor, pad_id: int) -> tf.Tensor:
-    """The token (R,) that each prefix (R, P), padded at the end, forces at a position; -1 where it forces none."""
+    """Returns the token (R,) that each prefix (R, P), padded at the end, has at a position; -1 past its end."""
     padded = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)  # (R, P + 1)
     tokens = padded[:, tf.minimum(position, tf.shape(prefix)[1])]  # (R,)
     return tf.where(tokens == pad_id, -1, tokens)
@@ -126,7 +126,7 @@ def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:
     """Divides the logits by the temperature: below 1 sharpens the distribution, above 1 flattens it.
 
     Args:
-        logits: (R, V).
+        logits: Logits (R, V).
         temperature: A number above 0.
 
     Returns:
@@ -148,11 +148,11 @@ def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:
 
 
 def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
-    """Forbids all but the k best tokens; of equal ones, those with the lower ids are better.
+    """Forbids all but the k best tokens; of equal logits, those with lower ids are better.
 
     Args:
-        logits: (R, V).
-        k: Number of tokens to keep; from V on, none is forbidden.
+        logits: Logits (R, V).
+        k: Number of tokens to keep; V or more keeps all.
 
     Returns:
         Logits (R, V).
@@ -175,11 +175,11 @@ def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
 def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
     """Forbids all but the smallest set of tokens whose probabilities sum to p or more.
 
-    The set holds the best tokens, at least one; of equal ones, those with the lower ids are better.
+    The set contains at least the best token; of equal logits, those with lower ids are better.
 
     Args:
-        logits: (R, V).
-        p: Above 0; 1 forbids nothing.
+        logits: Logits (R, V).
+        p: Probability above 0; 1 keeps all tokens.
 
     Returns:
         Logits (R, V).
@@ -207,7 +207,7 @@ def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
         ids, before, _ = best(number)
         return _keep_at(logits, ids, before < p)
 
-    # Sorting a row costs as much as a small model: most rows reach p among their first tokens. NaN is not below p.
+    # Sorting a row costs as much as a small model, and most rows reach p with few tokens. NaN is not below p.
     ids, before, upto = best(HEAD)
     return tf.cond(
         tf.reduce_any(upto[:, -1] < p),
@@ -217,11 +217,11 @@ def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
 
 
 def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
-    """Forbids the tokens whose probability is below p times that of the best.
+    """Forbids the tokens whose probability is below p times that of the best token.
 
     Args:
-        logits: (R, V).
-        p: 0 forbids nothing; 1 keeps the best token and its equals.
+        logits: Logits (R, V).
+        p: Share between 0, which keeps all tokens, and 1, which keeps only the best.
 
     Returns:
         Logits (R, V).
@@ -243,35 +243,35 @@ def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
 
 
 def _forbid(logits: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
-    """The logits with -inf added where `tokens`, which broadcasts to (R, V), is true."""
+    """Adds -inf to the logits where `tokens`, which broadcasts to (R, V), is true."""
     return logits + tf.where(tokens, NEG_INF, 0.0)
 
 
 def _add_at(logits: tf.Tensor, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """The logits (R, V) with values (R, n) added at the tokens (R, n), which may repeat."""
+    """Adds values (R, n) to the logits (R, V) of the tokens (R, n), which may repeat."""
     return tf.tensor_scatter_nd_add(logits, _indices(ids), values)
 
 
 def _keep_at(logits: tf.Tensor, ids: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-    """The logits (R, V) with all tokens forbidden but those of (R, n) that are kept."""
+    """Forbids all tokens but those of `ids` (R, n) for which `kept` (R, n) is true."""
     forbidden = tf.fill(tf.shape(logits), NEG_INF)
     return logits + tf.tensor_scatter_nd_update(forbidden, _indices(ids), tf.where(kept, 0.0, NEG_INF))
 
 
 def _indices(ids: tf.Tensor) -> tf.Tensor:
-    """Row and token (R, n, 2) of the tokens (R, n)."""
+    """Returns the indices (R, n, 2) of tokens (R, n), each as row and token."""
     rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
     return tf.stack([rows, ids], axis=-1)
 
 
 def _top_k(logits: tf.Tensor, number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The best logits of each row and their tokens, both (R, min(number, V)); NaN counts as -inf."""
+    """Returns the best logits of each row and their tokens, both (R, min(number, V)); NaN counts as -inf."""
     sortable = tf.where(tf.math.is_nan(logits), NEG_INF, logits)
     return tf.math.top_k(sortable, tf.minimum(number, tf.shape(logits)[1]))
 
 
 def _probability_up_to(values: tf.Tensor, log_total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The probability of the tokens before each one of a row (R, n), and of those up to each one."""
+    """Returns the sum of the probabilities before each token of a row (R, n), and that up to each token."""
     probabilities = tf.exp(values - log_total)
     upto = tf.cumsum(probabilities, axis=-1)
     return tf.concat([tf.zeros_like(upto[:, :1]), upto[:, :-1]], axis=-1), upto

@@ -1,17 +1,14 @@
-"""The step function and the initial state of a model, for `beam_search`.
+"""A model as a search uses it: its inputs, its step function and its initial state.
 
 Shapes: B inputs, S source length, K beams, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attention.decoding.beam_search import reorder, select
+from keras_attention.decoding.beam_search import Step, reorder, select
 from keras_attention.decoding.small_attention import memory_dtype, select_attention
-
-Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
 
 
 class CachedState(NamedTuple):
@@ -38,7 +35,7 @@ class CachedState(NamedTuple):
 
 
 def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
-    """The step of a model with a source (B, S) and the state for the first one."""
+    """Returns the step of a model with a source (B, S), and the state before the first token."""
     if getattr(model, "can_fuse", False):
         decoder = model.fused_decoder(select_attention(beams), memory_dtype(beams))
         return decoder.step, decoder.read(source, beams)
@@ -57,7 +54,7 @@ def with_source(model: Any, source: tf.Tensor, beams: int) -> tuple[Step, Any]:
 
 
 def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, Any]:
-    """The step of a decoder-only model and the state after it has read the prompts (B, t), which have no padding."""
+    """Returns the step of a decoder-only model, and the state after the prompts (B, t), which have no padding."""
     if getattr(model, "can_fuse", False):
         decoder = model.fused_decoder(select_attention(beams), memory_dtype(beams))
         return decoder.step, decoder.start(prompts, beams)
@@ -69,3 +66,17 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, An
         return logits[:, 0], grown.layers
 
     return step, cache.layers
+
+
+def check_ids(ids: Any, name: str) -> tf.Tensor:
+    """Returns token ids (B, T) as int32, after a check of their dtype and rank."""
+    ids = tf.convert_to_tensor(ids)
+    if not ids.dtype.is_integer:
+        raise TypeError(
+            f"`{name}` must be integers, as a tokenizer returns them. Received: {name}.dtype={ids.dtype.name}"
+        )
+    if ids.shape.rank != 2:
+        raise ValueError(
+            f"`{name}` must have shape (B, length): a row for each sentence, padded. Received: {name}.shape={ids.shape}"
+        )
+    return tf.cast(ids, tf.int32)

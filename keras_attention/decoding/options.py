@@ -11,25 +11,26 @@ DEFAULT_BEAMS = 4  # the paper's
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Options of search and sampling: how hypotheses are found, which are allowed, how many are returned.
+    """Options of beam search and sampling.
 
     Attributes:
-        beam_size: Number of beams, 1 for greedy decoding; 4 by default, unused with `sample`.
+        beam_size: Number of beams, 1 for greedy decoding; 4 by default, 1 with `sample`.
         num_return: Number of hypotheses for each input; at most `beam_size` in a beam search.
-        length_penalty: Exponent α of the length by which a log probability is divided.
-        length_normalization: The length: "gnmt" for (5 + n) / 6, as in the paper, or "average" for n.
+        length_penalty: Exponent α of the length penalty, by which a log probability is divided.
+        length_normalization: Base of the length penalty for n tokens: "gnmt" for (5 + n) / 6, as in the paper, or
+            "average" for n.
         min_length: Minimum number of tokens of an output, the end of sentence counted.
         max_length: Maximum number of tokens; by default 50 more than the input.
         no_repeat_ngram: Size of the n-grams that must not occur twice; 0 allows all.
         sample: Whether to sample tokens with the probabilities of the model instead of searching.
         temperature: Divisor of the logits before sampling.
-        top_k: Samples only from the k best tokens; 0 for all.
-        top_p: Samples only from the best tokens that together reach this probability.
-        min_p: Samples only from tokens with at least this share of the best token's probability.
-        seed: Seed of the sampling; the same seed gives the same tokens.
+        top_k: Number of best tokens to sample from; 0 for all.
+        top_p: Probability that the best tokens to sample from reach together.
+        min_p: Minimum probability of the tokens to sample from, as a share of the best token's.
+        seed: Seed of the sampling; it determines the tokens.
 
     Raises:
-        ValueError: An option out of its range, or one that another makes meaningless.
+        ValueError: An option out of its range, or without effect because of another.
 
     Example:
         >>> DecodingOptions(sample=True, top_p=0.9, num_return=3).beams
@@ -61,8 +62,8 @@ class DecodingOptions:
             _is_number(self.length_penalty) and self.length_penalty >= 0,
             "0 (none) or more; the paper uses 0.6",
         )
-        known = self.length_normalization in LENGTH_NORMALIZATIONS
-        self._check("length_normalization", known, f"one of {', '.join(LENGTH_NORMALIZATIONS)}")
+        is_known = self.length_normalization in LENGTH_NORMALIZATIONS
+        self._check("length_normalization", is_known, f"one of {', '.join(LENGTH_NORMALIZATIONS)}")
         self._check("min_length", _is_count(self.min_length, 0), "0 or more, the end of sentence counted")
         self._check("max_length", self.max_length is None or _is_count(self.max_length, 1), "1 or more")
         self._check("no_repeat_ngram", _is_count(self.no_repeat_ngram, 0), "0 (repeats are allowed) or more")
@@ -72,8 +73,8 @@ class DecodingOptions:
         self._check("min_p", _is_number(self.min_p) and 0 <= self.min_p <= 1, "between 0 and 1")
         self._check_together()
 
-    def _check(self, name: str, is_right: bool, rule: str) -> None:
-        if not is_right:
+    def _check(self, name: str, is_valid: bool, rule: str) -> None:
+        if not is_valid:
             raise ValueError(f"`{name}` is {rule}. Received: {name}={getattr(self, name)!r}")
 
     def _check_together(self) -> None:
@@ -93,21 +94,21 @@ class DecodingOptions:
                 f"Received: num_return={self.num_return}, beam_size={self.beams}"
             )
         if not self.sample:
-            for each in fields(self):
-                if each.name in ("temperature", "top_k", "top_p", "min_p", "seed"):
-                    given = getattr(self, each.name)
-                    self._check(each.name, given == each.default, "for sampling, with `sample=True`")
+            for field in fields(self):
+                if field.name in ("temperature", "top_k", "top_p", "min_p", "seed"):
+                    is_default = getattr(self, field.name) == field.default
+                    self._check(field.name, is_default, "for sampling, with `sample=True`")
 
     @property
     def beams(self) -> int:
-        """K of the search; 1 with `sample`."""
+        """Number of beams K of the search, 1 with `sample`."""
         if self.sample:
             return 1
         return DEFAULT_BEAMS if self.beam_size is None else self.beam_size
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+def _is_count(value: Any, minimum: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= minimum
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Choosing a token of each row: the likeliest, or a random one that depends only on a seed.
+"""The choice of a token from the logits of each row: the likeliest, or a sample that depends only on a seed.
 
 Shapes: R rows (sentences, or beams of all sentences), V vocabulary.
 """
@@ -7,12 +7,12 @@ import tensorflow as tf
 
 
 def greedy(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Takes the likeliest token of each row.
+    """Returns the likeliest token of each row.
 
-    A row that holds NaN or +inf, or only -inf, gives some token with a log probability of NaN.
+    The log probability is NaN, and the token arbitrary, for a row that contains NaN or +inf or only -inf.
 
     Args:
-        logits: (R, V).
+        logits: Logits (R, V).
 
     Returns:
         Ids (R,) int32 and their log probabilities under these logits (R,).
@@ -32,15 +32,15 @@ def sample(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Samples a token of each row with the probabilities softmax(logits).
 
-    The same seed, step and row number give the same token, whatever the other rows. A row that holds NaN or +inf,
-    or only -inf, gives token 0 with a log probability of NaN.
+    The token depends only on the row, the seed, the step and the row's index, not on the other rows. A row that
+    contains NaN or +inf or only -inf gives token 0 with a log probability of NaN.
 
     Args:
-        logits: (R, V); -inf for forbidden tokens.
+        logits: Logits (R, V), -inf for forbidden tokens.
         seed: Two integers (2,).
         step: Index of the step; each step has its own random numbers.
-        rows: Index (R,) of the random number of each row, 0 or more, for rows whose order changes between steps;
-            0 … R−1 by default.
+        rows: Indices (R,), 0 or more, that select the random number of each row; by default 0 … R−1. Give them where
+            the order of the rows changes between steps.
 
     Returns:
         Ids (R,) int32 and their log probabilities under these logits (R,).
@@ -56,19 +56,19 @@ def sample(
         rows = tf.range(tf.shape(logits)[0])
     largest = tf.reduce_max(logits, axis=-1, keepdims=True)  # (R, 1)
     weights = tf.exp(logits - largest)  # (R, V), unnormalized probabilities
-    upto = tf.cumsum(weights, axis=-1)  # (R, V)
-    total = upto[:, -1:]  # (R, 1), NaN if the row is broken
+    sums = tf.cumsum(weights, axis=-1)  # (R, V)
+    total = sums[:, -1:]  # (R, 1), NaN if the row is broken
     # Inverse transform sampling: the first cumulative sum above one uniform number in [0, 1) is the token's.
     # The sums of forbidden tokens are excluded, in case a device adds in another order.
     threshold = _uniforms(seed, step, rows)[:, None] * total  # (R, 1)
-    above = tf.where((upto > threshold) & (weights > 0), upto, float("inf"))  # (R, V)
+    above = tf.where((sums > threshold) & (weights > 0), sums, float("inf"))  # (R, V)
     ids = tf.argmin(above, axis=-1, output_type=tf.int32)  # (R,)
-    chosen = tf.gather(logits, ids, batch_dims=1)
-    return ids, chosen - tf.squeeze(largest + tf.math.log(total), -1)
+    logit = tf.gather(logits, ids, batch_dims=1)
+    return ids, logit - tf.squeeze(largest + tf.math.log(total), -1)
 
 
 def _uniforms(seed: tf.Tensor, step: int | tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """A number in [0, 1) for each row index (R,)."""
+    """Returns a random number in [0, 1) for each row index (R,)."""
     number = tf.maximum(tf.reduce_max(rows), -1) + 1  # the maximum of no rows is the least integer
     key = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), tf.cast(step, tf.int64))
     return tf.gather(tf.random.stateless_uniform([number], key), rows)

@@ -5,8 +5,9 @@ Shapes: B batch, T target length, S source length, H heads, V vocabulary.
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
+
+from keras_attention.decoding.model_steps import check_ids
 
 
 class ScoringResult(NamedTuple):
@@ -57,7 +58,7 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
         >>> result.token_log_probs.shape, result.alignment.shape
         (TensorShape([1, 2]), TensorShape([1, 2, 3]))
     """
-    source_ids, target_ids = _check_ids("source_ids", source_ids), _check_ids("target_ids", target_ids)
+    source_ids, target_ids = check_ids(source_ids, "source_ids"), check_ids(target_ids, "target_ids")
     target_ids = _check_pairs(source_ids, target_ids)
     batch_size = tf.shape(target_ids)[0]
     memory, source_mask = model.encode(source_ids)
@@ -77,26 +78,15 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
     )
 
 
-def _check_ids(name: str, ids: Any) -> tf.Tensor:
-    """Returns token ids (B, T) as int32."""
-    ids = ids if tf.is_tensor(ids) else np.asarray(ids)
-    if not (ids.dtype.is_integer if tf.is_tensor(ids) else np.issubdtype(ids.dtype, np.integer)):
-        raise TypeError(f"{name} must be integers, as a tokenizer gives them. Received: dtype {ids.dtype}")
-    ids = tf.cast(ids, tf.int32)
-    if ids.shape.rank != 2:
-        raise ValueError(
-            f"{name} must have shape (B, length): a row for each sentence, padded. Received: shape {ids.shape}"
-        )
-    return ids
-
-
 def _check_pairs(source_ids: tf.Tensor, target_ids: tf.Tensor) -> tf.Tensor:
     """Returns the targets if there are as many sources; the model does not check it, because beams are more targets."""
     message = "There must be one target for each source. "
     rows = source_ids.shape[0], target_ids.shape[0]
     if None not in rows:
         if rows[0] != rows[1]:
-            raise ValueError(f"{message}Received: {rows[0]} sources, {rows[1]} targets")
+            raise ValueError(
+                f"{message}Received: source_ids.shape={source_ids.shape}, target_ids.shape={target_ids.shape}"
+            )
         return target_ids
     check = tf.debugging.assert_equal(tf.shape(source_ids)[0], tf.shape(target_ids)[0], message)
     with tf.control_dependencies([check]):  # before any operation with a less clear error

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.decoding.beam_search import check_logits
+from keras_attention.decoding.beam_search import Step, check_logits
 
-Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
+# From logits and the tokens written so far to the next tokens and their log probabilities.
 Choose = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -19,9 +19,9 @@ class Streamed(NamedTuple):
     """One token of each sequence.
 
     Attributes:
-        ids: (B,) int32; pads for sequences that were done before.
-        log_probs: Log probability of each token (B,) float32; 0 for sequences that were done before.
-        done: Which sequences have ended (B,), this token counted.
+        ids: Token ids (B,) int32; padding for sequences that have ended before.
+        log_probs: Log probability of each token (B,) float32; 0 for sequences that have ended before.
+        done: Whether each sequence has ended (B,), this token counted.
     """
 
     ids: np.ndarray
@@ -39,18 +39,18 @@ def stream_tokens(
     choose: Choose,
     pad_id: int = 0,
 ) -> Iterator[Streamed]:
-    """Yields a token of each sequence at a time, as soon as it is chosen.
+    """Yields one token of each sequence at a time, as soon as it is chosen.
 
-    It ends when every sequence has; at `max_length`, unfinished sequences take eos, as in `beam_search`. A sequence for
-    which the model gives NaN, +inf or only -inf, or whose tokens are all forbidden, ends at once with a pad
-    whose log probability is NaN; the others continue.
+    The stream ends when every sequence has ended; at `max_length`, unfinished sequences take eos, as in `beam_search`.
+    A sequence for which the model gives NaN, +inf or only -inf, or whose tokens are all forbidden, ends at once with
+    padding whose log probability is NaN; the others continue.
 
     Args:
         step: Takes the last token of each sequence (B,) int32 and the state; returns the logits of the next token
             (B, V) and the new state. `compiled_step` makes it fast.
-        state: Nest of tensors, for the first step.
-        last_ids: The token before the first (B,): the begin of sentence, or the last token of a prompt whose other
-            tokens are in the state.
+        state: Nest of tensors for the first step.
+        last_ids: Token before the first (B,): the begin of sentence, or the last token of a prompt of which the state
+            has read the others.
         max_length: Maximum number of tokens, eos counted.
         eos_id: Token that ends a sequence.
         choose: Takes logits (B, V) and the tokens written so far (B, t); returns ids (B,) int32 and their log
@@ -61,7 +61,7 @@ def stream_tokens(
         An iterator over `Streamed`.
 
     Raises:
-        ValueError: If `max_length` is below 1, or what `step` returns has another shape.
+        ValueError: If `max_length` is below 1, or the logits that `step` returns have another shape.
 
     Example:
         >>> from keras_attention.decoding.sampling import greedy
@@ -80,24 +80,24 @@ def stream_tokens(
     if last_ids.shape.rank != 1:
         raise ValueError(
             "last_ids must be one token for each sequence (B,); run the tokens of a prompt before its last one through "
-            f"the model first. Received: shape {last_ids.shape}"
+            f"the model first. Received: last_ids.shape={last_ids.shape}"
         )
     return _tokens(step, state, last_ids, max_length, eos_id, choose, pad_id)
 
 
 def compiled_step(step: Step, state: Any) -> Step:
-    """One graph of a step for any number of sequences and any length of the state.
+    """Compiles a step to one graph for any number of sequences and any length of the state.
 
-    Making it takes seconds for a large model: keep it for all streams. What changes from one to the next, such as the
-    encoder's output, must be part of the state, or the graph keeps that of the first.
+    Tracing takes seconds for a large model: use one compiled step for all streams. Tensors that differ between streams,
+    such as the encoder's output, must be part of the state, or the graph keeps those of the first.
 
     Args:
         step: See `stream_tokens`.
-        state: An example of a state. The first axis of a tensor and the last but one, of a matrix the last, may have
-            other sizes later.
+        state: An example of a state. The first axis of a tensor may have another size later, and so may the last but
+            one; of a matrix the last.
 
     Returns:
-        A step.
+        The compiled step.
 
     Example:
         >>> def count(ids, state):
@@ -119,17 +119,17 @@ def compiled_step(step: Step, state: Any) -> Step:
 def _tokens(
     step: Step, state: Any, last_ids: tf.Tensor, max_length: int, eos_id: int, choose: Choose, pad_id: int
 ) -> Iterator[Streamed]:
-    # Separate from `stream_tokens`, because a generator checks nothing before its first token.
+    """Yields the tokens of `stream_tokens`, which is no generator, to check its arguments at the call."""
     written = tf.zeros([tf.size(last_ids), 0], tf.int32)  # (B, t)
     done = np.zeros(len(last_ids), bool)
     while not done.all():
         logits, state = step(last_ids, state)
         check_logits(logits, eos_id)
         logits = tf.cast(logits, tf.float32)
-        ids, certainty = choose(logits, written)  # (B,), (B,)
+        ids, processed_log_probs = choose(logits, written)  # (B,), (B,)
         ids = tf.cast(ids, tf.int32) if written.shape[1] + 1 < max_length else tf.fill(tf.shape(ids), eos_id)
         log_total = tf.reduce_logsumexp(logits, axis=-1)  # (B,)
-        broken = ~tf.math.is_finite(log_total) | tf.math.is_nan(certainty)
+        broken = ~tf.math.is_finite(log_total) | tf.math.is_nan(processed_log_probs)
         log_probs = tf.where(broken, float("nan"), tf.gather(logits, ids, batch_dims=1) - log_total)
         last_ids = tf.where(done | broken, pad_id, ids)
         written = tf.concat([written, last_ids[:, None]], axis=1)

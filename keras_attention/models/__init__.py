@@ -1,4 +1,4 @@
-"""Whole models assembled from the layers."""
+"""Models assembled from the layers."""
 
 from keras_attention.models.causal_transformer import CausalTransformer
 from keras_attention.models.config import PRESETS, TransformerConfig

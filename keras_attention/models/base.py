@@ -1,4 +1,4 @@
-"""What the models share: sizes from a config, adapters and quantization, a file that holds all of it."""
+"""The base of the models: presets, adapters, quantization, saving."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -20,12 +20,12 @@ from keras_attention.ops.attention import cached_attention
 
 
 class ConfiguredModel(keras.Model):
-    """Base of the functional models that a `TransformerConfig` defines; a subclass joins the layers.
+    """Base of the functional models that a `TransformerConfig` defines; a subclass creates the layers.
 
     Args:
-        config: The sizes.
+        config: Sizes of the model.
         dtype_policy: Dtype policy of all layers.
-        network: The layers, called to make the outputs.
+        network: Layers of the model.
         **kwargs: `inputs`, `outputs`, `name` and the like.
     """
 
@@ -43,11 +43,11 @@ class ConfiguredModel(keras.Model):
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, dtype: Any = None, **changes: Any) -> Self:
-        """A new model with the sizes of a preset.
+        """Creates a model with the sizes of a preset.
 
         Args:
             preset: "tiny", "small", "base" or "big".
-            vocabulary_size: V.
+            vocabulary_size: Number of tokens of the vocabulary (V).
             dtype: See the constructor.
             **changes: Attributes of `TransformerConfig` that differ from the preset.
 
@@ -64,17 +64,17 @@ class ConfiguredModel(keras.Model):
         return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
-        """Freezes the model and trains a product of two thin matrices next to each matrix.
+        """Freezes the model and adds a trainable low-rank product to each matrix.
 
-        The optimizer of a compiled model starts anew, since other weights are trained from now on.
+        The optimizer of a compiled model is reset, because other weights are trained from then on.
 
         Args:
-            rank: Width of the thin matrices.
-            lora_alpha: Their product is scaled by `lora_alpha / rank`; the rank by default.
+            rank: Rank of the products.
+            lora_alpha: The products are scaled by `lora_alpha / rank`; the rank by default.
             pattern: Regular expression that the path of a matrix must match, such as "attention/(query|value)".
 
         Raises:
-            ValueError: The pattern matches nothing, or a matrix has its thin ones already.
+            ValueError: The pattern matches no matrix, or a matrix has LoRA weights already.
 
         Example:
             >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -88,24 +88,24 @@ class ConfiguredModel(keras.Model):
         self._renew_optimizer()
 
     def quantize(self, mode: str | None = None, config: Any = None, filters: Any = None, **options: Any) -> None:
-        """Keeps the matrices in fewer bits, with a scale for each column.
+        """Quantizes the matrices, with a scale for each column.
 
-        The optimizer of a compiled model starts anew, without moments of the matrices.
+        The optimizer of a compiled model is reset, without moments of the matrices.
 
         Args:
-            mode: "int8", or another that Keras knows.
-            config: A `keras.quantizers.QuantizationConfig` that says more than the mode.
-            filters: Which layers, see `keras.Model.quantize`; all with a matrix by default.
+            mode: "int8", or another mode of Keras.
+            config: A `keras.quantizers.QuantizationConfig` instead of a mode.
+            filters: Layers to quantize, see `keras.Model.quantize`; by default all that have a matrix.
             **options: See `keras.Model.quantize`.
         """
-        # Keras warns of every other layer that it cannot be quantized.
+        # Without a filter Keras warns of every layer that cannot be quantized.
         matrices = [id(matrix) for _, matrix in matrices_within(self)]
         filters = (lambda layer: id(layer) in matrices) if filters is None else filters
         super().quantize(mode, config=config, filters=filters, **options)
         self._renew_optimizer()
 
     def _renew_optimizer(self) -> None:
-        """Makes the optimizer's state anew for the weights that are trained now, as a file with it is read."""
+        """Creates the optimizer again with state for the weights that are trained now, as loading a file does."""
         optimizer = getattr(self, "optimizer", None)
         if optimizer is not None and optimizer.built:
             self.optimizer = type(optimizer).from_config(optimizer.get_config())
@@ -113,13 +113,13 @@ class ConfiguredModel(keras.Model):
             self.make_train_function(force=True)
 
     def in_dtype(self, dtype: Any) -> Self:
-        """A copy with the same weights in another dtype.
+        """Copies the model to another dtype.
 
         Args:
-            dtype: A dtype or policy, such as "bfloat16", which halves the weights.
+            dtype: Dtype or policy, such as "bfloat16", which halves the size of the weights.
 
         Returns:
-            A model.
+            A model with the same weights.
 
         Example:
             >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -132,20 +132,20 @@ class ConfiguredModel(keras.Model):
 
     @property
     def can_fuse(self) -> bool:
-        """Whether `fused_decoder` has the weights it needs: quantized ones it cannot join."""
+        """Whether `fused_decoder` supports the weights, which must not be quantized."""
         return not any(matrix.quantization_mode for _, matrix in matrices_within(self))
 
     def fused_decoder(
         self, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None
     ) -> FusedDecoder:
-        """What generation decodes with: the numbers of `decode_step`, for less work.
+        """Creates the decoder of `decoding.generate`, which computes the numbers of `decode_step` faster.
 
         Args:
-            attention: What computes `cached_attention`.
-            memory_dtype: Of the keys and values that it is given; that of the model's products by default.
+            attention: Implementation of `cached_attention`.
+            memory_dtype: Dtype of the keys and values; the model's compute dtype by default.
 
         Returns:
-            A decoder with the weights as they are now.
+            A decoder with the current weights.
         """
         return FusedDecoder(self, attention, memory_dtype)
 
@@ -166,44 +166,19 @@ class ConfiguredModel(keras.Model):
         trainable, changes = arguments.pop("trainable", True), arguments.pop("adaptations", {})
         flags = arguments.pop("trainable_flags", None)
         model = cls(**arguments)
-        model.trainable = trainable  # before the flags of what it holds
+        model.trainable = trainable  # before the flags of its layers
         adapt(model, changes, flags)
         return model
 
 
-def checked(config: TransformerConfig) -> TransformerConfig:
-    """The config, if it is one.
-
-    Args:
-        config: What a model was given.
-
-    Returns:
-        The same.
-
-    Raises:
-        TypeError: It is something else, such as a dictionary.
-
-    Example:
-        >>> checked(TransformerConfig(8000)).vocabulary_size
-        8000
-    """
+def check_config(config: TransformerConfig) -> TransformerConfig:
+    """Returns the config, or raises a TypeError where it is something else, such as a dictionary."""
     if not isinstance(config, TransformerConfig):
         raise TypeError(f"`config` is a TransformerConfig, such as TransformerConfig(8000). Received: {config=}")
     return config
 
 
 def block_arguments(config: TransformerConfig) -> dict[str, Any]:
-    """What the stacks take of a config.
-
-    Args:
-        config: The sizes.
-
-    Returns:
-        Keyword arguments of `Encoder` and `Decoder`.
-
-    Example:
-        >>> block_arguments(TransformerConfig(8000))["num_heads"]
-        8
-    """
-    elsewhere = ("vocabulary_size", "hidden_dim")  # of the embedding
-    return {name: value for name, value in config.to_dict().items() if name not in elsewhere}
+    """Returns the keyword arguments of `Encoder` and `Decoder`."""
+    of_embedding = ("vocabulary_size", "hidden_dim")
+    return {name: value for name, value in config.to_dict().items() if name not in of_embedding}

@@ -1,4 +1,4 @@
-"""A language model: a Transformer's decoder alone, as a functional Keras model.
+"""A language model, the decoder of a Transformer without an encoder, as a functional Keras model.
 
 Shapes: B batch, T length, M model width, H heads, D head width, V vocabulary.
 """
@@ -9,7 +9,7 @@ import keras
 
 from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models.base import ConfiguredModel, block_arguments, checked
+from keras_attention.models.base import ConfiguredModel, block_arguments, check_config
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.network import Network
 from keras_attention.models.transformer import DecoderCache
@@ -20,16 +20,16 @@ class CausalTransformer(ConfiguredModel):
     """Decoder layers without a memory, and one embedding matrix for tokens and logits.
 
     A functional model: input token ids (B, T), 0 for padding; output logits (B, T, V), those at t predicting the token
-    at t + 1. Padding stands at the end of a row, where no token sees it: fill rows up to the right, never to the left.
+    at t + 1. Pad rows at the end, where the causal mask hides the padding from the tokens, not at the start.
 
     Args:
-        config: The sizes; `num_layers` is the number of decoder layers, and there is no encoder. The number of
-            weights is `config.num_causal_parameters`.
-        dtype: Dtype or policy of all layers, the global policy by default. Logits are float32 always.
+        config: Sizes of the model; `num_layers` is the number of decoder layers. The number of weights is
+            `config.num_causal_parameters`.
+        dtype: Dtype or policy of all layers, the global policy by default. Logits are always float32.
         **kwargs: `name` and the like.
 
     Raises:
-        TypeError: `config` is something else, such as a dictionary.
+        TypeError: If `config` is not a `TransformerConfig`.
 
     Example:
         >>> model = CausalTransformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
@@ -43,33 +43,33 @@ class CausalTransformer(ConfiguredModel):
     def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         ids = keras.Input((None,), dtype="int32", name="ids")  # (B, T)
+        block = block_arguments(check_config(config))
         network = Network(
-            embedding=TokenEmbedding(
-                checked(config).vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"
-            ),
+            embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
             positions=PositionalEncoding(dtype=policy, name="positions"),
             target_dropout=Dropout(config.dropout, dtype=policy, name="dropout"),
-            decoder=Decoder(**block_arguments(config), dtype=policy, name="decoder"),
+            decoder=Decoder(**block, dtype=policy, name="decoder"),
         )
-        super().__init__(config, policy, network, inputs=ids, outputs=network.logits(network.decode(ids)), **kwargs)
+        logits = network.logits(network.decode(ids))  # (B, T, V)
+        super().__init__(config, policy, network, inputs=ids, outputs=logits, **kwargs)
 
     def decoder_output(self, ids: Any) -> Any:
-        """What the logits are made of, for a model that makes something else of it.
+        """Computes the hidden states before the logits, for a model with another output.
 
         Args:
             ids: Token ids (B, T); a `keras.Input`, or a tensor.
 
         Returns:
-            (B, T, M).
+            Output of the decoder (B, T, M).
         """
         return self.network.decode(ids)
 
     def init_cache(self, batch_size: Any, capacity: int | None = None) -> DecoderCache:
-        """Starts empty self-attention caches.
+        """Creates empty self-attention caches.
 
         Args:
             batch_size: Number of sequences B; B·K with K beams.
-            capacity: Positions that it will hold at most, in storage of that fixed size; None for a cache that grows.
+            capacity: Maximum number of positions, for caches of that fixed size; None for caches that grow.
 
         Returns:
             The cache before the first step, without keys and values of a memory.
@@ -80,9 +80,8 @@ class CausalTransformer(ConfiguredModel):
         """Runs the model on the next tokens, without dropout.
 
         Args:
-            ids: The next T tokens of each sequence (B, T), none of them padding; positions go on from the cache's
-                length.
-            cache: From `init_cache` or the step before.
+            ids: Next T tokens of each sequence (B, T), without padding; their positions continue those of the cache.
+            cache: Cache from `init_cache` or the step before.
 
         Returns:
             Logits (B, T, V) and the cache with the tokens appended.

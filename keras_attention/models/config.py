@@ -10,26 +10,26 @@ from keras_attention.layers.feed_forward import feed_forward_activation
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """What defines a Transformer; the defaults are the paper's base model.
+    """The sizes and options of a Transformer; the defaults are the paper's base model.
 
     Attributes:
-        vocabulary_size: V, shared by source and target.
-        num_layers: N, of the encoder and of the decoder.
-        hidden_dim: d_model.
-        intermediate_dim: d_ff.
-        num_heads: h; the head width is d_model / h.
-        dropout: P_drop, on each sub-layer's output and on the sums of embeddings and positions.
-        attention_dropout: On the attention weights.
-        activation_dropout: On the inner activations of the feed-forward networks.
-        activation: Of the feed-forward networks.
-        normalize_first: Pre-norm in place of the paper's post-norm.
-        layer_norm_epsilon: Added to the variance by the normalisation.
+        vocabulary_size: Number of tokens of the vocabulary (V), which source and target share.
+        num_layers: Number of encoder layers and of decoder layers (N).
+        hidden_dim: Width of the model (d_model).
+        intermediate_dim: Inner width of the feed-forward networks (d_ff).
+        num_heads: Number of attention heads (h); the head width is d_model / h.
+        dropout: Dropout rate (P_drop) of each sub-layer's output and of the sums of embeddings and positions.
+        attention_dropout: Dropout rate of the attention weights.
+        activation_dropout: Dropout rate of the inner activations of the feed-forward networks.
+        activation: Activation of the feed-forward networks.
+        normalize_first: Whether to use pre-norm instead of the paper's post-norm.
+        layer_norm_epsilon: Constant that layer normalization adds to the variance.
         use_attention_bias: Whether the attention projections have a bias.
-        remat: Whether training computes each layer's activations again in the backward pass, in place of keeping them:
-            less memory for more time. Nothing else depends on it.
+        remat: Whether training recomputes each layer's activations in the backward pass instead of keeping them, which
+            takes less memory and more time.
 
     Raises:
-        ValueError: A size that cannot be, heads that do not divide the width, or an unknown activation.
+        ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
 
     Example:
         >>> TransformerConfig(vocabulary_size=37000).num_parameters
@@ -69,11 +69,11 @@ class TransformerConfig:
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, **changes: Any) -> "TransformerConfig":
-        """The sizes of a preset, with changes.
+        """Returns the config of a preset, with changes.
 
         Args:
             preset: "tiny", "small", "base" or "big"; the last two are the paper's.
-            vocabulary_size: V.
+            vocabulary_size: Number of tokens of the vocabulary (V).
             **changes: Attributes that differ from the preset.
 
         Returns:
@@ -92,7 +92,7 @@ class TransformerConfig:
 
     @property
     def num_parameters(self) -> int:
-        """How many weights a `Transformer` has: the tied embedding, then N encoder and N decoder layers."""
+        """Number of weights of a `Transformer`: the tied embedding, then N encoder and N decoder layers."""
         attention, feed_forward, norm = self._layer_parameters
         encoder_layer = attention + feed_forward + 2 * norm
         decoder_layer = 2 * attention + feed_forward + 3 * norm
@@ -101,13 +101,13 @@ class TransformerConfig:
 
     @property
     def num_causal_parameters(self) -> int:
-        """How many weights a `CausalTransformer` has: the tied embedding, then N layers without a memory."""
+        """Number of weights of a `CausalTransformer`: the tied embedding, then N layers without a memory."""
         attention, feed_forward, norm = self._layer_parameters
         final_norm = norm if self.normalize_first else 0
         return self._embedding_parameters + self.num_layers * (attention + feed_forward + 2 * norm) + final_norm
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # a number of Python's, which files of settings can hold
+        object.__setattr__(self, name, value)  # a Python number, which YAML and JSON can hold
 
     @property
     def _embedding_parameters(self) -> int:
@@ -115,13 +115,13 @@ class TransformerConfig:
 
     @property
     def _layer_parameters(self) -> tuple[int, int, int]:
-        """Of attention, of a feed-forward network, of a normalisation."""
+        """Number of weights of an attention layer, of a feed-forward network and of a normalization."""
         width, inner = self.hidden_dim, self.intermediate_dim
         attention = 4 * width**2 + (4 * width if self.use_attention_bias else 0)
         return attention, 2 * width * inner + inner + width, 2 * width
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes as a dictionary of plain values.
+        """Returns the attributes as a dictionary of plain values.
 
         Returns:
             Keyword arguments of the constructor.

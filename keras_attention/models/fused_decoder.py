@@ -1,4 +1,4 @@
-"""The decoder one token at a time, with fused weights.
+"""The decoder for one token at a time, with fused weights.
 
 Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, V vocabulary, N positions of the
 cache: K for each token written, one for each token of a prompt.

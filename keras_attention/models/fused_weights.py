@@ -1,4 +1,4 @@
-"""The weights of a decoder layer, fused for one token at a time: matrices with the same input are one.
+"""The weights of a decoder layer for one token at a time: matrices with the same input are fused.
 
 Shapes: B sentences, K beams, M model width, H heads, D head width, N keys.
 """
@@ -18,7 +18,7 @@ class Matrix(NamedTuple):
     """y = x W + b.
 
     Attributes:
-        kernel: W; Wᵀ in bfloat16, whose products are faster so.
+        kernel: W; in bfloat16 Wᵀ, which is faster to multiply by.
         bias: b, or None.
     """
 
@@ -27,7 +27,7 @@ class Matrix(NamedTuple):
 
     @classmethod
     def of(cls, kernel: Any, bias: Any, dtype: str) -> "Matrix":
-        """The matrix of a kernel W and a bias or None, for products in a dtype."""
+        """Returns the matrix of a kernel W and a bias or None, for products in a dtype."""
         kernel = ops.cast(kernel, dtype)
         return cls(ops.transpose(kernel) if dtype == "bfloat16" else kernel, bias)
 
@@ -43,14 +43,14 @@ class Matrix(NamedTuple):
 
 
 class FusedAttention(NamedTuple):
-    """The matrices of an attention layer, those with the same input fused.
+    """The matrices of an attention layer; those with the same input are fused.
 
     Attributes:
         inputs: Projection to queries, keys and values, or only to queries in cross-attention.
         memory: Projection to keys and values in cross-attention.
         output: Projection back to the width of the model.
-        heads: H.
-        head_dim: D.
+        heads: Number of heads (H).
+        head_dim: Width of a head (D).
     """
 
     inputs: Matrix
@@ -61,9 +61,9 @@ class FusedAttention(NamedTuple):
 
     @classmethod
     def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
-        """The matrices of a built `MultiHeadAttention`, with the scale 1/√D in that of the queries.
+        """Returns the matrices of a built `MultiHeadAttention`, that of the queries scaled by 1/√D.
 
-        `memory` says whether keys and values come from the encoder.
+        With `memory`, keys and values come from the encoder.
         """
         head_dim = layer.query_dense.kernel.shape[-1]
         query, key, value = (
@@ -91,7 +91,7 @@ class FusedAttention(NamedTuple):
         return ops.reshape(vectors, (fused, sentences, self.heads, length, self.head_dim))
 
     def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any) -> Any:
-        """softmax(Q Kᵀ + bias) V, projected to (B·K, M); the arguments are those of `cached_attention`."""
+        """Projects the output of `cached_attention`, softmax(Q Kᵀ + bias) V, to (B·K, M)."""
         context = attention(queries, memory, bias)  # (B, H, K, D)
         vectors = ops.reshape(context, (-1, self.head_dim))  # (B·H·K, D)
         vectors = _permute(vectors, ops.shape(queries)[:3], (0, 2, 1))  # (B·K·H, D)
@@ -113,9 +113,9 @@ class FusedLayer:
 
 
 def _permute(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> Any:
-    """Rows of vectors (N, D) whose leading axes, of this shape, are transposed.
+    """Transposes the leading axes, of this shape, of vectors (N, D).
 
-    A gather of whole vectors is faster on a CPU than TensorFlow's transpose of so few.
+    On a CPU, for few vectors, a gather is faster than TensorFlow's transpose.
     """
     longer = [axis for axis in order if not (isinstance(shape[axis], int) and shape[axis] == 1)]
     if longer == sorted(longer):  # no axis moves
@@ -125,26 +125,27 @@ def _permute(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> An
 
 
 def _flatten(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
-    """The kernel of a projection as a matrix, and its bias as a vector."""
+    """Returns the kernel of a projection as a matrix, and its bias as a vector."""
     inputs = math.prod(projection.kernel.shape[: projection.input_axes])
     kernel = ops.reshape(projection.kernel, (inputs, -1)) * scale
     return kernel, None if projection.bias is None else ops.reshape(projection.bias, (-1,)) * scale
 
 
 def _fuse(matrices: list[tuple[Any, Any]], dtype: str) -> Matrix:
-    """One matrix for several kernels and biases with the same input."""
+    """Returns one matrix for several kernels and biases with the same input."""
     kernels, biases = zip(*matrices, strict=True)
     bias = None if biases[0] is None else ops.concatenate(biases)
     return Matrix.of(ops.concatenate(kernels, axis=1), bias, dtype)
 
 
 def norm_function(layer: Any) -> Callable[[Any], Any]:
-    """A built `LayerNorm` as a function of vectors (…, M), in float32."""
+    """Returns a built `LayerNorm` as a function of vectors (…, M), in float32."""
     gamma, beta = (ops.cast(value, "float32") for value in (layer.gamma, layer.beta))
     return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
 
 
 def _feed_forward(layer: FeedForward, dtype: str) -> Callable[[Any], Any]:
+    """Returns a built `FeedForward` as a function of vectors (…, M), with products in a dtype."""
     inner, gate, output = (
         dense and Matrix.of(ops.convert_to_tensor(dense.kernel), dense.bias, dtype)
         for dense in (layer.intermediate_dense, layer.gate_dense, layer.output_dense)

@@ -12,23 +12,23 @@ from keras_attention.layers import Decoder, Encoder, PositionalEncoding, TokenEm
 from keras_attention.layers.dropout import Dropout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
-    """The layers of a Transformer; a language model has no `encoder` and no `source_dropout`."""
+    """The layers of a Transformer; a language model has no `source_dropout` and no `encoder`."""
 
     embedding: TokenEmbedding  # of source and target; its transpose computes the logits
     positions: PositionalEncoding
-    decoder: Decoder
-    target_dropout: Dropout
-    encoder: Encoder | None = None
     source_dropout: Dropout | None = None
+    encoder: Encoder | None = None
+    target_dropout: Dropout
+    decoder: Decoder
 
     def embed(self, ids: Any, start_index: Any = 0, segments: Any = None) -> Any:
         """Embeds token ids (B, T) and adds their positions, (B, T, M)."""
         return self.positions(self.embedding(ids), start_index=start_index, segment_ids=segments)
 
     def encode(self, source: Any, segments: Any = None, training: bool | None = None, **kwargs: Any) -> Any:
-        """Runs the encoder on source ids (B, S); its output (B, S, M) is the memory."""
+        """Runs the encoder on source ids (B, S) and returns the memory (B, S, M)."""
         x = self.source_dropout(self.embed(source, segments=segments), training=training)
         return self.encoder(x, segment_ids=segments, training=training, **kwargs)
 
@@ -41,12 +41,12 @@ class Network:
         training: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Runs the decoder on target ids (B, T); its output is (B, T, M)."""
+        """Runs the decoder on target ids (B, T) and returns its output (B, T, M)."""
         x = self.target_dropout(self.embed(target, start_index, segments), training=training)
         return self.decoder(x, memory, decoder_segment_ids=segments, training=training, **kwargs)
 
     def decoder_output(self, source: Any, target: Any, source_segments: Any = None, target_segments: Any = None) -> Any:
-        """Runs the encoder on source ids (B, S) and the decoder on target ids (B, T), (B, T, M)."""
+        """Runs the encoder on source ids (B, S), the decoder on target ids (B, T), and returns its output (B, T, M)."""
         # Segments also separate tokens from padding, and nothing uses the output at padding.
         source_mask = padding_mask(source) if source_segments is None else None  # (B, S)
         memory = self.encode(source, source_segments, padding_mask=source_mask)  # (B, S, M)
@@ -65,5 +65,5 @@ class Network:
 
 
 def padding_mask(ids: Any) -> Any:
-    """The padding mask of token ids (B, S), where 0 is padding."""
+    """Returns the padding mask of token ids (B, S), where 0 is padding."""
     return ops.not_equal(ids, 0)

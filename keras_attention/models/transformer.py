@@ -17,17 +17,17 @@ from keras_attention.layers import (
     TokenEmbedding,
 )
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models.base import ConfiguredModel, block_arguments, checked
+from keras_attention.models.base import ConfiguredModel, block_arguments, check_config
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.network import Network, padding_mask
 
 
 class DecoderCache(NamedTuple):
-    """What decoding step by step carries along.
+    """The caches of the decoder between steps.
 
     Attributes:
-        layers: The self-attention cache of each layer, (B·K, H, t, D); a beam search reorders its rows.
-        cross: The keys and values of the encoder's output for each layer, (B, H, S, D); never changed.
+        layers: Self-attention cache of each layer, (B·K, H, t, D); a beam search reorders its rows.
+        cross: Keys and values of the encoder's output for each layer, (B, H, S, D); they do not change.
 
     Example:
         >>> DecoderCache(layers=(), cross=()).layers
@@ -46,12 +46,12 @@ class Transformer(ConfiguredModel):
     logits (B, T, V), those at t predicting the target token at t + 1. The masks are computed from the ids.
 
     Args:
-        config: The sizes.
-        dtype: Dtype or policy of all layers, the global policy by default. Logits are float32 always.
+        config: Sizes of the model.
+        dtype: Dtype or policy of all layers, the global policy by default. Logits are always float32.
         **kwargs: `name` and the like.
 
     Raises:
-        TypeError: `config` is something else, such as a dictionary.
+        TypeError: If `config` is not a `TransformerConfig`.
 
     Example:
         >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
@@ -66,7 +66,7 @@ class Transformer(ConfiguredModel):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
         target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
-        block = block_arguments(checked(config))
+        block = block_arguments(check_config(config))
         network = Network(
             embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
             positions=PositionalEncoding(dtype=policy, name="positions"),
@@ -75,27 +75,28 @@ class Transformer(ConfiguredModel):
             source_dropout=Dropout(config.dropout, dtype=policy, name="source_dropout"),
             target_dropout=Dropout(config.dropout, dtype=policy, name="target_dropout"),
         )
-        inputs, logits = {"source": source, "target": target}, network.logits(network.decoder_output(source, target))
+        inputs = {"source": source, "target": target}
+        logits = network.logits(network.decoder_output(source, target))  # (B, T, V)
         super().__init__(config, policy, network, inputs=inputs, outputs=logits, **kwargs)
 
     def packed(self) -> keras.Model:
-        """The same layers, weights included, as a model whose rows each hold several pairs.
+        """Returns a model with the same layers and weights whose rows contain several pairs.
 
-        Compile and train it in place of this one, on `text.PackedBatches`; then save, evaluate and translate with this
-        one. Positions start again with each segment, and a segment sees nothing of the others.
+        Compile and train it instead of this model, on `text.PackedBatches`; then save, evaluate and translate with this
+        model. Positions start at 0 in each segment, and attention does not cross segments.
 
         Returns:
             A functional model from `{"source": (B, S), "target": (B, T), "source_segments": (B, S), "target_segments":
-            (B, T)}` to logits (B, T, V). Segments are integers, one number for each pair of a row, the same on both
-            sides; 0 for padding.
+            (B, T)}` to logits (B, T, V). Segments are integers: a number for each pair of a row, equal on both sides; 0
+            for padding.
 
         Example:
             >>> model = Transformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
             >>> ids, segments = keras.ops.array([[5, 6, 7, 8, 0]]), keras.ops.array([[1, 1, 2, 2, 0]])
             >>> inputs = {"source": ids, "target": ids, "source_segments": segments, "target_segments": segments}
             >>> packed = model.packed()(inputs)
-            >>> alone = model({"source": ids[:, 2:4], "target": ids[:, 2:4]})
-            >>> float(keras.ops.max(keras.ops.abs(packed[:, 2:4] - alone))) < 1e-4
+            >>> single = model({"source": ids[:, 2:4], "target": ids[:, 2:4]})
+            >>> float(keras.ops.max(keras.ops.abs(packed[:, 2:4] - single))) < 1e-4
             True
         """
         names = ("source", "target", "source_segments", "target_segments")
@@ -105,16 +106,16 @@ class Transformer(ConfiguredModel):
         return model
 
     def decoder_output(self, source: Any, target: Any, source_segments: Any = None, target_segments: Any = None) -> Any:
-        """What the logits are made of, for a model that makes something else of it.
+        """Computes the hidden states before the logits, for a model with another output.
 
         Args:
             source: Token ids (B, S), 0 for padding; a `keras.Input`, or a tensor.
             target: Token ids (B, T).
-            source_segments: See `packed`, (B, S).
-            target_segments: See `packed`, (B, T).
+            source_segments: Segments (B, S), see `packed`.
+            target_segments: Segments (B, T), see `packed`.
 
         Returns:
-            (B, T, M).
+            Output of the decoder (B, T, M).
         """
         return self.network.decoder_output(source, target, source_segments, target_segments)
 
@@ -123,10 +124,10 @@ class Transformer(ConfiguredModel):
 
         Args:
             source: Token ids (B, S), 0 for padding.
-            return_attention_scores: Also returns the weights of each layer.
+            return_attention_scores: Whether to return the attention weights of each layer, too.
 
         Returns:
-            The memory (B, S, M) and its padding mask (B, S); then, if asked for, a tuple of N (B, H, S, S).
+            The memory (B, S, M) and its padding mask (B, S); then, on request, the weights, a tuple of N (B, H, S, S).
         """
         source_mask = padding_mask(source)  # (B, S)
         memory, weights = self.network.encode(
@@ -135,13 +136,12 @@ class Transformer(ConfiguredModel):
         return (memory, source_mask, weights) if return_attention_scores else (memory, source_mask)
 
     def init_cache(self, memory: Any, batch_size: Any, capacity: int | None = None) -> DecoderCache:
-        """Projects the memory for cross-attention and starts empty self-attention caches.
+        """Projects the memory for cross-attention and creates empty self-attention caches.
 
         Args:
-            memory: The encoder's output (B, S, M).
+            memory: Output of the encoder (B, S, M).
             batch_size: Number of target sequences, B·K with K beams.
-            capacity: Target positions that it will hold at most, in storage of that fixed size; None for a cache
-                that grows.
+            capacity: Maximum number of target positions, for caches of that fixed size; None for caches that grow.
 
         Returns:
             The cache before the first step.
@@ -158,13 +158,13 @@ class Transformer(ConfiguredModel):
         """Runs the decoder on the next tokens, without dropout.
 
         Args:
-            ids: The next T tokens of each target (B·K, T); positions go on from the cache's length.
-            cache: From `init_cache` or the step before.
-            source_mask: The padding mask (B, S) from `encode`.
-            return_attention_scores: Also returns the cross-attention weights of each layer.
+            ids: Next T tokens of each target (B·K, T); their positions continue those of the cache.
+            cache: Cache from `init_cache` or the step before.
+            source_mask: Padding mask (B, S) from `encode`.
+            return_attention_scores: Whether to return the cross-attention weights of each layer, too.
 
         Returns:
-            Logits (B·K, T, V) and the cache with the tokens appended; then, if asked for, a tuple of N
+            Logits (B·K, T, V) and the cache with the tokens appended; then, on request, the weights, a tuple of N
             (B·K, H, T, S).
         """
         x, _, weights, layers = self.network.decode(
