@@ -532,3 +532,15 @@ def test_a_state_of_a_row_too_few_or_too_many_is_refused(rows):
             beam_size=2,
             max_length=2,
         )
+
+
+def test_former_names_of_arguments():
+    table = make_table(2, seed=61)
+
+    def only_token_4(logits, ids, step):
+        return tf.where(tf.range(V) == 4, logits, -1e30)
+
+    expected = search(table, 3, 3, logits_processor=only_token_4)
+    result = search(table, 3, 3, rules=only_token_4)
+    np.testing.assert_array_equal(result.ids, expected.ids)
+    assert (result.ids.numpy()[:, 0, 0] == 4).all()

@@ -21,6 +21,7 @@ from keras_attention.decoding.hypotheses import (
 )
 from keras_attention.decoding.hypotheses import length_penalty as default_penalty
 from keras_attention.decoding.logits_processors import forced_tokens
+from keras_attention.layers.arguments import renamed_arguments
 
 # From the last tokens and the state to the logits of the next tokens and the new state.
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
@@ -36,6 +37,7 @@ class Search(NamedTuple):
     state: Any
 
 
+@renamed_arguments(begun="prompt", rules="logits_processor", draw="sampler")  # names of version 0.1
 def beam_search(
     step: Step,
     state: Any,

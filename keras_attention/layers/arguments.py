@@ -1,11 +1,12 @@
 """Checks of constructor arguments, with messages that say how to fix them, and small helpers for call arguments."""
 
 import difflib
+import functools
 import math
 import numbers
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -99,6 +100,19 @@ def check_heads_share(num_heads: int, num_kv_heads: int) -> None:
         raise ValueError(
             f"`num_kv_heads` must divide `num_heads`. Received: num_heads={num_heads}, num_kv_heads={num_kv_heads}"
         )
+
+
+def renamed_arguments(**new_names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function so that it also accepts former names of its keyword arguments."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{new_names.get(name, name): value for name, value in kwargs.items()})
+
+        return call
+
+    return decorate
 
 
 def clone_initializer(initializer: Any, name: str) -> Any:
