@@ -388,7 +388,7 @@ def test_the_demo_refuses_the_folder_of_another_run(copied, capsys):
 def test_the_demo_refuses_the_folder_of_another_locale(copied, monkeypatch):
     monkeypatch.setattr("keras_attention.demo.run.check_settings", lambda *_: None)
     before = contents(copied.path)
-    with pytest.raises(ValueError, match=r"holds a run with other text, train\.de: take another folder"):
+    with pytest.raises(ValueError, match=r"holds a run with train\.de: choose another folder\. Received: train\.fr"):
         run_demo("fr", folder=copied.path)
     assert contents(copied.path) == before
 
