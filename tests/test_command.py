@@ -253,7 +253,7 @@ def test_a_standard_error_that_is_closed_stays_so():
             ">&-",
             "Error: Standard output is closed, so the result would be lost: redirect it to a file, or to /dev/null",
         ),
-        ("<&-", "Error: Standard input is closed: name a file, or send a text to it. Received: -"),
+        ("<&-", "Error: Standard input is closed: name a file, or redirect a text to it. Received: -"),
     ],
 )
 def test_a_closed_standard_stream_is_said_in_one_line(closed, message):
