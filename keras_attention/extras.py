@@ -38,7 +38,7 @@ def needed_by(user: str, *extras: str) -> Iterator[None]:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be imported, without importing it."""
+    """Returns True if a module can be imported, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:

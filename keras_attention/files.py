@@ -100,7 +100,7 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is standard output, such as /dev/stdout."""
+    """Returns True for standard output, such as /dev/stdout."""
     return _resolve(Path(path)) == 1
 
 
@@ -138,7 +138,7 @@ def _error_path(path: str | os.PathLike[str], temporary: Path | None = None) -> 
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path exists and cannot be replaced: a pipe, a device, a socket."""
+    """Returns True for an existing path that cannot be replaced: a pipe, a device, a socket."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -91,7 +91,7 @@ def read_parallel(source: PathLike, target: PathLike) -> tuple[list[str], list[s
 
 
 def is_file(path: PathLike) -> bool:
-    """Whether a text is a file, which can be read again, and not a pipe or standard input."""
+    """Returns True for a file, which can be read again, and False for a pipe or standard input."""
     return not _is_standard_input(path) and Path(path).is_file()
 
 

@@ -93,7 +93,7 @@ def _squeeze_last(x: Any, shape: tuple[int | None, ...]) -> Any:
 
 
 def _compatible(shape: Any, expected: Any, broadcast: bool = False) -> bool:
-    """Whether all known sizes agree."""
+    """Returns True if all known sizes agree."""
     allowed = (None, 1) if broadcast else (None,)
     return len(shape) == len(expected) and all(
         size in allowed or other is None or size == other for size, other in zip(shape, expected, strict=True)
