@@ -107,7 +107,7 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(ids):
     assert 0 < len(kept) < 1009
     assert sorted(np.concatenate(batches.plan(0))) == kept
     assert (batches.num_pairs, batches.num_left_out) == (len(kept), 1009 - len(kept))
-    # A pair that exceeds the whole budget alone cannot be used either.
+    # A pair that exceeds the budget by itself cannot be used either.
     assert TokenBatches(*ids, tokens_per_batch=19).num_left_out == batches.num_left_out
 
 
@@ -197,7 +197,7 @@ def test_lengths_of_the_source_rise_and_fall_in_turn(ids):
     plan = TokenBatches(*ids, tokens_per_batch=BUDGET, shuffle=False).plan(0)
     found = lengths_of(ids, np.concatenate(plan))
     assert found == sorted(found, key=lambda pair: (pair[1], -pair[0] if pair[1] % 2 else pair[0]))
-    # The cuts are the same in every epoch, whichever pairs of equal lengths stand between them.
+    # The cuts are the same in every epoch, whichever pairs of equal lengths are between them.
     shuffled = TokenBatches(*ids, tokens_per_batch=BUDGET).plan(0)
     assert sorted(lengths_of(ids, index) for index in shuffled) == sorted(lengths_of(ids, index) for index in plan)
 

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, through links and into pipes, looked at before the work."""
+"""Writing files: atomically, through links and into pipes, checked before the work."""
 
 import os
 import socket

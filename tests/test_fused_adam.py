@@ -30,7 +30,7 @@ def test_steps_are_those_of_the_formula():
         for index, gradient in enumerate(gradients):
             first[index] = 0.8 * first[index] + 0.2 * gradient
             second[index] = 0.95 * second[index] + 0.05 * gradient**2
-            # ε beside the root of the moment before its bias is taken off, as Keras and section 2 of the paper have it
+            # ε next to the root of the moment before its bias is taken off, as Keras and section 2 of the paper have it
             rate = 0.03 * np.sqrt(1 - 0.95**step) / (1 - 0.8**step)
             expected[index] = expected[index] - rate * first[index] / (np.sqrt(second[index]) + 1e-3)
     for variable, value in zip(variables, expected, strict=True):
@@ -177,6 +177,6 @@ def test_a_saved_model_goes_on_where_it_was(tmp_path):
     )
 
 
-def test_the_paper_optimizer_has_it_on_tensorflow_alone():
+def test_the_paper_optimizer_has_it_on_tensorflow_only():
     optimizer = paper_optimizer(TransformerConfig(100, hidden_dim=16, num_heads=2))
     assert isinstance(optimizer, FusedAdam) == (keras.config.backend() == "tensorflow")

@@ -1,4 +1,4 @@
-"""The loss and the metrics against NumPy, alone and in `fit`."""
+"""The loss and the metrics against NumPy, by themselves and in `fit`."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Several pairs in a row: each gives the logits, the loss and the gradients that it gives alone."""
+"""Several pairs in a row: each gives the logits, the loss and the gradients that it gives by itself."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def in_rows(pairs):
     return {**arrays, "source_segments": segments["source"], "target_segments": segments["target"]}, labels
 
 
-def alone(pairs):
+def separately(pairs):
     """The same pairs, each in a row of its own, padded."""
     members = [member for row in pairs for member in row]
     arrays = [np.zeros((len(members), max(map(len, each))), "int32") for each in zip(*members, strict=True)]
@@ -71,16 +71,16 @@ def split(logits, pairs):
 
 @pytest.mark.parametrize("mode", ["eager", "function", "predict"])
 @pytest.mark.parametrize("normalize_first", [False, True])
-def test_each_pair_has_the_logits_that_it_has_alone(pairs, mode, normalize_first):
+def test_each_pair_has_the_logits_that_it_has_by_itself(pairs, mode, normalize_first):
     model = make(normalize_first=normalize_first)
     packed = model.packed()
     run = {"eager": packed, "function": compiled(packed), "predict": lambda x: packed.predict(x, verbose=0)}[mode]
-    together, single = split(run(in_rows(pairs)[0]), pairs), numpy(model(alone(pairs)[0]))
+    together, single = split(run(in_rows(pairs)[0]), pairs), numpy(model(separately(pairs)[0]))
     for found, expected in zip(together, single, strict=True):
         assert_close(found, expected[: len(found)], atol=5e-5)
 
 
-def test_loss_and_gradients_are_those_of_the_pairs_alone(pairs):
+def test_loss_and_gradients_are_those_of_separate_pairs(pairs):
     model = make()
     loss = MaskedCrossEntropy(label_smoothing=0.1)
 
@@ -93,7 +93,7 @@ def test_loss_and_gradients_are_those_of_the_pairs_alone(pairs):
         names = [weight.path for weight in model.trainable_variables]
         return numpy(value), by_scale, dict(zip(names, by_weights, strict=True))
 
-    one, other = differentiate(model.packed(), *in_rows(pairs)), differentiate(model, *alone(pairs))
+    one, other = differentiate(model.packed(), *in_rows(pairs)), differentiate(model, *separately(pairs))
     assert_close(one, other, atol=5e-5, rtol=1e-4)
 
 
@@ -117,7 +117,7 @@ def test_the_weights_are_those_of_the_model(pairs, tmp_path):
     model = make(dropout=0.0)
     packed = model.packed()
     assert {id(weight) for weight in packed.weights} == {id(weight) for weight in model.weights}
-    inputs, _ = alone(pairs)
+    inputs, _ = separately(pairs)
     before = numpy(model(inputs))
     packed.compile("sgd", loss=MaskedCrossEntropy())
     packed.fit(*in_rows(pairs), batch_size=2, verbose=0)

@@ -1,4 +1,4 @@
-"""Packed batches: every pair stands in one row, both sides are full, epochs repeat themselves and differ."""
+"""Packed batches: every pair is in one row, both sides are full, epochs repeat themselves and differ."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The jobs of the command line: a run from text files, going on, averaging, translating, scoring, exporting."""
+"""The jobs of the command line: train a run from text files, resume, average, translate, evaluate, export."""
 
 import csv
 import dataclasses
@@ -177,7 +177,7 @@ def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
 
 
 def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
-    """Batches of one shape; what the folder keeps is the model without segments, and it goes on."""
+    """Batches of one shape; the folder holds the model without segments, and it resumes."""
     shapes = set()
     lay_out = PackedBatches.batch
 
@@ -870,7 +870,7 @@ def test_a_tokenizer_goes_to_standard_output(texts, tmp_path, output):
 )
 def test_a_folder_without_a_name_is_refused(arguments):
     """It would be the current one."""
-    assert "The name is empty: pass the path of a folder." in command(*arguments).output
+    assert "The path is empty: pass the path of a folder." in command(*arguments).output
 
 
 def test_the_demo_looks_at_its_folders_before_the_work(tmp_path, monkeypatch):
@@ -977,7 +977,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         evaluate_translations(["a"], ["a"], tokenize="ja-mecab")
 
 
-def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
+def test_train_command_starts_a_run_and_resumes_it(texts, tmp_path):
     run = tmp_path / "run"
     files = ["--source", texts["train.en"], "--target", texts["train.de"]]
     files += ["--valid-source", texts["valid.en"], "--valid-target", texts["valid.de"]]
@@ -1048,7 +1048,7 @@ def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, 
         return plan(batches, epoch)
 
     monkeypatch.setattr(kind, "plan", watched)
-    passes = config.gradient_accumulation  # so many passes are as many steps as there are batches
+    passes = config.gradient_accumulation  # passes with as many steps as there are batches
     train(tmp_path / "run", config, epochs=passes)
     assert epochs[0] == 0
     epochs.clear()

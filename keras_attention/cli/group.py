@@ -18,7 +18,7 @@ from keras_attention.extras import MissingExtraError
 
 
 class FolderPath(click.Path):
-    """A folder with a name. An empty name, such as that of an unset shell variable, would be the current folder."""
+    """The path of a folder, but not an empty one, such as an unset shell variable: it would be the current folder."""
 
     name = "directory"
 
@@ -28,7 +28,7 @@ class FolderPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuses an empty name."""
         if value == "":
-            self.fail("The name is empty: pass the path of a folder.", param, ctx)
+            self.fail("The path is empty: pass the path of a folder.", param, ctx)
         return super().convert(value, param, ctx)
 
 

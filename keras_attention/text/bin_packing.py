@@ -6,7 +6,7 @@ Shapes: N pairs, R rows.
 import numpy as np
 
 NO_ROW = -1
-# Rows are as long as a multiple of the tiles of accelerators.
+# Row lengths are rounded up to a multiple of this, which suits the tiles of accelerators.
 MULTIPLE = 8
 
 

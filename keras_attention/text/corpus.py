@@ -54,7 +54,9 @@ class ParallelCorpus:
             else:
                 self.pairs.append(pair)
         if not self.pairs:
-            raise ValueError(f"No line has text both in {source} and in {target}")
+            raise ValueError(
+                f"At least one line must have text in both files. Received: source={source}, target={target}"
+            )
 
     def __len__(self) -> int:
         """The number of usable pairs."""

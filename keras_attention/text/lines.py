@@ -84,8 +84,9 @@ def read_parallel(source: PathLike, target: PathLike) -> tuple[list[str], list[s
             raise ValueError(f"{_display_name(path)}: the file is empty")
     if len(source_lines) != len(target_lines):
         raise ValueError(
-            "Line N of one file must translate line N of the other, so both need as many lines. Received: "
-            f"{len(source_lines)} lines in {_display_name(source)} and {len(target_lines)} in {_display_name(target)}"
+            "Line N of one file must translate line N of the other, so both must have the same number of lines. "
+            f"Received: {len(source_lines)} lines in {_display_name(source)} and {len(target_lines)} in "
+            f"{_display_name(target)}"
         )
     return source_lines, target_lines
 
