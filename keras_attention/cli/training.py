@@ -25,7 +25,8 @@ def check(source: str, target: str) -> None:
     problems = corpus.problems()
     for problem in problems:
         click.echo(problem)
-    click.echo(f"{len(corpus):,} pairs of {corpus.num_lines:,} lines; {len(problems):,} are left out, blank on a side")
+    blank = len(problems)
+    click.echo(f"{len(corpus):,} pairs of {corpus.num_lines:,} lines; {blank:,} are left out because a side is blank")
 
 
 @main.command()
