@@ -1,7 +1,7 @@
 """The command `keras-attention`, installed as a console script.
 
-It lies next to the package because `import keras_attention` loads Keras and TensorFlow, which takes seconds: in the
-process of the command, the package loads each part when it is first used.
+This module is next to the package because `import keras_attention` loads Keras and TensorFlow, which takes seconds. In
+the process of the command, the package imports each part on first use.
 """
 
 import sys
@@ -10,7 +10,7 @@ running = False
 
 
 def main() -> None:
-    """Runs the command on the arguments of this process."""
+    """Runs the command with the arguments of this process."""
     global running
     running = True
     from keras_attention.extras import MissingExtraError

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# True in the process of the command, which answers `--help` without Keras. `keras_attention_command` says so, and so
-# does Python while it locates the module of `python -m keras_attention`: sys.argv[0] is "-m" until then.
+# True in the process of the command, which prints `--help` without loading Keras. `keras_attention_command` sets
+# `running`; for `python -m keras_attention`, sys.argv[0] is "-m" while Python locates the module.
 _LOADS_ON_USE = getattr(sys.modules.get("keras_attention_command"), "running", False) or (
     sys.argv[:1] == ["-m"] and ("-m", "keras_attention") in itertools.pairwise(sys.orig_argv)
 )
 
 if TYPE_CHECKING or not _LOADS_ON_USE:
-    # Importing them registers their classes, so that `keras.models.load_model` knows every class in a file.
+    # Importing them registers their classes, so that `keras.models.load_model` finds every class that a file names.
     from keras_attention import layers, models, ops, training
     from keras_attention.layers import (
         AdditiveAttention,

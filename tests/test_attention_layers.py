@@ -254,7 +254,7 @@ def test_seeded_dropout_repeats():
         ({"key_dim": -1}, r"Received: key_dim=-1"),
         ({"value_dim": 0}, r"`value_dim` must be a positive integer. Received: value_dim=0"),
         ({"output_shape": "M"}, r"`output_shape` must be a positive integer. Received: output_shape='M'"),
-        ({"dropout": 1.0}, r"`dropout` must be a number of at least 0 and below 1. Received: dropout=1.0"),
+        ({"dropout": 1.0}, r"`dropout` must be a number, at least 0 and below 1. Received: dropout=1.0"),
         ({"dropout": "0.1"}, r"Received: dropout='0.1'"),
     ],
 )

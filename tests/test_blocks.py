@@ -194,7 +194,7 @@ def test_nothing_to_decode():
     [
         ({"intermediate_dim": 0}, r"`intermediate_dim` must be a positive integer. Received: intermediate_dim=0"),
         ({"num_heads": 1.5}, r"`num_heads` must be a positive integer. Received: num_heads=1.5"),
-        ({"dropout": 1}, r"`dropout` must be a number of at least 0 and below 1. Received: dropout=1"),
+        ({"dropout": 1}, r"`dropout` must be a number, at least 0 and below 1. Received: dropout=1"),
         ({"attention_dropout": -0.1}, r"Received: attention_dropout=-0.1"),
         ({"activation_dropout": None}, r"Received: activation_dropout=None"),
         ({"layer_norm_epsilon": 0}, r"`layer_norm_epsilon` must be a number above zero. Received"),
@@ -216,7 +216,7 @@ def test_wrong_arguments_are_refused(layer_class, arguments, message):
         (lambda: ka.FeedForward(-3), r"`intermediate_dim` must be a positive integer. Received: intermediate_dim=-3"),
         (
             lambda: ka.FeedForward(F, dropout=2),
-            r"`dropout` must be a number of at least 0 and below 1. Received: dropout=2",
+            r"`dropout` must be a number, at least 0 and below 1. Received: dropout=2",
         ),
         (lambda: ka.TokenEmbedding(0, M), r"`vocabulary_size` must be a positive integer"),
         (lambda: ka.TokenEmbedding(17, "M"), r"`hidden_dim` must be a positive integer. Received: hidden_dim='M'"),

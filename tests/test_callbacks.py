@@ -137,7 +137,7 @@ def test_the_earlier_name_of_atomic_writing():
     assert training.write_whole is write_atomically
 
 
-def test_throughput_counts_training_alone(model, monkeypatch):
+def test_throughput_counts_training_only(model, monkeypatch):
     clock = Clock(monkeypatch)
 
     def evaluate(epoch, logs):
@@ -178,7 +178,7 @@ def test_another_entry_may_be_monitored(model, tmp_path):
 
 
 @pytest.mark.parametrize(("later", "best"), [([2.5, 2.2], 1), ([2.5, 1.5], 4)], ids=["worse", "better"])
-def test_best_of_an_earlier_run_is_replaced_by_a_better_one_alone(model, tmp_path, later, best):
+def test_best_of_an_earlier_run_is_only_replaced_by_a_better_one(model, tmp_path, later, best):
     fit(model, 2, Logs(val_loss=[2.0, 3.0]), Checkpoints(tmp_path))
     resumed = keras.models.load_model(tmp_path / "last.keras")
     fit(resumed, 4, Logs(val_loss=[0, 0, *later]), Checkpoints(tmp_path), initial_epoch=2)
@@ -208,7 +208,7 @@ def test_a_run_cut_off_while_writing_leaves_the_file_before(model, tmp_path, mon
     assert [path.name for path in weight_files(tmp_path)] == ["step-00000003.weights.h5", "step-00000006.weights.h5"]
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_atomically(tmp_path):
     place = tmp_path / "note.txt"
     place.write_text("before")
 

@@ -156,7 +156,7 @@ def test_a_trainer_does_what_fit_does_with_whole_logits(case):
         np.testing.assert_allclose(evaluated[name], value, rtol=1e-4, err_msg=name)
 
 
-def test_a_trainer_of_a_decoder_alone(case):
+def test_a_trainer_of_a_decoder_only(case):
     labels = case[2]
     options = {"epochs": 2, "batch_size": B, "verbose": 0, "shuffle": False}
     whole_model, model = small(ka.CausalTransformer), small(ka.CausalTransformer)

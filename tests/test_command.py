@@ -162,13 +162,13 @@ def test_verbose_leaves_standard_error_as_it_is(arguments, texts):
 
     from keras_attention.cli import group, main
 
-    left_out = []
+    suppressed = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group, "left_out", lambda: left_out.append(True) or contextlib.nullcontext())
+        patch.setattr(group, "suppress_notices", lambda: suppressed.append(True) or contextlib.nullcontext())
         for given in (arguments, ["check"]):
             done = CliRunner().invoke(main, [*given, *map(str, texts)], obj=group.OWN_PROCESS)
             assert done.exit_code == 0, done.output
-    assert left_out == [True]  # of the second
+    assert suppressed == [True]  # of the second
 
 
 # ---- standard error without notices
@@ -178,8 +178,8 @@ def writer(end: str, lines=(), python="") -> list[str]:
     """A process that writes lines to descriptor 2, as native code does, without the notices; then ends."""
     code = f"""if True:
         import os, runpy, signal, sys
-        left_out = runpy.run_path({str(ROOT / "keras_attention" / "cli" / "notices.py")!r})["left_out"]
-        with left_out():
+        suppress_notices = runpy.run_path({str(ROOT / "keras_attention" / "cli" / "notices.py")!r})["suppress_notices"]
+        with suppress_notices():
             for line in {list(lines)!r}:
                 os.write(2, line)
             {python}
@@ -251,9 +251,9 @@ def test_a_standard_error_that_is_closed_stays_so():
     [
         (
             ">&-",
-            "Error: Standard output is closed, so the result would be lost: send it to a file, or to /dev/null",
+            "Error: Standard output is closed, so the result would be lost: redirect it to a file, or to /dev/null",
         ),
-        ("<&-", "Error: Standard input is closed: name a file, or send a text to it. Received: -"),
+        ("<&-", "Error: Standard input is closed: name a file, or redirect a text to it. Received: -"),
     ],
 )
 def test_a_closed_standard_stream_is_said_in_one_line(closed, message):

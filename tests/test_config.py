@@ -66,7 +66,7 @@ def test_changes_override_the_preset(preset):
         ({"intermediate_dim": None}, r"Received: intermediate_dim=None"),
         ({"num_heads": "8"}, r"Received: num_heads='8'"),
         ({"num_heads": 7}, r"`num_heads` must divide `hidden_dim`. Received: num_heads=7, hidden_dim=512"),
-        ({"dropout": 1.5}, r"`dropout` must be a number of at least 0 and below 1. Received: dropout=1.5"),
+        ({"dropout": 1.5}, r"`dropout` must be a number, at least 0 and below 1. Received: dropout=1.5"),
         ({"attention_dropout": -1}, r"Received: attention_dropout=-1"),
         ({"activation_dropout": 1}, r"Received: activation_dropout=1"),
         ({"normalize_first": 1}, r"`normalize_first` must be True or False. Received: normalize_first=1"),

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, through links and into pipes, looked at before the work."""
+"""Writing files: atomically, through links and into pipes, checked before the work."""
 
 import os
 import socket
@@ -127,9 +127,7 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=rf"must be a file, but this is a folder: .* Received: {tmp_path}$"):
         check_output(tmp_path)
     for name in ("a.en", "same.en"):
-        with pytest.raises(
-            ValueError, match=rf"would replace {text}, which is read: name another\. Received: .*{name}"
-        ):
+        with pytest.raises(ValueError, match=rf"would replace the input {text}: name another\. Received: .*{name}"):
             check_output(tmp_path / name, inputs=["-", tmp_path / "missing", text])
     with pytest.raises(ValueError, match=rf"{text} must be a folder, but it is a file.* Received: .*/a\.en/b"):
         check_output(text / "b" / "c.de")
@@ -146,10 +144,10 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
 
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(text) and allowed(path, mode))
-    with pytest.raises(ValueError, match=rf"may not be written: change its permissions.* Received: {text}"):
+    with pytest.raises(ValueError, match=rf"The output is not writable: change its permissions.* Received: {text}"):
         check_output(text)
     monkeypatch.setattr(os, "access", lambda path, mode: not (str(path) == str(tmp_path) and mode & os.W_OK))
-    with pytest.raises(ValueError, match=rf"The folder {tmp_path} may not be written.* Received: {tmp_path}/new"):
+    with pytest.raises(ValueError, match=rf"The folder {tmp_path} is not writable.* Received: {tmp_path}/new"):
         check_output(tmp_path / "new" / "a.de")
 
 
@@ -177,7 +175,7 @@ def test_the_file_that_is_standard_input_is_an_input(tmp_path):
             capture_output=True,
             text=True,
         )
-    assert "The output would replace -, which is read" in done.stderr
+    assert "The output would replace the input -: name another" in done.stderr
 
 
 def test_errors_name_what_was_asked_for(tmp_path):

@@ -177,6 +177,6 @@ def test_a_saved_model_goes_on_where_it_was(tmp_path):
     )
 
 
-def test_the_paper_optimizer_has_it_on_tensorflow_alone():
+def test_the_paper_optimizer_has_it_on_tensorflow_only():
     optimizer = paper_optimizer(TransformerConfig(100, hidden_dim=16, num_heads=2))
     assert isinstance(optimizer, FusedAdam) == (keras.config.backend() == "tensorflow")

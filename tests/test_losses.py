@@ -279,7 +279,7 @@ def test_a_sum_is_that_of_the_real_tokens():
 def test_wrong_smoothing_is_refused(value):
     with pytest.raises(
         ValueError,
-        match=rf"`label_smoothing` must be a number of at least 0 and below 1. Received: label_smoothing={value!r}",
+        match=rf"`label_smoothing` must be a number, at least 0 and below 1. Received: label_smoothing={value!r}",
     ):
         MaskedCrossEntropy(label_smoothing=value)
 

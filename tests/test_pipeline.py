@@ -1,4 +1,4 @@
-"""The jobs of the command line: a run from text files, going on, averaging, translating, scoring, exporting."""
+"""The jobs of the command line: train a run from text files, resume, average, translate, evaluate, export."""
 
 import csv
 import dataclasses
@@ -177,7 +177,7 @@ def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
 
 
 def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
-    """Batches of one shape; what the folder keeps is the model without segments, and it goes on."""
+    """Batches of one shape; the folder holds the model without segments, and it resumes."""
     shapes = set()
     lay_out = PackedBatches.batch
 
@@ -350,9 +350,9 @@ def test_a_setting_that_a_run_cannot_change_is_refused_by_name(copied, arguments
     [
         (
             ["--set", "seed=1", "--set", "seed=2"],
-            "Give each setting once: `seed` is given twice. Received: --set seed=2",
+            "Pass each setting once: `seed` is set twice. Received: --set seed=2",
         ),
-        (["--dtype", "float32", "--set", "dtype=float32"], "`dtype` is given twice"),
+        (["--dtype", "float32", "--set", "dtype=float32"], "`dtype` is set twice"),
         (["--set", "=5"], "--set takes NAME=VALUE. Received: --set =5"),
         (["--set", "model={"], "but this is not YAML: .* Received: --set model={"),
         (["--set", "model={num_layers: 1, num_layers: 2}"], "not YAML: `num_layers` is given twice"),
@@ -388,7 +388,7 @@ def test_the_demo_refuses_the_folder_of_another_run(copied, capsys):
 def test_the_demo_refuses_the_folder_of_another_locale(copied, monkeypatch):
     monkeypatch.setattr("keras_attention.demo.run.check_settings", lambda *_: None)
     before = contents(copied.path)
-    with pytest.raises(ValueError, match=r"holds a run with other text, train\.de: take another folder"):
+    with pytest.raises(ValueError, match=r"holds a run with train\.de: choose another folder\. Received: train\.fr"):
         run_demo("fr", folder=copied.path)
     assert contents(copied.path) == before
 
@@ -415,7 +415,7 @@ def test_what_may_not_be_written_is_said_before_training(copied, monkeypatch, na
     monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
     allowed = os.access
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != name and allowed(path, mode))
-    with pytest.raises(ValueError, match="may not be written: change its permissions"):
+    with pytest.raises(ValueError, match="is not writable: change its permissions"):
         train(copied.path, max_steps=9)
 
 
@@ -572,8 +572,8 @@ def test_a_file_system_without_locks_is_trained_on(tmp_path, monkeypatch):
     ("number", "advice"),
     [
         (errno.ENOSPC, "No space left on device; free some space"),
-        (errno.EROFS, "Read-only file system; choose a folder on a disk that can be written"),
-        (errno.EACCES, "Permission denied; take a file or folder that you may read and write"),
+        (errno.EROFS, "Read-only file system; choose a folder on a writable disk"),
+        (errno.EACCES, "Permission denied; choose a file or folder that you may read and write"),
     ],
 )
 def test_a_folder_that_cannot_be_written_is_one_line(texts, tmp_path, monkeypatch, number, advice):
@@ -612,7 +612,10 @@ def test_a_run_that_cannot_be_written_is_evaluated(run, texts, monkeypatch):
     done = command("evaluate", run.path, texts["valid.en"], texts["valid.de"], "--beam-size", 1)
     assert done.exit_code == 0, done.output
     assert "BLEU" in done.stdout
-    assert "does not keep these scores for its model card: [Errno 30] Read-only file system" in done.stderr
+    assert (
+        f"the scores could not be saved in {run.path} for its model card: [Errno 30] Read-only file system"
+        in done.stderr
+    )
 
 
 def test_files_and_folders_in_each_others_place_are_named(run, texts, tmp_path):
@@ -807,7 +810,7 @@ def test_translations_are_written_where_they_can_be(tmp_path, upper):
         (tmp_path / "missing" / "a.de", "The folder of the output does not exist: make it first"),
         (tmp_path / "nowhere", "The folder of the output does not exist: make it first"),
         (tmp_path, "this is a folder: name a file in it"),
-        (source, f"would replace {source}, which is read"),
+        (source, f"would replace the input {source}: name another"),
         (source / "a.de", "The folder of the output does not exist"),
     ):
         result = command("translate", tmp_path, source, "-o", wrong)
@@ -867,7 +870,7 @@ def test_a_tokenizer_goes_to_standard_output(texts, tmp_path, output):
 )
 def test_a_folder_without_a_name_is_refused(arguments):
     """It would be the current one."""
-    assert "It is empty: name a folder." in command(*arguments).output
+    assert "The path is empty: pass the path of a folder." in command(*arguments).output
 
 
 def test_the_demo_looks_at_its_folders_before_the_work(tmp_path, monkeypatch):
@@ -892,7 +895,7 @@ def test_outputs_are_checked_before_the_work(name, tmp_path, texts, upper):
     assert f"{taken} must be a folder, but it is a file" in command(name, *arguments).output
     assert not upper
     if name == "tokenizer":
-        assert "which is read: name another" in command(name, texts["train.en"], "-o", texts["train.en"]).output
+        assert "would replace the input" in command(name, texts["train.en"], "-o", texts["train.en"]).output
 
 
 def test_evaluation_scores_every_line(tmp_path, upper, monkeypatch):
@@ -903,8 +906,8 @@ def test_evaluation_scores_every_line(tmp_path, upper, monkeypatch):
     target.write_text("ONE TWO THREE FOUR\nX Y\n\nNINE TEN ELEVEN TWELVE\n\n")
     result = command("evaluate", tmp_path, source, target)
     assert result.exit_code == 0, result.output
-    assert f"Note: 2 of 5 lines of {source} are blank; they are scored too" in result.stderr
-    assert f"Note: 2 of 5 lines of {target} are blank; they are scored too" in result.stderr
+    assert f"Note: 2 of 5 lines of {source} are blank; they count too" in result.stderr
+    assert f"Note: 2 of 5 lines of {target} are blank; they count too" in result.stderr
     translations = [line.upper() for line in source.read_text().split("\n")[:5]]
     expected = sacrebleu.corpus_bleu(translations, [target.read_text().split("\n")[:5]]).score
     assert scores[0].bleu == pytest.approx(expected)
@@ -974,7 +977,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         evaluate_translations(["a"], ["a"], tokenize="ja-mecab")
 
 
-def test_train_command_starts_a_run_and_goes_on(texts, tmp_path):
+def test_train_command_starts_a_run_and_resumes_it(texts, tmp_path):
     run = tmp_path / "run"
     files = ["--source", texts["train.en"], "--target", texts["train.de"]]
     files += ["--valid-source", texts["valid.en"], "--valid-target", texts["valid.de"]]
@@ -1045,7 +1048,7 @@ def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, 
         return plan(batches, epoch)
 
     monkeypatch.setattr(kind, "plan", watched)
-    passes = config.gradient_accumulation  # so many passes are as many steps as there are batches
+    passes = config.gradient_accumulation  # passes with as many steps as there are batches
     train(tmp_path / "run", config, epochs=passes)
     assert epochs[0] == 0
     epochs.clear()

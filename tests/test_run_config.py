@@ -94,7 +94,7 @@ def test_numbers_are_read_as_python_reads_them(text, tmp_path):
 
 @pytest.mark.parametrize("text", ["1:30", "017", "0o17", "0x1f", "yes", "on", "nan", "2026-01-02", "1_", "1e"])
 def test_other_words_are_text(text, tmp_path):
-    """YAML 1.1 takes 1:30 for 90, 017 for 15, and `on` for True."""
+    """YAML 1.1 reads 1:30 as 90, 017 as 15, and `on` as True."""
     assert read_yaml(text) == text
     file = tmp_path / "config.yaml"
     made(source=text).save(file)
@@ -156,7 +156,7 @@ def test_a_file_that_is_no_config_is_refused(damage, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_config_is_written_atomically(tmp_path, monkeypatch):
     file = tmp_path / "config.yaml"
     made().save(file)
     monkeypatch.setattr(pathlib.Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SubwordTokenizer
-from keras_attention.text.sentencepiece_model import _parts
+from keras_attention.text.sentencepiece_model import _split_long
 
 pytestmark = pytest.mark.tensorflow
 
@@ -183,7 +183,7 @@ def test_no_line_is_left_out(files, tmp_path, model_type, line):
 
 def test_long_lines_are_cut_at_spaces_and_lose_nothing():
     line = " ".join("ab" * (1 + number % 7) for number in range(1999))
-    parts = list(_parts(["short", line, "", "😀" * 5003]))
+    parts = list(_split_long(["short", line, "", "😀" * 5003]))
     assert parts[0] == "short"
     assert "".join(parts) == "short" + line + "😀" * 5003
     assert all(len(part.encode()) <= 4192 for part in parts)
@@ -239,9 +239,11 @@ def test_a_vocabulary_too_large_names_the_largest_and_that_one_works(files, mode
 
 
 def test_a_vocabulary_too_small_names_the_smallest_and_that_one_works(files):
-    with pytest.raises(ValueError, match=r"too small: .* alone are \d+, so pass \d+ or more\. Received: .*=7") as error:
+    with pytest.raises(
+        ValueError, match=r"too small: .* special pieces are \d+, so pass \d+ or more\. Received: .*=7"
+    ) as error:
         SubwordTokenizer.train(files, 7)
-    smallest = int(str(error.value).split("alone are ")[1].split(",")[0])
+    smallest = int(str(error.value).split("special pieces are ")[1].split(",")[0])
     assert SubwordTokenizer.train(files, smallest).vocabulary_size == smallest
 
 
@@ -259,9 +261,9 @@ def test_training_errors(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No text file at .*missing"):
         SubwordTokenizer.train(tmp_path / "missing", 71)
     (tmp_path / "blank").write_text(" \n\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="no text to train on"):
+    with pytest.raises(ValueError, match="`files` have no text to train on"):
         SubwordTokenizer.train([tmp_path / "blank"], 71)
-    with pytest.raises(ValueError, match="no text to train on"):
+    with pytest.raises(ValueError, match="`files` have no text to train on"):
         SubwordTokenizer.train([], 71)
     (tmp_path / "latin").write_bytes(b"cafe\ncaf\xe9\n")
     with pytest.raises(ValueError, match=r"latin:2: byte 0xe9 is not UTF-8"):
@@ -272,10 +274,10 @@ def test_training_errors(files, tmp_path):
 def test_damaged_models(files, tmp_path, damage):
     model = SubwordTokenizer.train(files, 71).model
     data = model[: len(model) // 2] if damage == "half" else damage
-    with pytest.raises(ValueError, match=rf"Not a SentencePiece model: .* Received: {len(data)} bytes"):
+    with pytest.raises(ValueError, match=rf"`model` must be a SentencePiece model, .* Received: {len(data)} bytes"):
         SubwordTokenizer(data)
     (tmp_path / "tokenizer.model").write_bytes(data)
-    with pytest.raises(ValueError, match=r"tokenizer\.model: Not a SentencePiece model"):
+    with pytest.raises(ValueError, match=r"tokenizer\.model: `model` must be a SentencePiece model"):
         SubwordTokenizer.load(tmp_path / "tokenizer.model")
 
 
@@ -286,7 +288,7 @@ def test_a_model_with_other_special_ids(files, tmp_path):
         input=str(files[0]), model_prefix=str(tmp_path / "other"), vocab_size=71, model_type="bpe", minloglevel=2
     )
     with pytest.raises(
-        ValueError, match=r"special ids .*pad_id=0.* Received: \{'pad': -1, 'unk': 0, 'bos': 1, 'eos': 2\}"
+        ValueError, match=r"trained with pad_id=0, .* Received: a model with pad_id=-1, unk_id=0, bos_id=1, eos_id=2$"
     ):
         SubwordTokenizer.load(tmp_path / "other.model")
 

@@ -1,9 +1,9 @@
-"""The command `keras-attention`: parses, calls, prints."""
+"""The command `keras-attention`: parses arguments, calls the library, prints the results."""
 
 from keras_attention.extras import needed_by
 
 with needed_by("The command keras-attention", "cli", "text"):
-    from keras_attention.cli import serving, training, using
+    from keras_attention.cli import export, serving, training, translation
     from keras_attention.cli.group import main, run
 
-__all__ = ["main", "run", "serving", "training", "using"]
+__all__ = ["export", "main", "run", "serving", "training", "translation"]

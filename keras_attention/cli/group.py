@@ -1,4 +1,4 @@
-"""What the commands share: the group they belong to, the kinds of their arguments."""
+"""The group of all commands, their common options and types of arguments, and how they report errors."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ from typing import Any
 import click
 
 from keras_attention import __version__
-from keras_attention.cli.notices import left_out
+from keras_attention.cli.notices import suppress_notices
 from keras_attention.extras import MissingExtraError
 
 
 class FolderPath(click.Path):
-    """A folder that has a name: an empty one, as of a shell variable that is not set, would be the current folder."""
+    """The path of a folder, but not an empty one, such as an unset shell variable: it would be the current folder."""
 
     name = "directory"
 
@@ -26,80 +26,61 @@ class FolderPath(click.Path):
         super().__init__(file_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuses the empty name.
-
-        Args:
-            value: The value of the option.
-            param: For what.
-            ctx: Click's context.
-
-        Returns:
-            The path.
-        """
+        """Refuses an empty name."""
         if value == "":
-            self.fail("It is empty: name a folder.", param, ctx)
+            self.fail("The path is empty: pass the path of a folder.", param, ctx)
         return super().convert(value, param, ctx)
 
 
-FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)  # what `keras_attention.text.lines` reads
+FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)  # as `keras_attention.text.lines` reads it
 DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
 RUN = FolderPath()
 
-# Click's object of a command that may redirect this process's standard error.
+# The context object of a command that may redirect the standard error of its process.
 OWN_PROCESS = object()
 _VERBOSE = f"{__name__}.verbose"
 
 
 def _verbose_option() -> click.Option:
-    """The option `--verbose`, accepted before and after the name of a command."""
+    """The option `--verbose`, which may come before or after the name of a command."""
 
-    def remember(context: click.Context, _: click.Parameter, given: bool) -> None:
-        context.meta[_VERBOSE] = given or context.meta.get(_VERBOSE, False)
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta[_VERBOSE] = value or context.meta.get(_VERBOSE, False)
 
-    words = "Also show what TensorFlow and others print about themselves."
-    return click.Option(["--verbose"], is_flag=True, expose_value=False, callback=remember, help=words)
+    text = "Also show the log messages of TensorFlow and other libraries."
+    return click.Option(["--verbose"], is_flag=True, expose_value=False, callback=remember, help=text)
 
 
 REMEDIES = {
-    errno.ENOENT: "there is no such file: check its name",
+    errno.ENOENT: "check its name",
     errno.ENOSPC: "free some space on this disk, or choose a folder on another",
     errno.EDQUOT: "your quota on this disk is used up: free some of it, or choose a folder on another",
-    errno.EACCES: "take a file or folder that you may read and write, or change its permissions",
-    errno.EPERM: "take a file or folder that you may read and write, or change its permissions",
-    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.EACCES: "choose a file or folder that you may read and write, or change its permissions",
+    errno.EPERM: "choose a file or folder that you may read and write, or change its permissions",
+    errno.EROFS: "choose a folder on a writable disk",
     errno.EISDIR: "this is a folder: name a file",
     errno.ENOTDIR: "a file is where a folder must be: name another folder, or move the file away",
-    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ENAMETOOLONG: "use a shorter name",
     errno.ELOOP: "a symbolic link leads back to itself: remove it, or name another",
     errno.EEXIST: "a file is where a folder must be: name another folder, or move the file away",
 }
 
 
 class Command(click.Command):
-    """A command whose expected errors are one line, without a traceback."""
+    """A command that reports expected errors in one line, without a traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params.append(_verbose_option())
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command.
-
-        Args:
-            ctx: Click's context.
-
-        Returns:
-            What the command returns.
-
-        Raises:
-            ClickException: Instead of the errors that the library raises on bad input.
-        """
-        if sys.stdout is None:  # Keras' progress bar cannot do without either
+        """Runs the command."""
+        if sys.stdout is None:  # Keras' progress bar needs it too
             raise click.ClickException(
-                "Standard output is closed, so the result would be lost: send it to a file, or to /dev/null"
+                "Standard output is closed, so the result would be lost: redirect it to a file, or to /dev/null"
             )
         if ctx.obj is OWN_PROCESS and not ctx.meta[_VERBOSE]:
-            ctx.with_resource(left_out())
+            ctx.with_resource(suppress_notices())
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -107,41 +88,41 @@ class Command(click.Command):
             ctx.exit(128 + signal.SIGINT)  # as shells report a process that the signal ended
         except _expected_errors() as error:
             if os.environ.get("KERAS_ATTENTION_TRACEBACK") or isinstance(error, BrokenPipeError):
-                raise  # Click ends quietly where nobody reads on
+                raise  # Click exits quietly when the reader has closed the pipe
             raise click.ClickException(_on_one_line(_describe(error))) from error
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """Those of the library and of the disk, TensorFlow's among them where it was needed at all."""
+    """The errors of the library, of the disk and, if it was imported, of TensorFlow."""
     tensorflow = sys.modules.get("tensorflow")
-    theirs = () if tensorflow is None else (tensorflow.errors.OpError,)
-    return (ValueError, TypeError, FloatingPointError, OSError, MemoryError, MissingExtraError, *theirs)
+    tensorflow_errors = () if tensorflow is None else (tensorflow.errors.OpError,)
+    return (ValueError, TypeError, FloatingPointError, OSError, MemoryError, MissingExtraError, *tensorflow_errors)
 
 
 def _on_one_line(message: str) -> str:
-    """A name of a file can hold line feeds and what a terminal obeys."""
+    """Escapes line feeds and control characters, which a file name may contain."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
 
 
 def _describe(error: Exception) -> str:
-    """One line that names the file and says how to fix it."""
+    """The message of an error, with the file's name and a remedy."""
     if type(error).__module__.startswith("tensorflow"):
-        known = [number for number in REMEDIES if os.strerror(number) in str(error)]
-        message = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())  # without the operation's own names
-        return f"{message}; {REMEDIES[known[0]]}" if known else message
+        numbers = [number for number in REMEDIES if os.strerror(number) in str(error)]
+        message = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())  # without names of operations
+        return f"{message}; {REMEDIES[numbers[0]]}" if numbers else message
     if isinstance(error, MemoryError):
         return (
             f"There is not enough memory{f' ({error})' if str(error) else ''}: use a smaller model or smaller batches"
         )
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
-    where = f"{error.filename}: " if error.filename is not None else ""
+    name = f"{error.filename}: " if error.filename is not None else ""
     remedy = REMEDIES.get(error.errno)
-    return f"{where}{error.strerror}{'' if remedy is None else f'; {remedy}'}"
+    return f"{name}{error.strerror}{'' if remedy is None else f'; {remedy}'}"
 
 
 class Group(click.Group):
-    """Commands that are `Command`s."""
+    """A group of commands of the class `Command`."""
 
     command_class = Command
 
@@ -149,9 +130,9 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def main() -> None:
-    """Trains, evaluates, exports and runs translators built on keras_attention.
+    """Trains, evaluates, exports and serves translators built with keras_attention.
 
-    Each command is a short Python call, which the tutorial in the documentation shows.
+    RUN is the folder of a training run. The tutorial in the documentation shows the Python call behind each command.
     """
 
 
@@ -159,44 +140,40 @@ main.params.append(_verbose_option())
 
 
 def run() -> None:
-    """Runs the command as the whole of this process."""
+    """Runs the command as the only program of this process."""
     main(prog_name="keras-attention", obj=OWN_PROCESS)
 
 
+CHECKPOINT = click.option(
+    "--checkpoint",
+    type=click.Choice(["final", "average", "best", "last"]),
+    help="Checkpoint of the run; the first of these that exists by default.",
+)
+
+
 def decoding_options(command: Any) -> Any:
-    """Adds the options of commands that translate.
-
-    Args:
-        command: The function behind a command.
-
-    Returns:
-        The same.
-    """
-    for option in (
-        click.option("--checkpoint", type=click.Choice(["final", "average", "best", "last"]), help="Which weights."),
-        click.option("--beam-size", default=4, help="Hypotheses followed at a time; 1 is greedy."),
-        click.option("--length-penalty", default=0.6, help="Exponent of the length penalty."),
+    """Adds the options of commands that translate."""
+    for option in (  # the last is listed first
+        click.option("--length-penalty", default=0.6, help="Exponent of the length penalty; 0 turns it off."),
+        click.option("--beam-size", default=4, help="Number of beams; 1 is greedy search."),
+        CHECKPOINT,
     ):
         command = option(command)
     return command
 
 
 @contextmanager
-def notes() -> Iterator[None]:
-    """Shows the library's warnings to users, as lines of standard error.
-
-    Yields:
-        Nothing.
-    """
+def warnings_as_notes() -> Iterator[None]:
+    """Prints the library's warnings as notes, one line each on standard error."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         show = warnings.showwarning
 
-        def note(message: Any, category: type[Warning], *where: Any) -> None:
+        def print_note(message: Any, category: type[Warning], *location: Any) -> None:
             if category is UserWarning:
                 click.echo(f"Note: {message}", err=True)
             else:
-                show(message, category, *where)
+                show(message, category, *location)
 
-        warnings.showwarning = note
+        warnings.showwarning = print_note
         yield

@@ -1,9 +1,9 @@
-"""Leaves out what TensorFlow and SentencePiece print about themselves while a command works.
+"""Suppresses the log messages of TensorFlow and SentencePiece on standard error while a command runs.
 
 Their native code writes to file descriptor 2, whatever Python's settings are, so a small process reads that
-descriptor and passes on every line that is not such a notice. It outlives a crash, and so passes on the last words.
+descriptor and copies every line that is not such a notice. It outlives a crash, so the last lines are not lost.
 Python's own `sys.stderr` stays connected to the terminal, file or pipe it had: progress bars and tracebacks do not go
-through the process. This file is that process's program, too.
+through the process. This file is also the program of that process.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ NOTICE = re.compile(
     rb"|".join(
         [
             rb"WARNING: All log messages before absl::InitializeLog\(\)",
-            _LOG % (b"IW", b"IW"),  # what TF_CPP_MIN_LOG_LEVEL=2 leaves out once TensorFlow has read it
+            _LOG % (b"IW", b"IW"),  # TensorFlow prints some before it reads TF_CPP_MIN_LOG_LEVEL=2
             rb"To enable the following instructions: .* rebuild TensorFlow",
-            # Errors of TensorFlow that say only that the machine has no GPU or an older processor.
+            # Errors of TensorFlow that only mean that the machine has no GPU or an older processor.
             _LOG % (b"E", b"E")
             + rb"failed call to cuInit: .*(?:UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE|no CUDA-cap)",
             _LOG % (b"E", b"E") + rb"Unable to register cu\w+ factory",
@@ -34,12 +34,8 @@ NOTICE = re.compile(
 
 
 @contextlib.contextmanager
-def left_out() -> Iterator[None]:
-    """Leaves notices out of standard error during the block. Only for a process of one's own, before threads start.
-
-    Yields:
-        Nothing.
-    """
+def suppress_notices() -> Iterator[None]:
+    """Suppresses notices on standard error during the block, for a whole process and before threads start."""
     if sys.stderr is None or not sys.executable:  # standard error is closed
         yield
         return
@@ -47,7 +43,7 @@ def left_out() -> Iterator[None]:
     sys.stderr.flush()
     direct = os.dup(2)
     try:
-        # In a session of its own, since Ctrl-C is for the command.
+        # In a session of its own, so that Ctrl-C only reaches the command.
         reader = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -72,16 +68,11 @@ def left_out() -> Iterator[None]:
             reader.wait(timeout=2)  # a process started by the command may still hold the descriptor
 
 
-def pass_on(source: int, target: int) -> None:
-    """Copies a descriptor to another, without notices, until its end.
-
-    Args:
-        source: Where lines are read.
-        target: Where they are written.
-    """
+def copy_without_notices(source: int, target: int) -> None:
+    """Copies one file descriptor to another, without notices, until its end."""
     line = b""
     while True:
-        # The beginning of a line waits for its end, as notices come in pieces; a prompt has no end.
+        # An incomplete line waits for its end, since notices come in pieces, but not for long: a prompt has no end.
         if line and not NOTICE.match(line) and not select.select([source], [], [], 0.2)[0]:
             _write(target, line)
             line = b""
@@ -100,4 +91,4 @@ def _write(target: int, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    pass_on(0, 2)
+    copy_without_notices(0, 2)

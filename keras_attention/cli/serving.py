@@ -1,38 +1,39 @@
-"""Commands around an exported model: a server for development, and asking one."""
+"""Commands for an exported model: a development server, and a client."""
 
 from typing import Any
 
 import click
 
-from keras_attention.cli.group import FolderPath, main, notes
+from keras_attention.cli.group import FolderPath, main, warnings_as_notes
 
 
 @main.command()
 @click.argument("folder", type=FolderPath())
-@click.option("--host", default="127.0.0.1", help="Where it listens; 0.0.0.0 lets other machines in.")
-@click.option("--rest-port", default=8501, help="Port of REST; 0 is any free one.")
-@click.option("--grpc-port", default=8500, help="Port of gRPC; 0 is any free one.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 accepts requests from other machines.")
+@click.option("--rest-port", default=8501, help="Port for REST; 0 for any free port.")
+@click.option("--grpc-port", default=8500, help="Port for gRPC; 0 for any free port.")
 @click.option(
-    "--allowed-host", "allowed_hosts", multiple=True, help="Another name that requests may ask for; repeatable."
+    "--allowed-host", "allowed_hosts", multiple=True, help="Another host name to accept in requests; repeatable."
 )
-@click.option("--page", is_flag=True, help="Also serve a page at / to type and see translations.")
+@click.option("--page", is_flag=True, help="Also serve a page at / to try translations.")
 def serve(folder: str, **options: Any) -> None:
-    """Serves the newest version in FOLDER as TF Serving does, for development.
+    """Serves an exported model for development.
 
-    REST and gRPC are those of TF Serving, so a client does not see a difference. For production, use TF Serving.
+    Serves the newest version in FOLDER, with the REST and gRPC interfaces of TF Serving. Use TF Serving itself for
+    production.
 
     Example: keras-attention serve saved_models/en-de --page
     """
     try:
         from keras_attention import server
 
-        server.serve(folder, ready=lambda running: _say_where(running, options["page"]), **options)
+        server.serve(folder, ready=lambda running: _print_addresses(running, options["page"]), **options)
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _say_where(server: Any, page: bool) -> None:
-    click.echo(f"{server.model_name}, version {server.version}. For development; TF Serving is for production.")
+def _print_addresses(server: Any, page: bool) -> None:
+    click.echo(f"{server.model_name}, version {server.version}. For development; use TF Serving for production.")
     click.echo(f"REST  {server.url}/v1/models/{server.model_name}")
     click.echo(f"gRPC  grpc://{server.address}/{server.model_name}")
     if page:
@@ -43,18 +44,19 @@ def _say_where(server: Any, page: bool) -> None:
 @click.argument("url")
 @click.argument("texts", nargs=-1)
 def ask(url: str, texts: tuple[str, ...]) -> None:
-    """Asks a served model to translate TEXTS; without them, or for -, standard input line by line.
+    """Translates TEXTS with a served model.
 
-    URL is http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME.
+    Without TEXTS, or with -, translates standard input line by line. URL is http://HOST:PORT/v1/models/NAME, or
+    grpc://HOST:PORT/NAME.
 
-    Example: keras-attention ask http://localhost:8501/v1/models/en-de "How are you?"
+    Example: keras-attention ask http://localhost:8501/v1/models/en-de "Hello"
     """
     from keras_attention.client import ServingError, connect
     from keras_attention.text.lines import STANDARD_INPUT, read_lines
 
     lines = read_lines(STANDARD_INPUT) if texts in ((), (STANDARD_INPUT,)) else list(texts)
     try:
-        with notes(), connect(url) as client:
+        with warnings_as_notes(), connect(url) as client:
             translations = client.translate(lines)
     except (ServingError, ImportError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,4 +1,4 @@
-"""A translation task small enough to learn while one watches."""
+"""A translation task that a small model learns in minutes, without data."""
 
 from keras_attention.extras import needed_by
 

@@ -1,4 +1,4 @@
-"""A picture of which source tokens the model looks at while it writes."""
+"""A heat map of the attention of a translation."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,8 @@ import numpy as np
 
 
 def draw_attention(translator: Any, text: str, path: str | Path) -> Path:
-    """Draws the cross-attention of a translation: a row for each written token, a column for each read one.
-
-    The weights are the mean over the heads of the decoder's last layer.
-
-    Args:
-        translator: A `serving.Translator`.
-        text: What is translated.
-        path: The PNG file; the numbers go beside it, as CSV.
-
-    Returns:
-        The path of the picture.
-    """
+    """Draws the cross-attention of a translation, and saves the weights as CSV next to the PNG file."""
+    # Rows are target tokens, columns source tokens; weights are means over the heads of the decoder's last layer.
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -29,9 +19,9 @@ def draw_attention(translator: Any, text: str, path: str | Path) -> Path:
     image = axes.imshow(weights, cmap="viridis", vmin=0, vmax=1)
     axes.set_xticks(range(len(source)), source, rotation=60, ha="right")
     axes.set_yticks(range(len(target)), target)
-    axes.set_xlabel("read")
-    axes.set_ylabel("written")
-    figure.colorbar(image, label="attention", shrink=0.8)
+    axes.set_xlabel("source")
+    axes.set_ylabel("target")
+    figure.colorbar(image, label="attention weight", shrink=0.8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     header = ",".join(f'"{token}"' for token in source)

@@ -1,7 +1,7 @@
 """Phrase pairs made from the Unicode CLDR: dates, times, numbers, money and durations in two languages.
 
-A translation task that needs no download, has as many pairs as one likes, and one right answer for each: the English
-text always determines the other. So exact match measures a model, and 99% of it is within reach of a small one.
+A translation task that needs no download, has any number of pairs, and one right answer for each: the English text
+determines the other. So the rate of exact matches measures a model, and a small one can nearly reach 100%.
 """
 
 import datetime
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 from babel import Locale, UnknownLocaleError, dates, localedata, numbers, units
 
 Pair = tuple[str, str]
-# How one value reads in a locale.
+# Formats a value in a locale.
 Style = Callable[[Any, Locale], str]
 
 _ENGLISH = Locale.parse("en_US")
-# Exactly one century for the two digits of a short date, so that "3/5/26" can only be 2026.
+# Exactly one century, so that the two digits in "3/5/26" can only mean 2026.
 _FIRST_DAY, _LAST_DAY = datetime.date(1950, 1, 1), datetime.date(2049, 12, 31)
 _CURRENCIES = ("CHF", "EUR", "GBP", "JPY", "USD")
-# What CLDR puts between a long date and a time of day in the languages that have a word for it. Babel carries the plain
-# pattern alone ("{date}, {time}"), which all other languages use here.
+# CLDR's word between a long date and a time of day, in the languages that have one. Babel only has the pattern
+# "{date}, {time}", which all other languages use here.
 _AT_WORDS = dict(
     cs="v", da="kl.", de="um", en="at", fi="klo", fr="à", hr="u", it="alle ore", nb="kl.", nl="om", no="kl."
 )
@@ -39,20 +39,20 @@ _RELATIVE = {
     datetime.timedelta(days=30): 11,
     datetime.timedelta(days=365): 30,
 }
-# What CLDR's root writes for July; Babel lets it through where a locale borrows its month names, as Korean does.
+# CLDR's root has "M07" for July, which Babel returns where a locale inherits its month names, as Korean does.
 _PLACEHOLDER = re.compile(r"M(0[1-9]|1[0-2])")
-# A kind that fails so often in a row to give a new phrase is used up: a month and a day, say, make 366 phrases only.
-_PATIENCE = 100
+# After this many failures in a row to make a new phrase, a kind is exhausted: month and day only make 366 phrases.
+_MAX_FAILURES = 100
 
 
 class _Family(NamedTuple):
-    """Values of one type, and the styles that write them.
+    """Values of one type, and the styles that format them.
 
-    Two styles can give one English text: "May 5, 2026" is the long date and the abbreviated one, and in German these
-    are "5. Mai 2026" and "05.05.2026". The style that comes first translates it.
+    Two styles can give the same English text: "May 5, 2026" is the long and the medium date, which in German are
+    "5. Mai 2026" and "05.05.2026". The first of these styles translates it.
     """
 
-    draw: Callable[[random.Random], Any]
+    sample: Callable[[random.Random], Any]
     styles: tuple[Style, ...]
 
     def pair(self, value: Any, style: Style, locale: Locale) -> Pair:
@@ -62,19 +62,19 @@ class _Family(NamedTuple):
 
 
 def make_pairs(locale: str = "fr", count: int = 20000, seed: int = 1) -> list[Pair]:
-    """Makes English phrases and their equivalents in another locale.
+    """Samples English phrases and their equivalents in another locale.
 
-    Full, long, medium and short dates and times, both together, parts of dates, integers, decimals, percentages,
-    amounts of money, durations and relative times, in like numbers as far as there are enough of each. English is
-    written with ordinary spaces, as people type it; the other side keeps CLDR's typographic ones.
+    The phrases are full, long, medium and short dates and times, both together, parts of dates, integers, decimals,
+    percentages, amounts of money, durations and relative times, in equal numbers as far as there are enough of each.
+    English has ordinary spaces, as people type it; the other side keeps CLDR's typographic ones.
 
     Args:
-        locale: A CLDR locale: "fr", "de", "pt_BR", "zh-Hant", ...
-        count: How many pairs.
-        seed: Seeds the draw. Whatever the seed, an English phrase has the same equivalent.
+        locale: CLDR locale: "fr", "de", "pt_BR", "zh-Hant", ...
+        count: Number of pairs.
+        seed: Seed of the sample. An English phrase has the same equivalent for every seed.
 
     Returns:
-        `(English, other)` pairs in random order; no two have the same English.
+        `(English, other)` pairs in random order, without repeated English phrases.
 
     Raises:
         ValueError: If `locale` is unknown (the message names similar ones), or `count` is below 1.
@@ -87,7 +87,7 @@ def make_pairs(locale: str = "fr", count: int = 20000, seed: int = 1) -> list[Pa
         >>> _DATE_TIMES.pair(example, _DATE_TIMES.styles[0], Locale.parse("fr"))
         ('Thursday, March 5, 2026 at 2:30 PM', 'jeudi 5 mars 2026 à 14:30')
 
-    Source: Unicode Common Locale Data Repository (cldr.unicode.org), as Babel packs it.
+    Source: Unicode Common Locale Data Repository (cldr.unicode.org), from Babel.
     """
     if count < 1:
         raise ValueError(f"`count` must be at least 1. Received: count={count}")
@@ -97,32 +97,31 @@ def make_pairs(locale: str = "fr", count: int = 20000, seed: int = 1) -> list[Pa
     failures = [0] * len(kinds)  # in a row
     pairs: dict[str, str] = {}
     while len(pairs) < count:
-        index = rng.choice([index for index, failed in enumerate(failures) if failed < _PATIENCE])
+        index = rng.choice([index for index, failed in enumerate(failures) if failed < _MAX_FAILURES])
         family, style = kinds[index]
-        english, other = family.pair(family.draw(rng), style, target)
+        english, other = family.pair(family.sample(rng), style, target)
         if english in pairs or _PLACEHOLDER.search(other):
             failures[index] += 1
         else:
             failures[index] = 0
             pairs[english] = other
-    # Kinds that are used up stand at the front.
+    # Phrases of exhausted kinds are at the front.
     return rng.sample(list(pairs.items()), count)
 
 
 def split_pairs(pairs: Sequence[Pair], test_count: int, seed: int = 1) -> tuple[list[Pair], list[Pair]]:
-    """Splits pairs for training from pairs for testing, with no English phrase on both sides.
+    """Splits pairs into a training set and a test set that share no English phrase.
 
     Args:
         pairs: `(English, other)` pairs.
-        test_count: How many pairs to test on.
-        seed: Seeds the choice.
+        test_count: Number of test pairs.
+        seed: Seed of the split.
 
     Returns:
-        The pairs to train on, in the given order, and those to test on. If an English phrase that is tested on has
-        more pairs, they are in neither.
+        The training pairs, in their order, and the test pairs. Other pairs of a test phrase are in neither.
 
     Raises:
-        ValueError: If `test_count` is below 1 or leaves nothing to train on.
+        ValueError: If `test_count` is below 1 or leaves no training pairs.
 
     Example:
         >>> train, test = split_pairs([("one", "un"), ("two", "deux"), ("three", "trois")], test_count=1)
@@ -134,7 +133,7 @@ def split_pairs(pairs: Sequence[Pair], test_count: int, seed: int = 1) -> tuple[
         first_pairs.setdefault(pair[0], pair)
     if not 1 <= test_count < len(first_pairs):
         raise ValueError(
-            f"`test_count` must be in 1..{len(first_pairs) - 1} to leave English phrases to train on. "
+            f"`test_count` must be in 1..{len(first_pairs) - 1} to leave English phrases for training. "
             f"Received: test_count={test_count}"
         )
     tested = random.Random(seed).sample(list(first_pairs), test_count)
@@ -155,46 +154,46 @@ def _parse_locale(name: str) -> Locale:
 
 
 def _english(style: Style, value: Any) -> str:
-    # CLDR puts a narrow no-break space before AM and PM and a no-break one after CHF; nobody types these.
+    # CLDR has a narrow no-break space before AM and PM and a no-break space after CHF, which nobody types.
     return style(value, _ENGLISH).replace("\u202f", " ").replace("\xa0", " ")
 
 
-def _draw_date(rng: random.Random) -> datetime.date:
+def _sample_date(rng: random.Random) -> datetime.date:
     return _FIRST_DAY + datetime.timedelta(days=rng.randrange((_LAST_DAY - _FIRST_DAY).days + 1))
 
 
-def _draw_time(rng: random.Random) -> datetime.time:
+def _sample_time(rng: random.Random) -> datetime.time:
     return datetime.time(rng.randrange(24), rng.randrange(60), rng.randrange(60))
 
 
-def _draw_date_time(rng: random.Random) -> datetime.datetime:
-    return datetime.datetime.combine(_draw_date(rng), _draw_time(rng))
+def _sample_date_time(rng: random.Random) -> datetime.datetime:
+    return datetime.datetime.combine(_sample_date(rng), _sample_time(rng))
 
 
-def _draw_number(decimals: int, digits: int) -> Callable[[random.Random], Decimal]:
-    """Numbers with as many short as long ones, every fifth negative."""
+def _sample_number(decimals: int, digits: int) -> Callable[[random.Random], Decimal]:
+    """Samples numbers, short ones as often as long ones, every fifth negative."""
 
-    def draw(rng: random.Random) -> Decimal:
+    def sample(rng: random.Random) -> Decimal:
         magnitude = Decimal(rng.randrange(10 ** rng.randint(decimals + 1, digits))).scaleb(-decimals)
         return -magnitude if magnitude and rng.random() < 0.2 else magnitude
 
-    return draw
+    return sample
 
 
-def _draw_money(rng: random.Random) -> tuple[Decimal, str]:
+def _sample_money(rng: random.Random) -> tuple[Decimal, str]:
     return Decimal(rng.randrange(200, 10 ** rng.randint(3, 7))).scaleb(-2), rng.choice(_CURRENCIES)
 
 
-def _draw_duration(rng: random.Random) -> tuple[tuple[int, str], ...]:
+def _sample_duration(rng: random.Random) -> tuple[tuple[int, str], ...]:
     return ((rng.randint(1, 99), rng.choice(_UNITS)),)
 
 
-def _draw_two_units(rng: random.Random) -> tuple[tuple[int, str], ...]:
+def _sample_two_units(rng: random.Random) -> tuple[tuple[int, str], ...]:
     small = rng.randrange(3)
     return (rng.randint(1, 99), _UNITS[small + 1]), (rng.randint(1, (59, 59, 23)[small]), _UNITS[small])
 
 
-def _draw_relative(rng: random.Random) -> datetime.timedelta:
+def _sample_relative(rng: random.Random) -> datetime.timedelta:
     unit = rng.choice(list(_RELATIVE))
     return unit * rng.randint(1, _RELATIVE[unit]) * rng.choice((1, -1))
 
@@ -237,12 +236,12 @@ def _duration(length: str) -> Style:
 
 def _count_units(count: int, unit: str, length: str, locale: Locale) -> str:
     text = units.format_unit(count, unit, length, locale=locale)
-    # Many locales, Japanese among them, have the short pattern only: Babel then writes the unit's identifier.
+    # Many locales, such as Japanese, only have the short pattern; for the others, Babel returns the unit's identifier.
     return units.format_unit(count, unit, "short", locale=locale) if unit in text else text
 
 
 def _unit_list_pattern(locale: Locale) -> str:
-    # Not babel.lists.format_list: it fails where a locale overrides only some of the patterns, as Spanish does.
+    # Not `babel.lists.format_list`, which fails if a locale overrides only some of the patterns, as Spanish does.
     styles = (locale.list_patterns.get(style, {}) for style in ("unit", "unit-short", "standard"))
     return next((style["2"] for style in styles if "2" in style), "{0}, {1}")
 
@@ -260,14 +259,14 @@ def _percent(value: Decimal, locale: Locale) -> str:
 
 
 _DATES = _Family(
-    _draw_date,
+    _sample_date,
     (
         *map(_date, ("full", "long", "medium", "short")),
         *map(_skeleton, ("yMMMEd", "yMd", "MMMEd", "MMMMd", "yMMMM", "yQQQQ")),
     ),
 )
 _DATE_TIMES = _Family(
-    _draw_date_time,
+    _sample_date_time,
     (
         _date_time("full", "short"),
         _date_time("long", "short"),
@@ -278,12 +277,12 @@ _DATE_TIMES = _Family(
 _FAMILIES = (
     _DATES,
     _DATE_TIMES,
-    _Family(_draw_time, (_time("short"), _time("medium"), _skeleton("Hm"))),
-    _Family(_draw_number(decimals=0, digits=7), (_decimal,)),
-    _Family(_draw_number(decimals=2, digits=7), (_decimal,)),
-    _Family(_draw_number(decimals=1, digits=4), (_percent,)),
-    _Family(_draw_money, (_money("standard"), _money("name"))),
-    _Family(_draw_duration, (_duration("long"),)),
-    _Family(_draw_two_units, (_duration("long"), _duration("short"))),
-    _Family(_draw_relative, (_relative,)),
+    _Family(_sample_time, (_time("short"), _time("medium"), _skeleton("Hm"))),
+    _Family(_sample_number(decimals=0, digits=7), (_decimal,)),
+    _Family(_sample_number(decimals=2, digits=7), (_decimal,)),
+    _Family(_sample_number(decimals=1, digits=4), (_percent,)),
+    _Family(_sample_money, (_money("standard"), _money("name"))),
+    _Family(_sample_duration, (_duration("long"),)),
+    _Family(_sample_two_units, (_duration("long"), _duration("short"))),
+    _Family(_sample_relative, (_relative,)),
 )

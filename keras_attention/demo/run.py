@@ -1,4 +1,4 @@
-"""The demo: data made from CLDR, trained, measured on unseen phrases, drawn, exported and asked."""
+"""The demo: trains on phrases of CLDR, evaluates on unseen ones, draws the attention, exports and loads the model."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from keras_attention.serving.model_folder import check_model_folder
 
 NUM_PAIRS = 20_000
 NUM_VALID, NUM_TEST = 300, 500
-# Long enough for the tokenizer to find months, currencies and units as pieces; digits stay apart.
+# Large enough for months, currencies and units to become pieces; digits are pieces of their own.
 VOCABULARY_SIZE = 400
 TOTAL_STEPS = 2800
 
@@ -23,19 +23,19 @@ TOTAL_STEPS = 2800
 def run_demo(
     locale: str = "fr", minutes: float = 3.0, folder: str | Path = "runs/demo", dtype: str = "float32"
 ) -> float:
-    """Trains a translator from English to another locale's dates, times, numbers and amounts.
+    """Trains a translator of dates, times, numbers and amounts of money from English to another locale.
 
     Args:
-        locale: Any CLDR locale.
-        minutes: The most minutes of training.
-        folder: Where the run lies; a run that is there goes on.
+        locale: CLDR locale.
+        minutes: Maximum minutes of training.
+        folder: Folder of the run, which resumes if it exists.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-        The share of unseen test phrases that were translated exactly.
+        The fraction of unseen test phrases that are translated exactly.
 
     Raises:
-        ValueError: An unknown locale, or no minutes, or a folder that cannot be written.
+        ValueError: If the locale is unknown, `minutes` is not positive, or a folder is not writable.
     """
     positive_number(minutes, "minutes")
     pairs, test_pairs = split_pairs(make_pairs(locale, NUM_PAIRS), NUM_TEST)
@@ -51,7 +51,7 @@ def run_demo(
         vocabulary_size=VOCABULARY_SIZE,
         split_digits=True,
         dtype=dtype,
-        # Phrases are made by rule: nothing to hedge against, and too many of them to learn by heart.
+        # The phrases follow rules, without noise, and are too many to memorize: no regularization is needed.
         model={"dropout": 0.0},
         label_smoothing=0.0,
         total_steps=TOTAL_STEPS,
@@ -60,7 +60,7 @@ def run_demo(
         score_sentences=50,
     )
     _check_folders(RunFolder(folder), config, exported)
-    print(f"{len(pairs):,} phrases to learn from, such as:")
+    print(f"{len(pairs):,} training phrases, such as:")
     _show(pairs[:4])
     for source, target, part in (
         (config.source, config.target, pairs),
@@ -73,17 +73,17 @@ def run_demo(
     exact = _measure(translator, test_pairs)
     longest = max((english for english, _ in test_pairs), key=len)
     _draw(translator, longest, folder / "attention.png")
-    _export_and_ask(translator, exported, [longest, "March 5, 2026", "$1,250.50"])
+    _export_and_load(translator, exported, [longest, "March 5, 2026", "$1,250.50"])
     return exact
 
 
 def _check_folders(run: RunFolder, config: RunConfig, exported: Path) -> None:
-    """Refuses the folder of another run before its data is replaced, and one that no model can be exported to."""
+    """Checks, before anything is replaced, that the run can resume and that the model can be exported."""
     if run.trained:
         check_settings(run, config)
-        before = Path(run.config.target).name
-        if before != Path(config.target).name:
-            raise ValueError(f"{run.path} holds a run with other text, {before}: take another folder")
+        earlier, target = Path(run.config.target).name, Path(config.target).name
+        if earlier != target:
+            raise ValueError(f"{run.path} holds a run with {earlier}: choose another folder. Received: {target}")
     check_model_folder(exported)
     check_folder(exported)
 
@@ -97,19 +97,19 @@ def _measure(translator: serving.Translator, pairs: list[Pair]) -> float:
     sources, references = map(list, zip(*pairs, strict=True))
     translations = translator.translate(sources)
     exact = sum(a == b for a, b in zip(translations, references, strict=True)) / len(pairs)
-    print(f"\n{len(pairs)} phrases never seen in training: {exact:.1%} translated exactly")
+    print(f"\n{len(pairs)} unseen phrases: {exact:.1%} translated exactly")
     print(evaluate_translations(translations, references))
     return exact
 
 
 def _draw(translator: serving.Translator, text: str, path: Path) -> None:
     draw_attention(translator, text, path)
-    print(f"\nattention while translating “{text}”: {path}")
+    print(f"\nattention of the translation of “{text}”: {path}")
 
 
-def _export_and_ask(translator: serving.Translator, folder: Path, texts: list[str]) -> None:
+def _export_and_load(translator: serving.Translator, folder: Path, texts: list[str]) -> None:
     version = serving.export(translator, folder)
-    print(f"\nexported to {version}; loaded back, it says:")
+    print(f"\nexported to {version}; the loaded model translates:")
     served = tf.saved_model.load(str(version)).signatures["serving_default"]
     answers = served(source=tf.constant(texts))["text"].numpy()
     _show([(english, answer.decode()) for english, answer in zip(texts, answers, strict=True)])

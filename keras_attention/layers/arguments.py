@@ -45,7 +45,7 @@ def integer_or_none(value: Any, name: str) -> int | None:
 def fraction(value: Any, name: str) -> float:
     """Returns the value if it is a number in [0, 1), such as a dropout rate."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be a number of at least 0 and below 1. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be a number, at least 0 and below 1. Received: {name}={value!r}")
     return value if isinstance(value, int) else float(value)
 
 

@@ -1,4 +1,4 @@
-"""Whole jobs on files and folders: what the commands of `keras-attention` call."""
+"""Jobs on files and folders, which the commands of `keras-attention` call."""
 
 from keras_attention.extras import needed_by
 

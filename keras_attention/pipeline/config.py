@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import yaml
 
 from keras_attention.files import write_atomically
-from keras_attention.layers.arguments import boolean, known_names, one_of, positive_integer, positive_number
+from keras_attention.layers.arguments import boolean, fraction, known_names, one_of, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
@@ -254,12 +254,6 @@ def _file(value: Any, name: str) -> str:
     return os.fspath(value)
 
 
-def _fraction(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be a number, at least 0 and below 1. Received: {name}={value!r}")
-    return float(value)
-
-
 def _seed(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**32:
         raise ValueError(f"`{name}` must be an integer, at least 0 and below 2**32. Received: {name}={value!r}")
@@ -297,6 +291,6 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
-    "label_smoothing": _fraction,
+    "label_smoothing": fraction,
     "seed": _seed,
 }

@@ -48,12 +48,12 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here."""
+        """True if the folder holds a run."""
         return self.config_file.exists()
 
     @property
     def trained(self) -> bool:
-        """Whether there is a checkpoint, so that training resumes."""
+        """True if the run has a checkpoint, from which training resumes."""
         if self.model_file("last").exists():
             return True
         others = [path.name for path in map(self.model_file, CHECKPOINTS) if path.exists()]
@@ -157,7 +157,7 @@ class RunFolder:
         """Loads a checkpoint and the tokenizer.
 
         Args:
-            checkpoint: See `model_file`; None for the first one there that exists.
+            checkpoint: See `model_file`; None for the first of them that exists.
             beam_size: Number of beams.
             length_penalty: Exponent of the length penalty.
             weights: "bfloat16" or "int8" to convert the weights to lower precision; None to keep them.
@@ -187,7 +187,7 @@ class RunFolder:
         """Finds a checkpoint that exists.
 
         Args:
-            checkpoint: See `model_file`; None for the first one there that exists.
+            checkpoint: See `model_file`; None for the first of them that exists.
 
         Returns:
             The path of the file.

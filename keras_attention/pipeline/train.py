@@ -173,20 +173,14 @@ class _Data:
             files = [config.source, config.target]
             tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
         options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
-        return cls(
-            tokenizer,
-            TokenBatches.from_pairs(corpus.pairs, tokenizer, **options)
-            if config.packed_rows is None
-            else PackedBatches.from_pairs(
-                corpus.pairs,
-                tokenizer,
-                row_length=config.max_length,
-                rows_per_batch=config.packed_rows,
-                seed=config.seed,
-            ),
-            TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False),
-            valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed),
-        )
+        if config.packed_rows is None:
+            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options)
+        else:
+            sizes = {"row_length": config.max_length, "rows_per_batch": config.packed_rows}
+            batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, seed=config.seed)
+        valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
+        sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
+        return cls(tokenizer, batches, valid_batches, sample)
 
 
 def _check_files(config: RunConfig) -> None:
@@ -270,9 +264,8 @@ def _load(run: RunFolder, config: RunConfig) -> Transformer:
     """Loads the model of the last checkpoint, with its optimizer."""
     file = run.model_file("last")
     model = run.load(file)
-    optimizer = getattr(
-        model.optimizer, "inner_optimizer", model.optimizer
-    )  # inside the one that scales a float16 loss
+    # The optimizer that scales a float16 loss holds the run's own.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
     differing = [name for name in expected if name != "name" and loaded.get(name) != expected[name]]
     if differing:

@@ -1,7 +1,7 @@
-"""Text in, token batches out: subword tokenizers, parallel corpora, batching by tokens.
+"""Subword tokenizers, parallel corpora, and batches of token ids.
 
-``import keras_attention.text`` loads neither sentencepiece nor tensorflow-text: both are imported when
-a tokenizer first needs them. TensorFlow is imported when a name that uses it is: reading lines needs none of it.
+`import keras_attention.text` loads neither sentencepiece nor tensorflow-text: both are imported when a tokenizer first
+needs them. TensorFlow is imported with the first name that uses it, so that reading lines does not load it.
 """
 
 import importlib

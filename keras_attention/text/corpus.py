@@ -1,4 +1,4 @@
-"""Parallel corpora: two text files, line N of one translating line N of the other."""
+"""Parallel corpora: two text files, where line N of one translates line N of the other."""
 
 import os
 import random
@@ -11,23 +11,23 @@ from keras_attention.text.tokenizer import SubwordTokenizer
 
 
 class ParallelCorpus:
-    """Two files of sentences, line N of the one translating line N of the other.
+    """Two text files, where line N of one translates line N of the other.
 
-    Everything is checked on construction, before hours of training. A line that is blank on a side
-    teaches nothing and is left out of `pairs`; `problems` names it.
+    The constructor checks the whole files, before hours of training. A line that is blank on a side is left out of
+    `pairs` and listed in `problems`.
 
     Args:
-        source: The file of source sentences, UTF-8, plain or gzip; "-" is standard input.
-        target: The file of their translations.
+        source: File of source sentences, UTF-8, plain or gzip; "-" is standard input.
+        target: File of their translations.
 
     Attributes:
-        pairs: The usable `(source, target)` pairs, in the files' order.
-        num_lines: The lines of either file, blank ones too.
+        pairs: The usable `(source, target)` pairs, in the order of the files.
+        num_lines: Number of lines in each file, blank ones included.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If a file is empty or not UTF-8, if the numbers of lines differ, or if no line
-            has text on both sides.
+        ValueError: If a file is empty or not UTF-8, if the numbers of lines differ, or if no line has text on both
+            sides.
 
     Example:
         >>> import pathlib, tempfile
@@ -54,17 +54,19 @@ class ParallelCorpus:
             else:
                 self.pairs.append(pair)
         if not self.pairs:
-            raise ValueError(f"No line has text both in {source} and in {target}")
+            raise ValueError(
+                f"At least one line must have text in both files. Received: source={source}, target={target}"
+            )
 
     def __len__(self) -> int:
         """The number of usable pairs."""
         return len(self.pairs)
 
     def problems(self) -> list[str]:
-        """Lists the lines left out for being blank, as `file:line: what is wrong`.
+        """Lists the lines that are left out because a side is blank, as `file:line: problem`.
 
         Returns:
-            One message for each such line, in the files' order; empty if there is none.
+            One message for each such line, in the order of the files.
         """
         return list(self._problems)
 
@@ -88,17 +90,17 @@ class ParallelCorpus:
         )
 
     def sample(self, count: int, seed: int = 1) -> list[tuple[str, str]]:
-        """Draws pairs at random, without repetition; the same seed draws the same pairs.
+        """Samples pairs at random, without replacement.
 
         Args:
-            count: How many.
-            seed: Seeds the draw.
+            count: Number of pairs.
+            seed: Seed of the sample.
 
         Returns:
-            The drawn pairs.
+            The sampled pairs.
 
         Raises:
-            ValueError: If `count` is negative or more than there are pairs.
+            ValueError: If `count` is negative or above the number of pairs.
         """
         if not 0 <= count <= len(self):
             raise ValueError(f"`count` must be in 0..{len(self)}. Received: count={count}")
@@ -112,20 +114,20 @@ class ParallelCorpus:
         seed: int = 1,
         shuffle: bool = True,
     ) -> tf.data.Dataset:
-        """Makes the dataset that `model.fit` takes, and prints one line on what is in it, and one on lines left out.
+        """Makes the dataset that `model.fit` takes, and prints a summary of it and of the lines left out.
 
-        Give `shuffle=False` to `fit` with it: the order is the dataset's own, and Keras warns otherwise.
+        Pass `shuffle=False` to `fit`: the dataset has its own order, and Keras warns otherwise.
 
         Args:
-            tokenizer: Turns both sides into pieces.
-            tokens_per_batch: The most tokens of a batch on either side, padding counted.
-            max_length: Pairs with a side of more tokens, the end counted, are left out.
-            seed: With the epoch's number, decides the order.
-            shuffle: Whether each epoch has another order; if not, batches go from short to long.
+            tokenizer: Tokenizer of both sides.
+            tokens_per_batch: The most tokens of a batch on either side, padding included.
+            max_length: Pairs with more tokens on a side, EOS included, are left out.
+            seed: Seed of the order, together with the epoch.
+            shuffle: Whether each epoch has another order. Without it, batches go from short to long.
 
         Returns:
-            A dataset of `({"source": (B, S), "target": (B, T)}, labels (B, T))`, all int32: see
-            `TokenBatches`, which also plans, counts and resumes.
+            A dataset of `({"source": (B, S), "target": (B, T)}, labels (B, T))`, int32. See `TokenBatches`, which can
+            also resume in a later epoch.
 
         Raises:
             ValueError: If an argument is out of range or every pair is too long.

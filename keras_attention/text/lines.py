@@ -1,4 +1,4 @@
-"""Reading lines of text: one rule for files, pipes and standard input. Needs only Python's standard library."""
+"""Reading lines of text from files, pipes and standard input, with Python's standard library only."""
 
 import codecs
 import gzip
@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-Name = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 STANDARD_INPUT = "-"
-# No UTF-8 text starts with these bytes, so the content tells, whatever the file is called.
+# No UTF-8 text starts with these bytes, so the content identifies gzip, whatever the name of the file.
 _GZIP = b"\x1f\x8b"
 # The longer byte order marks first: that of UTF-32 starts with that of UTF-16.
 _BYTE_ORDER_MARKS = {
@@ -20,29 +20,27 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# Encodings without a byte order mark, the bytes of a character, and which of them is the lowest.
+# Encodings that may lack a byte order mark: name, bytes per character, index of the lowest byte.
 _WIDE = (("UTF-32LE", 4, 0), ("UTF-32BE", 4, 3), ("UTF-16LE", 2, 0), ("UTF-16BE", 2, 1))
 _ARCHIVES = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "unzip", _GZIP: "gzip"}
 
 
-def read_lines(path: Name) -> list[str]:
+def read_lines(path: PathLike) -> list[str]:
     r"""Reads the lines of a UTF-8 text, plain or gzip.
 
-    Only a line feed (or carriage return and line feed) ends a line. `str.splitlines` and text-mode
-    reading also break at characters that occur inside sentences, such as U+2028 or a lone carriage
-    return, and two files would lose step.
+    A line ends with a line feed, or a carriage return and a line feed. `str.splitlines` and text mode also split at
+    characters inside sentences, such as U+2028 or a single carriage return, which would misalign two parallel files.
 
     Args:
-        path: The file; its content, not its name, tells whether it is gzip. It may be a pipe; "-" is
-            standard input.
+        path: Path of a file or a pipe; "-" is standard input. Gzip is recognized by the content, not by the name.
 
     Returns:
-        The lines without their ends. A byte order mark at the start is dropped.
+        The lines without line ends. A byte order mark at the start is dropped.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 (the message has the line of the first bad byte), or damaged, or standard input
-            is closed.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the text is not UTF-8 (the message has the line of the first invalid byte), the file is damaged,
+            or standard input is closed.
 
     Example:
         >>> import pathlib, tempfile
@@ -52,7 +50,7 @@ def read_lines(path: Name) -> list[str]:
         ['Ça va ?', 'À\u2028demain']
     """
     _check_exists(path)
-    name = _called(path)
+    name = _display_name(path)
     data = _standard_input() if _is_standard_input(path) else Path(path).read_bytes()
     if data.startswith(_GZIP):
         try:
@@ -61,65 +59,66 @@ def read_lines(path: Name) -> list[str]:
             raise ValueError(f"{name}: damaged gzip file: {error}") from error
     lines = _decoded(data, name).split("\n")
     if not lines[-1]:
-        lines.pop()  # the last line feed ends a line, it does not begin one
+        lines.pop()  # after the line feed at the end
     return [line.removesuffix("\r") for line in lines]
 
 
-def read_each(paths: Sequence[Name]) -> list[list[str]]:
-    """Reads the lines of several texts, after checking that all of them can be read."""
+def read_files(paths: Sequence[PathLike]) -> list[list[str]]:
+    """Reads the lines of several texts, after a check that all of them can be read."""
     for path in paths:
         _check_exists(path)
     streams = [_stream(path) for path in paths if not is_file(path)]
     if len(set(streams)) < len(streams):
         raise ValueError(
-            "A pipe or standard input can be read only once: write its text to a file first. "
-            f"Received: {', '.join(map(_called, paths))}"
+            "A pipe or standard input can be read only once: save its text to a file first. "
+            f"Received: {', '.join(map(_display_name, paths))}"
         )
     return [read_lines(path) for path in paths]
 
 
-def read_parallel(source: Name, target: Name) -> tuple[list[str], list[str]]:
-    """Reads two texts, line N of the one translating line N of the other."""
-    source_lines, target_lines = read_each([source, target])
+def read_parallel(source: PathLike, target: PathLike) -> tuple[list[str], list[str]]:
+    """Reads two texts, where line N of one translates line N of the other."""
+    source_lines, target_lines = read_files([source, target])
     for path, lines in ((source, source_lines), (target, target_lines)):
         if not lines:
-            raise ValueError(f"{_called(path)}: the file is empty")
+            raise ValueError(f"{_display_name(path)}: the file is empty")
     if len(source_lines) != len(target_lines):
         raise ValueError(
-            "Line N of one file must translate line N of the other, so both need as many lines. Received: "
-            f"{len(source_lines)} lines in {_called(source)} and {len(target_lines)} in {_called(target)}"
+            "Line N of one file must translate line N of the other, so both must have the same number of lines. "
+            f"Received: {len(source_lines)} lines in {_display_name(source)} and {len(target_lines)} in "
+            f"{_display_name(target)}"
         )
     return source_lines, target_lines
 
 
-def is_file(path: Name) -> bool:
-    """Whether a text is in a file, which can be read again, and not in a pipe or standard input."""
+def is_file(path: PathLike) -> bool:
+    """Returns True for a file, which can be read again, and False for a pipe or standard input."""
     return not _is_standard_input(path) and Path(path).is_file()
 
 
-def _is_standard_input(path: Name) -> bool:
+def _is_standard_input(path: PathLike) -> bool:
     return os.fspath(path) == STANDARD_INPUT
 
 
 def _standard_input() -> bytes:
     if sys.stdin is None:
-        raise ValueError("Standard input is closed: name a file, or send a text to it. Received: -")
+        raise ValueError("Standard input is closed: name a file, or redirect a text to it. Received: -")
     return sys.stdin.buffer.read()
 
 
-def _called(path: Name) -> str:
+def _display_name(path: PathLike) -> str:
     return "standard input" if _is_standard_input(path) else os.fspath(path)
 
 
-def _check_exists(path: Name) -> None:
+def _check_exists(path: PathLike) -> None:
     if not _is_standard_input(path) and (not Path(path).exists() or Path(path).is_dir()):
         raise FileNotFoundError(f"No text file at {os.fspath(path)}")
 
 
-def _stream(path: Name) -> tuple[int, int]:
-    """The identity of a pipe, by whichever name."""
-    found = os.stat("/dev/stdin" if _is_standard_input(path) else path)
-    return found.st_dev, found.st_ino
+def _stream(path: PathLike) -> tuple[int, int]:
+    """The device and inode of a pipe, which are the same under all its names."""
+    status = os.stat("/dev/stdin" if _is_standard_input(path) else path)
+    return status.st_dev, status.st_ino
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -131,29 +130,29 @@ def _decoded(data: bytes, name: str) -> str:
             )
     if encoding := _unmarked_encoding(data):
         raise ValueError(
-            f"{name}: not UTF-8, but probably {encoding}, as its zero bytes tell. Convert the file with "
+            f"{name}: not UTF-8, but probably {encoding}, judging by its zero bytes. Convert the file with "
             f"`iconv -f {encoding} -t UTF-8`"
         )
     if 3 * data.count(b"\0") > len(data):
-        raise ValueError(f"{name}: more than a third of the bytes are zero: this is no UTF-8 text. {_remedy(data)}")
+        raise ValueError(f"{name}: more than a third of the bytes are zero, so this is not UTF-8 text. {_remedy(data)}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # Python counts from behind the byte order mark.
+        # Python counts from the end of the byte order mark.
         start = error.start + len(data) - len(error.object)
         line = data.count(b"\n", 0, start) + 1
         raise ValueError(f"{name}:{line}: byte {data[start]:#04x} is not UTF-8. {_remedy(data)}") from error
 
 
 def _unmarked_encoding(data: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a byte order mark; much of it is UTF-8, too: letters with zero bytes in between."""
+    """Detects UTF-16 or UTF-32 without a byte order mark, which can be valid UTF-8: letters and zero bytes."""
     zeros = data.count(b"\0")
     for encoding, width, low in _WIDE if zeros else ():
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        # In UTF-8, zero bytes are at any place; here, hardly ever at that of the low byte. And there are spaces.
+        # Zero bytes can be anywhere in UTF-8, but are hardly ever the lowest byte of these encodings. Text has spaces.
         spaces = text.count(" ") + text.count("\n")
         if 4 * data[low::width].count(b"\0") <= zeros and "\0" not in text and 1000 * spaces >= len(text):
             return encoding

@@ -1,4 +1,4 @@
-"""What both ways of batching share: pairs of token ids, a limit on their lengths, and the dataset of the epochs.
+"""The common base of token batches and packed batches: pairs of token ids, their length limit, their dataset.
 
 Shapes: N pairs, B rows of a batch, S and T their source and target lengths.
 """

@@ -1,4 +1,4 @@
-"""SentencePiece's models: the ids this library fixes, training without noise, errors that can be acted on."""
+"""SentencePiece models: their special ids, quiet training, and errors that say what to change."""
 
 import io
 import re
@@ -14,10 +14,10 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 MIN_VOCABULARY_SIZE = 5  # one piece next to the special ones
 MODEL_TYPES = ("bpe", "unigram")
 
-# A vocabulary is settled long before this many lines; a seeded sample bounds time and memory.
+# More lines hardly change a vocabulary; a seeded sample of this size limits time and memory.
 MAX_TRAINING_LINES = 2_000_000
 _ERRORS_ONLY = 2
-# SentencePiece leaves out lines of more bytes, and lines with the character that it marks unknown ones with.
+# SentencePiece ignores lines of more bytes, and lines with the character that it uses for unknown ones.
 _MAX_LINE_BYTES = 4192
 _RESERVED = "\u2585"
 
@@ -32,21 +32,7 @@ def check_vocabulary_size(vocabulary_size: int) -> None:
 
 
 def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, split_digits: bool, seed: int) -> bytes:
-    """Learns a vocabulary: the same arguments give the same bytes.
-
-    Args:
-        lines: The text.
-        vocabulary_size: How many pieces, the four special ones included.
-        model_type: One of `MODEL_TYPES`.
-        split_digits: Whether each digit is a piece of its own.
-        seed: Seeds the sample of lines.
-
-    Returns:
-        The serialised model.
-
-    Raises:
-        ValueError: If the text cannot give `vocabulary_size` pieces.
-    """
+    """Trains a SentencePiece model, and returns it serialised: the same arguments give the same bytes."""
     with needed_by("SubwordTokenizer"):
         import sentencepiece
 
@@ -55,7 +41,7 @@ def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, spl
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_parts(lines),
+            sentence_iterator=_split_long(lines),
             model_writer=buffer,
             model_type=model_type,
             vocab_size=vocabulary_size,
@@ -77,17 +63,7 @@ def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, spl
 
 
 def load_processor(model: bytes) -> "SentencePieceProcessor":
-    """Reads a serialised model and checks that its special ids are this library's.
-
-    Args:
-        model: The bytes.
-
-    Returns:
-        SentencePiece's processor.
-
-    Raises:
-        ValueError: If the bytes are no model, or its special ids are others.
-    """
+    """Loads a serialised model, and checks that its special ids are those of this library."""
     with needed_by("SubwordTokenizer"):
         import sentencepiece
 
@@ -99,33 +75,33 @@ def load_processor(model: bytes) -> "SentencePieceProcessor":
         loaded = False
     if not loaded:
         raise ValueError(
-            "Not a SentencePiece model: the bytes are damaged or of another kind. "
+            "`model` must be a SentencePiece model, but it is damaged or of another kind. "
             f"Received: {len(model)} bytes that start with {model[:16]!r}"
         )
     expected = {"pad": PAD_ID, "unk": UNK_ID, "bos": BOS_ID, "eos": EOS_ID}
-    found = {name: getattr(processor, f"{name}_id")() for name in expected}
-    if found != expected:
+    ids = {name: getattr(processor, f"{name}_id")() for name in expected}
+    if ids != expected:
         raise ValueError(
-            f"A SentencePiece model must be trained with the special ids {expected} (pad_id=0, unk_id=1, bos_id=2, "
-            f"eos_id=3). Received: {found}"
+            "`model` must be trained with pad_id=0, unk_id=1, bos_id=2 and eos_id=3. Received: a model with "
+            f"{', '.join(f'{name}_id={value}' for name, value in ids.items())}"
         )
     return processor
 
 
-def _parts(lines: Iterable[str]) -> Iterator[str]:
-    """The lines, cut so that SentencePiece leaves none of them out."""
+def _split_long(lines: Iterable[str]) -> Iterator[str]:
+    """Splits lines so that SentencePiece ignores none of them."""
     for line in lines:
         for text in line.split(_RESERVED):
-            # In nearly all lines the number of characters shows that the bytes are few enough.
+            # For nearly all lines, the number of characters is enough to know that the bytes are few enough.
             if 4 * len(text) <= _MAX_LINE_BYTES or len(text.encode()) <= _MAX_LINE_BYTES:
                 yield text
             else:
-                yield from _cut(text)
+                yield from _split(text)
 
 
-def _cut(text: str) -> Iterator[str]:
-    """Parts of a long line, which end before a space where there is one."""
-    most = _MAX_LINE_BYTES // 4  # characters, of which each has at most four bytes
+def _split(text: str) -> Iterator[str]:
+    """Splits a long line, before spaces where possible."""
+    most = _MAX_LINE_BYTES // 4  # characters, each with at most four bytes
     start = 0
     while start < len(text):
         space = text.rfind(" ", start + 1, start + most + 1)
@@ -135,7 +111,7 @@ def _cut(text: str) -> Iterator[str]:
 
 
 def _explain(error: str, vocabulary_size: int) -> str:
-    """Says in this library's words why SentencePiece gave up, with the size that would have worked."""
+    """The message for an error of SentencePiece, with a vocabulary size that works."""
     received = f"Received: vocabulary_size={vocabulary_size}"
     if largest := re.search(r"value <= (\d+)", error):
         return (
@@ -144,7 +120,7 @@ def _explain(error: str, vocabulary_size: int) -> str:
         )
     if smallest := re.search(r"required_chars\. -?\d+ vs (\d+)", error):
         return (
-            "`vocabulary_size` is too small: the characters of this text and the special pieces alone are "
-            f"{smallest[1]}, so pass {smallest[1]} or more. {received}"
+            f"`vocabulary_size` is too small: the characters of this text and the special pieces are {smallest[1]}, so "
+            f"pass {smallest[1]} or more. {received}"
         )
     return f"SentencePiece could not learn a vocabulary: {error.strip()} {received}"

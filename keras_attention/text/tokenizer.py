@@ -1,4 +1,4 @@
-"""Subword tokenizers: one SentencePiece model, run from Python for training and in the graph for serving."""
+"""Subword tokenizers: a SentencePiece model that runs in Python for training and in a graph for serving."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_attention.extras import needed_by
 from keras_attention.files import make_folder, write_atomically
-from keras_attention.text.lines import read_each
+from keras_attention.text.lines import read_files
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
     EOS_ID,
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 
 class SubwordTokenizer(tf.Module):
-    """Splits text into the pieces of a SentencePiece vocabulary and joins pieces into text.
+    """Splits text into the pieces of a SentencePiece vocabulary, and joins pieces into text.
 
-    The same model runs twice, with equal results: `encode` and `decode` in Python (fast over whole
-    corpora), `tokenize` and `detokenize` in a TensorFlow graph (so an exported model takes text). Text
-    is not normalised: typographic spaces, quotes and combining marks come back as they were. Only the
-    ordinary space is SentencePiece's own: runs of it become one, and it is stripped at both ends.
+    The same model runs in two ways, with equal results: `encode` and `decode` in Python (fast for whole corpora),
+    `tokenize` and `detokenize` in a TensorFlow graph (so that an exported model takes text). Text is not normalised:
+    typographic spaces, quotes and combining marks are kept. Only ordinary spaces change: several of them become one,
+    and those at both ends are stripped.
 
-    The special ids are fixed: 0 padding, 1 unknown, 2 begin, 3 end of sentence. Neither `encode` nor
-    `tokenize` adds any. Going back to text, everything from the first end on is dropped, so are padding
-    and begin; a piece that the vocabulary lacks shows as ``⁇``.
+    The special ids are 0 for padding, 1 for unknown pieces, 2 for BOS and 3 for EOS. Neither `encode` nor `tokenize`
+    adds any. `decode` and `detokenize` drop padding, BOS, and everything from the first EOS on; they show an unknown
+    piece as ``⁇``.
 
     Args:
-        model: A serialised SentencePiece model, as `train` makes it.
+        model: A serialised SentencePiece model, such as one from `train`.
 
     Raises:
         TypeError: If `model` is not bytes.
-        ValueError: If `model` is not a SentencePiece model, or numbers its special pieces otherwise.
+        ValueError: If `model` is not a SentencePiece model, or has other special ids.
 
     Example:
         >>> import pathlib, tempfile
@@ -78,23 +78,24 @@ class SubwordTokenizer(tf.Module):
         split_digits: bool = False,
         seed: int = 1,
     ) -> "SubwordTokenizer":
-        """Learns a vocabulary from text files: the same files and arguments give the same model.
+        """Trains a tokenizer on text files: the same files and arguments give the same model.
 
         Args:
-            files: One file or several, plain or gzip, UTF-8, a sentence a line; "-" is standard input. Give
-                both languages for the joint vocabulary that tied embeddings need. The whole of a long line counts.
-            vocabulary_size: How many pieces, the four special ones included.
+            files: One or several files, UTF-8, plain or gzip, one sentence per line; "-" is standard input. Pass the
+                files of both languages for the joint vocabulary that tied embeddings need.
+            vocabulary_size: Number of pieces, the four special ones included.
             model_type: "bpe" (byte pair encoding) or "unigram".
-            split_digits: Whether each digit is a piece of its own, for text full of numbers.
-            seed: Seeds the sample of lines; above two million lines a sample is learnt from, with a warning.
+            split_digits: Whether each digit is a piece of its own, for text with many numbers.
+            seed: Seed of the sample of two million lines on which a tokenizer is trained, with a warning, if there are
+                more.
 
         Returns:
             The tokenizer.
 
         Raises:
             FileNotFoundError: If a file does not exist.
-            ValueError: If a file is not UTF-8 text, there is no text at all, `model_type` is unknown,
-                or the text cannot give `vocabulary_size` pieces (the message says what it can give).
+            ValueError: If a file is not UTF-8 text, there is no text, `model_type` is unknown, or the text cannot give
+                `vocabulary_size` pieces (the message says how many it can give).
 
         Example:
             >>> import pathlib, tempfile
@@ -107,29 +108,29 @@ class SubwordTokenizer(tf.Module):
         if model_type not in MODEL_TYPES:
             raise ValueError(f"`model_type` must be one of {MODEL_TYPES}. Received: model_type={model_type!r}")
         paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-        # Read before SentencePiece starts: an error raised inside its iterator would lose its text.
-        texts = read_each(paths)
+        # Read before SentencePiece starts, which loses the message of an error raised in its iterator.
+        texts = read_files(paths)
         if not any(map(str.strip, itertools.chain.from_iterable(texts))):
-            raise ValueError(f"There is no text to train on in `files`. Received: files={paths}")
+            raise ValueError(f"`files` have no text to train on. Received: files={paths}")
         if (number := sum(map(len, texts))) > MAX_TRAINING_LINES:
             warnings.warn(
-                f"The vocabulary is learnt from a sample of {MAX_TRAINING_LINES:,} of {number:,} lines", stacklevel=2
+                f"The tokenizer is trained on a sample of {MAX_TRAINING_LINES:,} of {number:,} lines", stacklevel=2
             )
         lines = itertools.chain.from_iterable(texts)
         return cls(train_model(lines, vocabulary_size, model_type, split_digits, seed))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SubwordTokenizer":
-        """Reads a model that `save` wrote, or any SentencePiece model with the same special ids.
+        """Loads a file that `save` wrote, or any SentencePiece model with the same special ids.
 
         Args:
-            path: The file.
+            path: Path of the file.
 
         Returns:
             The tokenizer.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
             ValueError: If the file is not such a model.
 
         Example:
@@ -145,13 +146,13 @@ class SubwordTokenizer(tf.Module):
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model to a file, for `load` and for every other SentencePiece tool.
+        """Writes the model to a file, for `load` and for other SentencePiece tools.
 
         Args:
-            path: The file; folders on the way are made. It is replaced when the whole model has been written.
+            path: Path of the file. Missing folders are created. The file is written atomically.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
 
         Example:
             >>> import pathlib, tempfile
@@ -172,14 +173,14 @@ class SubwordTokenizer(tf.Module):
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of pieces, special ones included: ids run from 0 to one less."""
+        """The number of pieces, special ones included. Ids are in [0, vocabulary_size)."""
         return self._processor.vocab_size()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turns texts into piece ids, in Python; no begin or end is added.
+        """Converts texts to ids in Python, without BOS and EOS.
 
         Args:
-            texts: The texts.
+            texts: List of strings.
 
         Returns:
             One list of ids for each text.
@@ -192,10 +193,10 @@ class SubwordTokenizer(tf.Module):
         return self._processor.encode(list(texts), out_type=int)
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
-        """Turns piece ids into texts, in Python.
+        """Converts ids to texts in Python.
 
         Args:
-            ids: One sequence of ids for each text; padding, begin and all from the first end on drop.
+            ids: One sequence of ids for each text. Padding, BOS, and everything from the first EOS on are dropped.
 
         Returns:
             One text for each sequence.
@@ -206,10 +207,10 @@ class SubwordTokenizer(tf.Module):
         return [self._processor.decode(_visible(row)) for row in ids]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Names the pieces behind ids; ``▁`` marks the space before a word.
+        """Converts ids to pieces, in which ``▁`` marks the space before a word.
 
         Args:
-            ids: Piece ids, special ones included.
+            ids: Ids of pieces, special ones included.
 
         Returns:
             One piece for each id.
@@ -220,10 +221,10 @@ class SubwordTokenizer(tf.Module):
         return [self._processor.id_to_piece(int(piece)) for piece in ids]
 
     def tokenize(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
-        """Turns texts into piece ids, in the graph; no begin or end is added.
+        """Converts texts to ids in a graph, without BOS and EOS.
 
         Args:
-            texts: Strings (B,). Bytes that are not UTF-8 are read as U+FFFD.
+            texts: Strings (B,). Invalid UTF-8 is replaced by U+FFFD.
 
         Returns:
             Ids (B, None), int32.
@@ -237,11 +238,11 @@ class SubwordTokenizer(tf.Module):
         return self._graph_tokenizer().tokenize(_valid_utf8(texts))
 
     def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        """Turns piece ids into texts, in the graph.
+        """Converts ids to texts in a graph.
 
         Args:
-            ids: Ids (B, T): ragged, or dense with padding. Padding, begin and all from the first end
-                on drop.
+            ids: Ids (B, T), ragged or dense with padding. Padding, BOS, and everything from the first EOS on are
+                dropped.
 
         Returns:
             Strings (B,), valid UTF-8.
@@ -263,7 +264,7 @@ class SubwordTokenizer(tf.Module):
         with needed_by("SubwordTokenizer"):
             import tensorflow_text
 
-        # Made in each graph that uses it: an eager one would die with its kernel when a seed is set.
+        # Created in each graph that uses it: setting a seed invalidates the kernel of an eager one.
         return tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
 
 
@@ -272,6 +273,6 @@ def _valid_utf8(texts: tf.Tensor) -> tf.Tensor:
 
 
 def _visible(ids: Sequence[int]) -> list[int]:
-    """The ids that stand for text: those before the first end, without padding and begin."""
-    until_end = itertools.takewhile(lambda piece: piece != EOS_ID, map(int, ids))
-    return [piece for piece in until_end if piece not in (PAD_ID, BOS_ID)]
+    """The ids of text: those before the first EOS, without padding and BOS."""
+    before_eos = itertools.takewhile(lambda piece: piece != EOS_ID, map(int, ids))
+    return [piece for piece in before_eos if piece not in (PAD_ID, BOS_ID)]

@@ -12,13 +12,7 @@ from keras_attention.layers.arguments import concrete_integer
 
 
 class MaskedLabels(NamedTuple):
-    """The labels of a batch, the mask of those that count and the weight of each.
-
-    Example:
-        >>> masked = masked_labels([[3, -100]], keras.ops.zeros((1, 2, 7)), 7, ignore_id=-100, sample_weight=[0.5])
-        >>> keras.ops.convert_to_numpy(masked.weights)
-        array([[0.5, 0. ]], dtype=float32)
-    """
+    """The labels of a batch, the mask of those that count and the weight of each."""
 
     labels: Any  # (B, T), each in [0, V); 0 for an ignored token
     mask: Any  # (B, T), 1.0 for a token that counts, 0.0 for an ignored one, NaN for a label outside the vocabulary
@@ -93,7 +87,7 @@ def _squeeze_last(x: Any, shape: tuple[int | None, ...]) -> Any:
 
 
 def _compatible(shape: Any, expected: Any, broadcast: bool = False) -> bool:
-    """Whether all known sizes agree."""
+    """Returns True if all known sizes agree."""
     allowed = (None, 1) if broadcast else (None,)
     return len(shape) == len(expected) and all(
         size in allowed or other is None or size == other for size, other in zip(shape, expected, strict=True)

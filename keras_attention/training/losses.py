@@ -142,8 +142,8 @@ def token_cross_entropy(labels: Any, logits: Any, label_smoothing: float = 0.0) 
 def exp_and_logsumexp(logits: Any) -> tuple[Any, Any]:
     """Computes exp(z − max z), (N, V), and log Σ exp z, (N,), of logits (N, V)."""
     # Loss and metrics share these operations, so that a graph with both computes them once.
-    # Keras has no maximum of nothing.
-    largest = logits[:, 0] if logits.shape[0] == 0 else ops.max(logits, axis=-1)  # (N,)
+    is_empty = logits.shape[0] == 0  # of which Keras computes no maximum
+    largest = logits[:, 0] if is_empty else ops.max(logits, axis=-1)  # (N,)
     exponentials = ops.exp(logits - largest[:, None])  # (N, V)
     return exponentials, ops.log(ops.sum(exponentials, axis=-1)) + largest
 

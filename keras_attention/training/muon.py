@@ -67,7 +67,7 @@ class Muon(DenseGradients, keras.optimizers.Optimizer):
         self.steps = positive_integer(steps, "steps")
 
     def build(self, variables: list[Any]) -> None:
-        """Creates the moments: one of each matrix, two of each other variable.
+        """Creates the moments: one for each matrix, two for every other variable.
 
         Args:
             variables: Trainable variables.
@@ -136,7 +136,7 @@ def orthogonalize(matrix: Any, steps: int) -> Any:
 
 
 def is_matrix(variable: Any) -> bool:
-    """Whether a variable is a kernel with two or more axes."""
+    """Returns True for kernels with two or more axes."""
     return variable.name == "kernel" and len(variable.shape) > 1
 
 

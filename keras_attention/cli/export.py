@@ -1,0 +1,66 @@
+"""Commands that write the model of a trained run for TF Serving or for another runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_attention.cli.group import CHECKPOINT, RUN, FolderPath, decoding_options, main
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.argument("folder", type=FolderPath())
+@decoding_options
+@click.option(
+    "--weights", type=click.Choice(["bfloat16", "int8"]), help="Lower precision of the weights; prints its BLEU cost."
+)
+def export(run: str, folder: str, **options: Any) -> None:
+    """Exports RUN as a SavedModel for TF Serving.
+
+    Writes FOLDER/<version>/, a model from text to text. FOLDER also gets the settings of the server and a README with
+    the commands to serve and query the model.
+
+    Example: keras-attention export runs/en-de saved_models/en-de
+    """
+    from keras_attention import serving
+    from keras_attention.files import check_folder
+    from keras_attention.pipeline import RunFolder, compare_weights, run_card
+    from keras_attention.serving.model_folder import check_model_folder
+
+    check_folder(folder)
+    check_model_folder(folder)
+    serving.share_cores()
+    card = run_card(run, options["checkpoint"])
+    translator = RunFolder(run).translator(**options)
+    if options["weights"] is not None:
+        click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
+    click.echo(serving.export(translator, folder, card=card))
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.argument("folder", type=FolderPath())
+@click.option(
+    "--to", "runtime", type=click.Choice(["ctranslate2", "litert", "onnx"]), required=True, help="Target runtime."
+)
+@click.option("--quantization", type=click.Choice(["int8"]), help="Quantization of the weights, for ctranslate2.")
+@CHECKPOINT
+def convert(run: str, folder: str, runtime: str, quantization: str | None, checkpoint: str | None) -> None:
+    """Converts the model of RUN to another runtime.
+
+    Writes FOLDER after a check that the converted model computes the same as the original.
+
+    Example: keras-attention convert runs/en-de onnx/en-de --to onnx
+    """
+    from keras_attention import conversion
+    from keras_attention.files import check_folder
+    from keras_attention.pipeline import RunFolder
+
+    check_folder(Path(folder).absolute().parent)
+    if quantization is not None and runtime != "ctranslate2":
+        raise click.UsageError(f"--quantization is for --to ctranslate2. Received: --to {runtime}")
+    translator = RunFolder(run).translator(checkpoint)
+    options = {} if quantization is None else {"quantization": quantization}
+    convert_to = getattr(conversion, f"to_{runtime}")
+    click.echo(convert_to(translator.model, translator.tokenizer, folder, **options))

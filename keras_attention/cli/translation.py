@@ -1,0 +1,101 @@
+"""Commands that translate with a trained run: translate a file, evaluate a test set."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_attention.cli.group import FILE, RUN, decoding_options, main, warnings_as_notes
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.argument("file", type=FILE, default="-")
+@click.option("--output", "-o", type=click.Path(), help="File for the translations; standard output by default.")
+@decoding_options
+def translate(run: str, file: str, output: str | None, **options: Any) -> None:
+    """Translates a text file or standard input, line by line.
+
+    FILE is plain text or gzip.
+
+    Example: echo "How are you?" | keras-attention translate runs/en-de
+    """
+    from keras_attention.pipeline import RunFolder
+    from keras_attention.serving import share_cores
+    from keras_attention.text import read_lines
+
+    to_file = output not in (None, "-")
+    if to_file:
+        _check_output(output, file)
+    share_cores()
+    translator = RunFolder(run).translator(**options)  # before reading: nobody types text for a broken run
+    with warnings_as_notes():
+        translations = translator.translate(read_lines(file), progress=to_file)
+    text = "".join(f"{translation}\n" for translation in translations).encode()
+    if to_file:
+        _write(text, output)
+    else:
+        click.echo(text, nl=False)
+
+
+def _check_output(output: str, file: str) -> None:
+    from keras_attention.files import check_output
+
+    if not Path(os.path.realpath(output)).parent.is_dir():  # also of a broken link
+        raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: --output {output}")
+    check_output(output, inputs=[file])
+
+
+def _write(text: bytes, output: str) -> None:
+    """Writes translations, which may have taken hours, to a file, or to standard output if that fails."""
+    from keras_attention.files import write_atomically
+
+    try:
+        write_atomically(output, lambda path: Path(path).write_bytes(text))
+    except OSError as error:
+        click.echo(text, nl=False)
+        raise click.ClickException(
+            f"{output} could not be written, so the translations are on standard output: {error}"
+        ) from error
+
+
+@main.command()
+@click.argument("run", type=RUN)
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
+@click.option(
+    "--bleu-tokenize",
+    metavar="NAME",
+    help="sacreBLEU's tokenizer, such as 13a, intl, zh, char or ja-mecab; chosen by the script of TARGET by default.",
+)
+@decoding_options
+def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **options: Any) -> None:
+    """Computes BLEU and chrF of RUN on a test set.
+
+    Translates SOURCE, compares the translations with TARGET, and prints the scores with sacreBLEU's signatures. All
+    lines count, also blank ones. The run keeps the scores for the model card of its export.
+
+    Example: keras-attention evaluate runs/en-de test.en test.de
+    """
+    from keras_attention.pipeline import RunFolder, bleu_tokenizer, evaluate_translations, record_scores
+    from keras_attention.serving import share_cores
+    from keras_attention.text.lines import read_parallel
+
+    if bleu_tokenize is not None:
+        bleu_tokenizer([], bleu_tokenize)
+    share_cores()
+    translator = RunFolder(run).translator(**options)
+    sources, references = read_parallel(source, target)
+    tokenize = bleu_tokenizer(references, bleu_tokenize)
+    for path, lines in ((source, sources), (target, references)):
+        if blank := sum(not line.strip() for line in lines):
+            click.echo(f"Note: {blank:,} of {len(lines):,} lines of {path} are blank; they count too", err=True)
+    with warnings_as_notes():
+        translations = translator.translate(sources, progress=True)
+    scores = evaluate_translations(translations, references, tokenize)
+    click.echo(scores)
+    try:
+        record_scores(run, scores, source=source, target=target, **options)
+    except OSError as error:  # such as a run on a read-only disk
+        click.echo(f"Note: the scores could not be saved in {run} for its model card: {error}", err=True)
