@@ -252,7 +252,7 @@ def test_the_commands(folder):
     with serve_command(folder, "--page") as process:
         lines = [process.stdout.readline() for _ in range(4)]
         try:
-            assert lines[0].startswith("stub, version 7. For development; TF Serving is for production")
+            assert lines[0].startswith("stub, version 7. For development; use TF Serving for production.")
             rest, grpc_url = (line.split()[1] for line in lines[1:3])
             for url in (rest, grpc_url):
                 result = CliRunner().invoke(main, ["ask", url, "one two", "three"])
