@@ -10,7 +10,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # True in the process of the command, which prints `--help` without loading Keras. `keras_attention_command` sets
 # `running`; for `python -m keras_attention`, sys.argv[0] is "-m" while Python locates the module.
