@@ -433,3 +433,14 @@ def test_a_float_implicit_mask_is_taken():
 
     layer, x = ka.MultiHeadSelfAttention(H), draw(B, T, M)
     assert_close(layer(Masks()(x)), layer(x, padding_mask=padding(T)))
+
+
+def test_the_former_name_of_rotate():
+    assert ka.RotaryPosition.turn is ka.RotaryPosition.rotate
+
+    class Former(ka.RotaryPosition):
+        def turn(self, x, positions):
+            return -x
+
+    with pytest.raises(TypeError, match=r"`position` must define `rotate`, .* rename the method. Received: position=<"):
+        ka.MultiHeadSelfAttention(2, position=Former())

@@ -200,6 +200,11 @@ def clone_position(position: Any, name: str, trainable: bool = True, **changes: 
             f"`{name}` is an object such as RotaryPosition(), AlibiBias() or RelativePositionBias(). "
             f"Received: {name}={position!r}"
         )
+    if getattr(type(position), "turn", RotaryPosition.turn) is not RotaryPosition.turn:
+        raise TypeError(
+            f"`{name}` must define `rotate`, which was called `turn` in version 0.1: rename the method. "
+            f"Received: {name}={position!r}"
+        )
     copy = type(position).from_config({**position.get_config(), "name": name, **changes})
     if not trainable:
         copy.trainable = False
