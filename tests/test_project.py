@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def distribution(tmp_path_factory):
     """The metadata that a build gives, whether or not the package is installed here."""
     folder = tmp_path_factory.mktemp("metadata")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    built = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert built.returncode == 0, built.stderr
     return metadata.Distribution.at(folder / "keras_attention_transformer.egg-info")
 
 
@@ -92,6 +94,11 @@ def test_all_holds_every_feature(distribution):
     each = [requirements(distribution, extra) for extra in features]
     assert all(each)
     assert requirements(distribution, "all") == set().union(*each)
+
+
+def test_the_tests_install_what_builds_the_metadata(distribution):
+    build_system = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
+    assert set(build_system["requires"]) <= requirements(distribution, "test")
 
 
 def test_import_is_light():
