@@ -39,7 +39,7 @@ from keras_attention.pipeline import (
 )
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
-from keras_attention.training import Muon
+from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, Muon, paper_optimizer
 
 pytestmark = pytest.mark.tensorflow
 
@@ -133,7 +133,7 @@ def assert_one_step_further(before, after):
 
 
 def test_a_run_goes_on_with_weights_optimizer_and_schedule(tmp_path, config):
-    train(tmp_path / "run", config, max_steps=4)
+    train(tmp_path / "run", dataclasses.replace(config, learning_rate_decay=0), max_steps=4)
     run = RunFolder(tmp_path / "run")
     before = keras.models.load_model(run.model_file("last"))
     train(tmp_path / "run", max_steps=5)
@@ -144,7 +144,7 @@ def test_a_run_goes_on_with_weights_optimizer_and_schedule(tmp_path, config):
 
 
 def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
-    config = dataclasses.replace(config, optimizer="muon")
+    config = dataclasses.replace(config, optimizer="muon", learning_rate_decay=0)
     train(tmp_path / "run", config, max_steps=4)
     run = RunFolder(tmp_path / "run")
     before = keras.models.load_model(run.model_file("last"))
@@ -159,6 +159,50 @@ def test_a_limit_that_is_reached_trains_no_further(run, capsys):
     train(run.path, max_steps=7)
     assert step_of(run) == 7
     assert "nothing to train: the run is at step 7, and the limit is 7 steps" in capsys.readouterr().out
+
+
+def test_the_rate_falls_to_zero_at_the_limit_and_rises_when_training_continues(tmp_path, config):
+    train(tmp_path / "run", config, max_steps=4)
+    run = RunFolder(tmp_path / "run")
+    assert float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate) == 0
+    train(tmp_path / "run", max_steps=9)
+    after = keras.models.load_model(run.model_file("last")).optimizer
+    assert float(after.learning_rate) == 0
+    assert int(after.iterations) == 9
+
+
+def test_total_steps_are_those_of_all_calls(tmp_path, config):
+    config = dataclasses.replace(config, total_steps=6)
+    run = RunFolder(tmp_path / "run")
+    train(run.path, config, max_steps=5)
+    rate = float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate)
+    sizes = config.transformer().hidden_dim, config.warmup_steps, config.learning_rate_scale
+    assert rate == pytest.approx(float(InverseSqrtSchedule(*sizes, total_steps=6)(4)), rel=1e-5)
+    train(run.path)
+    assert step_of(run) == 6
+    assert float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate) == 0
+
+
+def test_a_run_of_an_optimizer_with_a_schedule_resumes_with_its_state(tmp_path, config, run):
+    """Version 0.2 kept the schedule in the optimizer."""
+    shutil.copytree(run.path, tmp_path / "old")
+    old = RunFolder(tmp_path / "old")
+    model = keras.models.load_model(old.model_file("last"))
+    state = [each.numpy() for each in model.optimizer.variables if each.name != "learning_rate"]
+    model.compile(paper_optimizer(model.config, warmup_steps=300, scale=0.42), loss=MaskedCrossEntropy())
+    model.optimizer.build(model.trainable_variables)
+    for variable, value in zip(model.optimizer.variables, state, strict=True):
+        variable.assign(value)
+    model.save(old.model_file("last"))
+    for folder in (run.path, old.path):
+        shutil.copytree(folder, tmp_path / "resumed" / folder.name)
+        train(tmp_path / "resumed" / folder.name, max_steps=9)
+    weights = [
+        keras.models.load_model(RunFolder(tmp_path / "resumed" / name).model_file("last"), compile=False).get_weights()
+        for name in (run.path.name, "old")
+    ]
+    for new, resumed in zip(*weights, strict=True):
+        np.testing.assert_allclose(resumed, new, atol=1e-7)
 
 
 def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config):
@@ -187,7 +231,7 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
         return inputs, labels
 
     monkeypatch.setattr(PackedBatches, "batch", seen)
-    packing = dataclasses.replace(config, packed_rows=3, max_length=40, dtype="mixed_bfloat16")
+    packing = dataclasses.replace(config, packed_rows=3, max_length=40, dtype="mixed_bfloat16", learning_rate_decay=0)
     train(tmp_path / "run", packing, max_steps=4)
     assert len(shapes) == 4
     assert {shape[0] for _, shape in shapes} == {3}

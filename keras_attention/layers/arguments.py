@@ -49,6 +49,13 @@ def fraction(value: Any, name: str) -> float:
     return value if isinstance(value, int) else float(value)
 
 
+def fraction_or_one(value: Any, name: str) -> float:
+    """Returns the value if it is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}")
+    return value if isinstance(value, int) else float(value)
+
+
 def positive_number(value: Any, name: str) -> float:
     """Returns the value if it is a number above zero."""
     # A Python integer may be larger than any float.

@@ -12,9 +12,18 @@ from typing import Any, ClassVar
 import yaml
 
 from keras_attention.files import write_atomically
-from keras_attention.layers.arguments import boolean, fraction, known_names, one_of, positive_integer, positive_number
+from keras_attention.layers.arguments import (
+    boolean,
+    fraction,
+    fraction_or_one,
+    known_names,
+    one_of,
+    positive_integer,
+    positive_number,
+)
 from keras_attention.models import TransformerConfig
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
+from keras_attention.training.decay import DECAY
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
 FILES = ("source", "target", "valid_source", "valid_target")
@@ -45,7 +54,9 @@ class RunConfig:
         gradient_accumulation: Number of batches in one step of the optimizer.
         warmup_steps: Number of warm-up steps of the learning rate.
         learning_rate_scale: Factor on the learning rate.
-        total_steps: Step at which the learning rate reaches zero and training ends; None for no decay and no end.
+        learning_rate_decay: Part of the training over which the learning rate falls to zero; 0 for no decay.
+        total_steps: Step at which training ends, for a run that is trained in several calls: the learning rate reaches
+            zero there. None for a learning rate that reaches zero at the limit of each call.
         label_smoothing: ε of the loss.
         evaluate_every: Number of steps between evaluations; each writes a checkpoint.
         keep_checkpoints: Number of checkpoints to keep for averaging.
@@ -78,6 +89,7 @@ class RunConfig:
     gradient_accumulation: int = 1
     warmup_steps: int | None = None
     learning_rate_scale: float | None = None
+    learning_rate_decay: float = DECAY
     total_steps: int | None = None
     label_smoothing: float = 0.1
     evaluate_every: int = 500
@@ -291,6 +303,7 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
+    "learning_rate_decay": fraction_or_one,
     "label_smoothing": fraction,
     "seed": _seed,
 }

@@ -25,8 +25,10 @@ from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.training import (
     Checkpoints,
     ChunkedTrainer,
+    DecayToLimit,
     EpochMetrics,
     FailOnDivergence,
+    InverseSqrtSchedule,
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
@@ -55,9 +57,11 @@ def train(
     """Trains a translator, or resumes the run in the folder.
 
     One "epoch" of the progress bar is `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample
-    and a checkpoint. Training ends at the first limit or at `config.total_steps`. Then the last checkpoints are
-    averaged, and `final.keras` is the average or the best checkpoint, whichever has the lower validation loss.
-    Everything is checked before anything is written. A folder without a checkpoint accepts a new config.
+    and a checkpoint. Training ends at the first limit or at `config.total_steps`, where the learning rate has fallen to
+    zero. A call with a later limit raises it again, unless the config has the `total_steps` of all calls. Then the last
+    checkpoints are averaged, and `final.keras` is the average or the best checkpoint, whichever has the lower
+    validation loss. Everything is checked before anything is written. A folder without a checkpoint accepts a new
+    config.
 
     Args:
         folder: Folder of the run.
@@ -218,22 +222,32 @@ def check_settings(run: RunFolder, config: RunConfig) -> None:
 
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.transformer(), dtype=config.dtype)
+    _compile(model, config)
+    return model
+
+
+def _compile(model: Transformer, config: RunConfig) -> None:
     model.compile(
         _optimizer(config),
         loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
         metrics=[MaskedAccuracy(), Perplexity()],
     )
-    return model
 
 
 def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
-    return OPTIMIZERS[config.optimizer](
-        config.transformer(),
-        config.warmup_steps,
-        config.learning_rate_scale,
-        total_steps=config.total_steps,
-        gradient_accumulation_steps=config.gradient_accumulation,
+    optimizer = OPTIMIZERS[config.optimizer](
+        config.transformer(), gradient_accumulation_steps=config.gradient_accumulation
     )
+    # A number instead of the schedule: `DecayToLimit` sets it before each step.
+    return type(optimizer).from_config({**optimizer.get_config(), "learning_rate": 0.0})
+
+
+def _learning_rate(config: RunConfig, limit: int | None, max_minutes: float | None) -> DecayToLimit:
+    """Sets the learning rate, which falls to zero at `total_steps`, or without it where this call ends."""
+    schedule = InverseSqrtSchedule(config.transformer().hidden_dim, config.warmup_steps, config.learning_rate_scale)
+    if config.total_steps is not None:
+        limit, max_minutes = config.total_steps, None
+    return DecayToLimit(schedule, limit, max_minutes, config.learning_rate_decay)
 
 
 def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
@@ -267,14 +281,27 @@ def _load(run: RunFolder, config: RunConfig) -> Transformer:
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
-    differing = [name for name in expected if name != "name" and loaded.get(name) != expected[name]]
+    ignored = ("name", "learning_rate")
+    differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
     if differing:
         raise ValueError(
-            f"{file} was not trained with the optimizer and the schedule of {run.config_file}: restore the earlier "
-            f"config. Received: other values of {', '.join(differing)}"
+            f"{file} was not trained with the optimizer of {run.config_file}: restore the earlier config. "
+            f"Received: other values of {', '.join(differing)}"
         )
+    if isinstance(loaded["learning_rate"], dict):
+        _replace_schedule(model, optimizer, config)
     print(f"resuming from step {int(model.optimizer.iterations):,}")
     return model
+
+
+def _replace_schedule(model: Transformer, optimizer: keras.optimizers.Optimizer, config: RunConfig) -> None:
+    """Compiles a model of version 0.2, whose optimizer has a schedule, with the same state and a number instead."""
+    _compile(model, config)
+    new = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    new.build(model.trainable_variables)
+    state = [each for each in new.variables if each.name != "learning_rate"]
+    for variable, value in zip(state, optimizer.variables, strict=True):
+        variable.assign(value)
 
 
 def _fit(
@@ -310,6 +337,7 @@ def _fit(
             shuffle=False,  # the dataset shuffles, by seed and epoch
             callbacks=[
                 StopAfter(steps=limit, minutes=max_minutes),
+                _learning_rate(config, limit, max_minutes),
                 throughput,
                 EpochMetrics(validate),
                 FailOnDivergence(),  # before anything is written

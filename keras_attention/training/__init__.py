@@ -12,6 +12,7 @@ from keras_attention.training.callbacks import (
     weight_files,
 )
 from keras_attention.training.chunked_loss import ChunkedTrainer, chunked_cross_entropy
+from keras_attention.training.decay import DecayToLimit
 from keras_attention.training.fused_adam import FusedAdam
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
@@ -23,6 +24,7 @@ from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimi
 __all__ = [
     "Checkpoints",
     "ChunkedTrainer",
+    "DecayToLimit",
     "EpochMetrics",
     "FailOnDivergence",
     "FusedAdam",

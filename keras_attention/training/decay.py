@@ -1,0 +1,85 @@
+"""A learning rate that falls to zero at the end of training, whether that end is a step or a time."""
+
+import time
+from typing import Any
+
+import keras
+
+from keras_attention.layers.arguments import fraction_or_one, positive_integer, positive_number
+from keras_attention.training.schedules import InverseSqrtSchedule
+
+# Warm-up, a high rate, and a linear decay over the last third: see `InverseSqrtSchedule`.
+DECAY = 1 / 3
+
+
+class DecayToLimit(keras.callbacks.Callback):
+    """lr(step) = schedule(step) · min(1, (1 − progress) / decay), where progress is 1 at the first limit.
+
+    A schedule needs to know the number of steps in advance. This callback also decays the learning rate of a training
+    that ends after some minutes: progress is the part of the steps or of the minutes that is over, whichever is larger.
+    The optimizer's `learning_rate` must be a number, which the callback replaces before each step.
+
+    Args:
+        schedule: The learning rate without a decay, such as an `InverseSqrtSchedule`.
+        steps: Number of optimizer steps, including those of earlier calls of `fit`; None for no limit.
+        minutes: Minutes since training began; None for no limit.
+        decay: Part of the training over which the learning rate falls; 0 for none, 1 for all of it.
+
+    Raises:
+        ValueError: If a limit is not above zero, or `decay` is outside [0, 1].
+
+    Example:
+        >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
+        >>> model.compile(keras.optimizers.Adam(0.0), loss=ka.training.MaskedCrossEntropy())
+        >>> schedule = ka.training.InverseSqrtSchedule(hidden_dim=64, warmup_steps=1)
+        >>> ids = keras.ops.ones((2, 5), dtype="int32")
+        >>> history = model.fit({"source": ids, "target": ids}, ids, verbose=0, epochs=2,
+        ...                     callbacks=[DecayToLimit(schedule, steps=3)])
+        >>> float(model.optimizer.learning_rate), float(schedule(1))
+        (0.0883..., 0.0883...)
+
+    Source: Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", section 3.
+    """
+
+    def __init__(
+        self,
+        schedule: InverseSqrtSchedule,
+        steps: int | None = None,
+        minutes: float | None = None,
+        decay: float = DECAY,
+    ):
+        super().__init__()
+        self.schedule = schedule
+        self.steps = None if steps is None else positive_integer(steps, "steps")
+        self.minutes = None if minutes is None else positive_number(minutes, "minutes")
+        self.decay = fraction_or_one(decay, "decay")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        optimizer = self.model.optimizer
+        schedule = getattr(optimizer, "inner_optimizer", optimizer).get_config()["learning_rate"]
+        if isinstance(schedule, dict):
+            raise ValueError(
+                "DecayToLimit sets the learning rate, which must be a number in the optimizer: pass the schedule to "
+                f"the callback instead. Received: an optimizer with the schedule {schedule['class_name']}"
+            )
+        self._batches_per_step = optimizer.gradient_accumulation_steps or 1
+        self._first_step, self._batches = int(optimizer.iterations), 0
+        self._started = time.monotonic()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        step = self._first_step + self._batches // self._batches_per_step
+        if self._batches % self._batches_per_step == 0:
+            self._set_learning_rate(float(self.schedule(step)) * self._remaining(step))
+        self._batches += 1
+
+    def _remaining(self, step: int) -> float:
+        """The factor on the learning rate of a step, counted from zero."""
+        by_steps = 0.0 if self.steps is None else (step + 1) / self.steps
+        by_time = 0.0 if self.minutes is None else (time.monotonic() - self._started) / (60 * self.minutes)
+        remaining = max(0.0, 1 - max(by_steps, by_time))
+        return min(1.0, remaining / self.decay) if self.decay else 1.0
+
+    def _set_learning_rate(self, value: float) -> None:
+        if keras.config.backend() == "jax":
+            self.model.jax_state_sync()  # the step reads the optimizer's variables only after a synchronization
+        self.model.optimizer.learning_rate = value
