@@ -16,7 +16,7 @@ def main(source: str, target: str, folder: str, *, vocabulary_size: int = 8000, 
     data = ka.text.ParallelCorpus(source, target).batches(tokenizer, tokens_per_batch=2048, seed=1)
     model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size)
     model.compile(
-        ka.training.preset_optimizer("small", model.config),
+        ka.training.preset_optimizer("small", model.config, total_steps=epochs * len(data)),
         loss=ka.training.MaskedCrossEntropy(label_smoothing=0.1),
         metrics=[ka.training.MaskedAccuracy(), ka.training.Perplexity()],
     )

@@ -81,7 +81,8 @@ def test_readme_listings_run(texts):
 def test_pages_train_as_the_command_does(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert 'from_preset("small", vocabulary_size=' in text
-    assert 'ka.training.preset_optimizer("small", model.config)' in text
+    assert re.search(r'preset_optimizer\("small", model.config, total_steps=(epochs|10) \* len\(data\)\)', text)
+    assert re.search(r"epochs=(epochs|10)\b", text)
     assert re.findall(r"tokens_per_batch=(\d+)", text) == [str(TRAINING_PRESETS["small"]["tokens_per_batch"])]
     assert re.findall(r"label_smoothing=([\d.]+)", text) == [str(RunConfig.label_smoothing)]
 
