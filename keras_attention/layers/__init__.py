@@ -7,6 +7,7 @@ from keras_attention.layers.decoder import Decoder, DecoderLayer
 from keras_attention.layers.embedding import TokenEmbedding
 from keras_attention.layers.encoder import Encoder, EncoderLayer
 from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.initializers import ResidualBranchInitializer
 from keras_attention.layers.position_bias import AlibiBias, RelativePositionBias, RotaryPosition
 from keras_attention.layers.positions import LearnedPositionalEncoding, PositionalEncoding
 from keras_attention.layers.self_attention import MultiHeadSelfAttention
@@ -26,6 +27,7 @@ __all__ = [
     "MultiHeadSelfAttention",
     "PositionalEncoding",
     "RelativePositionBias",
+    "ResidualBranchInitializer",
     "RotaryPosition",
     "TokenEmbedding",
 ]

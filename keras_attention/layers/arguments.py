@@ -123,7 +123,10 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[..., Any]], Callab
 
 
 def clone_initializer(initializer: Any, name: str) -> Any:
-    """Copies an initializer for one of several weights; with a seed, each gets its own, from the seed and its name."""
+    """Copies an initializer for one of several weights; with a seed, each gets its own, from the seed and its name.
+
+    A `ResidualBranchInitializer` returns another initializer for some names.
+    """
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer  # a function of shape and dtype
     config = initializer.get_config()
@@ -132,7 +135,8 @@ def clone_initializer(initializer: Any, name: str) -> Any:
         config["seed"] = zlib.crc32(f"{seed}/{name}".encode())
     elif seed is not None:
         return initializer  # a SeedGenerator, which has a state
-    return type(initializer).from_config(config)
+    copy = type(initializer).from_config(config)
+    return copy.for_kernel(name) if hasattr(copy, "for_kernel") else copy
 
 
 def first_given(*options: Any) -> Any:

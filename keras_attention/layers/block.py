@@ -20,6 +20,7 @@ from keras_attention.layers.attention import MultiHeadAttention
 from keras_attention.layers.composite import Composite
 from keras_attention.layers.dropout import Dropout
 from keras_attention.layers.feed_forward import FeedForward, feed_forward_activation, serialize_activation
+from keras_attention.layers.initializers import ResidualBranchInitializer
 from keras_attention.layers.inputs import check_shape
 from keras_attention.layers.normalization import NORMALIZATIONS, make_normalization
 from keras_attention.layers.position_bias import clone_position
@@ -36,7 +37,8 @@ class Block(Composite):
         dropout: P_drop, the dropout rate of the output of each sub-layer, before it is added.
         activation: Activation function of the feed-forward network, or a gated variant, see `FeedForward`.
         layer_norm_epsilon: Added to the variance in the normalization.
-        kernel_initializer: Initializer for the kernels of attention and the feed-forward network.
+        kernel_initializer: Initializer for the kernels of attention and the feed-forward network;
+            `ResidualBranchInitializer()` by default.
         bias_initializer: Initializer for their biases.
         normalize_first: Pre-norm, x + Sublayer(LayerNorm(x)), instead of the post-norm of the paper.
         attention_dropout: Dropout rate of the attention weights (the paper has none there).
@@ -62,7 +64,7 @@ class Block(Composite):
         dropout: float = 0.0,
         activation: Any = "relu",
         layer_norm_epsilon: float = 1e-5,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
         normalize_first: bool = False,
         attention_dropout: float = 0.0,
@@ -81,7 +83,7 @@ class Block(Composite):
         self.dropout = fraction(dropout, "dropout")
         self.activation = feed_forward_activation(activation)
         self.layer_norm_epsilon = positive_number(layer_norm_epsilon, "layer_norm_epsilon")
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer or ResidualBranchInitializer())
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.normalize_first = normalize_first
         self.attention_dropout = fraction(attention_dropout, "attention_dropout")
