@@ -8,11 +8,13 @@ with needed_by("keras_attention.pipeline", "cli", "text"):
     from keras_attention.pipeline.config import RunConfig
     from keras_attention.pipeline.evaluate import CorpusScores, bleu_tokenizer, compare_weights, evaluate_translations
     from keras_attention.pipeline.folder import RunFolder
+    from keras_attention.pipeline.forecast import Forecast, forecast_run
     from keras_attention.pipeline.train import average, train
 
 __all__ = [
     "Comparison",
     "CorpusScores",
+    "Forecast",
     "MetricComparison",
     "RunConfig",
     "RunFolder",
@@ -22,6 +24,7 @@ __all__ = [
     "compare_translations",
     "compare_weights",
     "evaluate_translations",
+    "forecast_run",
     "record_scores",
     "run_card",
     "train",
