@@ -102,7 +102,8 @@ def test_a_run_leaves_what_the_next_commands_need(run, config):
     assert all(run.model_file(name).exists() for name in ("final", "average", "best", "last"))
     assert list(run.logs.rglob("events.out.tfevents.*"))
     rows = history_of(run)
-    assert len(rows) == 3
+    assert [int(row["step"]) for row in rows] == [3, 6, 7]
+    assert all(float(row["learning_rate"]) > 0 for row in rows)
     for column in ("loss", "accuracy", "perplexity", "val_loss", "val_perplexity", "val_bleu", "tokens_per_second"):
         assert all(np.isfinite(float(row[column])) for row in rows), column
     assert not list(run.checkpoints.glob(".writing-*"))
@@ -158,7 +159,29 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
 def test_a_limit_that_is_reached_trains_no_further(run, capsys):
     train(run.path, max_steps=7)
     assert step_of(run) == 7
-    assert "nothing to train: the run is at step 7, and the limit is 7 steps" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nothing to train: the run is at step 7, and the limit is 7 steps" in printed
+    assert printed.splitlines()[-1].startswith("No forecast for a longer training: the number of evaluations after")
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda file: file.write_bytes(b"\xff\0"), lambda file: file.write_text("")]
+)
+def test_a_history_that_cannot_be_read_does_not_fail_a_finished_training(copied, damage, capsys):
+    damage(copied.history_file)
+    train(copied.path, max_steps=7)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"No forecast for a longer training: {copied.path}")
+
+
+def test_a_history_of_an_earlier_release_is_continued_with_its_columns(copied, capsys):
+    columns = ("epoch", "loss", "val_bleu", "val_loss")
+    rows = [[row[name] for name in columns] for row in history_of(copied)]
+    copied.history_file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
+    train(copied.path, max_steps=8)
+    rows = history_of(copied)
+    assert [set(row) for row in rows] == 4 * [set(columns)]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    assert "it has no column step, as in a run of an earlier release" in capsys.readouterr().out
 
 
 def test_the_rate_falls_to_zero_at_the_limit_and_rises_when_training_continues(tmp_path, config):

@@ -1,12 +1,21 @@
-"""Commands that translate with a trained run: translate a file, evaluate a test set."""
+"""Commands that translate with trained runs: translate a file, evaluate a test set, compare two runs on it."""
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keras_attention.cli.group import FILE, RUN, decoding_options, main, warnings_as_notes
+
+BLEU_TOKENIZE = click.option(
+    "--bleu-tokenize",
+    metavar="NAME",
+    help="sacreBLEU's tokenizer, such as 13a, intl, zh, char or ja-mecab; chosen by the script of the references by "
+    "default.",
+)
 
 
 @main.command()
@@ -27,7 +36,7 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
 
     to_file = output not in (None, "-")
     if to_file:
-        _check_output(output, file)
+        _check_output("--output", output, [file])
     share_cores()
     translator = RunFolder(run).translator(**options)  # before reading: nobody types text for a broken run
     with warnings_as_notes():
@@ -39,12 +48,12 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
         click.echo(text, nl=False)
 
 
-def _check_output(output: str, file: str) -> None:
+def _check_output(option: str, output: str, inputs: Sequence[str]) -> None:
     from keras_attention.files import check_output
 
     if not Path(os.path.realpath(output)).parent.is_dir():  # also of a broken link
-        raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: --output {output}")
-    check_output(output, inputs=[file])
+        raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: {option} {output}")
+    check_output(output, inputs=inputs)
 
 
 def _write(text: bytes, output: str) -> None:
@@ -64,11 +73,7 @@ def _write(text: bytes, output: str) -> None:
 @click.argument("run", type=RUN)
 @click.argument("source", type=FILE)
 @click.argument("target", type=FILE)
-@click.option(
-    "--bleu-tokenize",
-    metavar="NAME",
-    help="sacreBLEU's tokenizer, such as 13a, intl, zh, char or ja-mecab; chosen by the script of TARGET by default.",
-)
+@BLEU_TOKENIZE
 @decoding_options
 def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **options: Any) -> None:
     """Computes BLEU and chrF of RUN on a test set.
@@ -99,3 +104,49 @@ def evaluate(run: str, source: str, target: str, bleu_tokenize: str | None, **op
         record_scores(run, scores, source=source, target=target, **options)
     except OSError as error:  # such as a run on a read-only disk
         click.echo(f"Note: the scores could not be saved in {run} for its model card: {error}", err=True)
+
+
+@main.command()
+@click.argument("run1", type=RUN)
+@click.argument("run2", type=RUN)
+@click.argument("source", type=FILE)
+@click.argument("reference", type=FILE)
+@click.option("--samples", default=1000, help="Number of bootstrap samples.")
+@click.option("--seed", default=12345, envvar="SACREBLEU_SEED", show_envvar=True, help="Seed of the samples.")
+@click.option("--json", "json_file", type=click.Path(), help="File for the results as JSON; - is standard output.")
+@BLEU_TOKENIZE
+@decoding_options
+def compare(
+    run1: str,
+    run2: str,
+    source: str,
+    reference: str,
+    samples: int,
+    seed: int,
+    json_file: str | None,
+    bleu_tokenize: str | None,
+    **options: Any,
+) -> None:
+    """Tests whether RUN1 or RUN2 is better on a test set.
+
+    Translates SOURCE with both, compares the translations with REFERENCE, and prints BLEU and chrF of each and the
+    p-value of their difference, from sacreBLEU's paired bootstrap resampling.
+
+    Example: keras-attention compare runs/small runs/base test.en test.de
+    """
+    from keras_attention.files import is_standard_output, write_atomically
+    from keras_attention.pipeline import compare as compare_runs
+    from keras_attention.serving import share_cores
+
+    json_file = "/dev/stdout" if json_file == "-" else json_file
+    if json_file is not None:
+        _check_output("--json", json_file, [source, reference])
+    share_cores()
+    settings = {"tokenize": bleu_tokenize, "samples": samples, "seed": seed}
+    with warnings_as_notes():
+        comparison = compare_runs(run1, run2, source, reference, progress=True, **settings, **options)
+    click.echo(comparison, err=json_file is not None and is_standard_output(json_file))
+    if json_file is not None:
+        results = {**comparison.to_dict(), "source": source, "reference": reference, **options}
+        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(json_file, lambda path: Path(path).write_text(text, encoding="utf-8"))

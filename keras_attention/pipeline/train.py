@@ -18,6 +18,8 @@ from keras_attention.models import Transformer
 from keras_attention.pipeline.config import FILES, RunConfig, positive_int32
 from keras_attention.pipeline.evaluate import corpus_bleu
 from keras_attention.pipeline.folder import RunFolder
+from keras_attention.pipeline.forecast import forecast_summary
+from keras_attention.pipeline.history import HistoryWriter
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.serving import Translator
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
@@ -60,8 +62,8 @@ def train(
     and a checkpoint. Training ends at the first limit or at `config.total_steps`, where the learning rate has fallen to
     zero. A call with a later limit raises it again, unless the config has the `total_steps` of all calls. Then the last
     checkpoints are averaged, and `final.keras` is the average or the best checkpoint, whichever has the lower
-    validation loss. Everything is checked before anything is written. A folder without a checkpoint accepts a new
-    config.
+    validation loss. Last, it prints what a longer training would have reached (see `forecast_run`). Everything is
+    checked before anything is written. A folder without a checkpoint accepts a new config.
 
     Args:
         folder: Folder of the run.
@@ -110,7 +112,9 @@ def train(
                 _fit(model, run, config, data, limit, max_minutes)
             else:
                 print(f"nothing to train: the run is at step {step:,}, and the limit is {limit:,} steps")
-            return _finish(model, run, data.valid_batches.dataset())
+            model = _finish(model, run, data.valid_batches.dataset())
+            print(forecast_summary(run.path))
+            return model
         except OSError as error:
             if error.errno and error.filename is None:
                 raise OSError(error.errno, error.strerror, str(run.path)) from error
@@ -327,7 +331,7 @@ def _fit(
         return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
 
     throughput = Throughput(data.batches.num_tokens / len(data.batches))
-    history = keras.callbacks.CSVLogger(str(run.history_file), append=step > 0)
+    history = HistoryWriter(str(run.history_file), append=step > 0)
     try:
         _trainer(model, config).fit(
             data.batches.dataset(first_epoch=step * config.gradient_accumulation // len(data.batches)).repeat(),

@@ -1,0 +1,69 @@
+"""The history of a run: a row for each evaluation, written during training and read afterwards."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class HistoryWriter(keras.callbacks.CSVLogger):
+    """Adds the step and the learning rate to each row, and appends to a file in the order of its columns."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        if not self.append_header:  # Keras appends its own columns, whatever those of the file
+            with open(self.filename, encoding="utf-8", errors="replace", newline="") as file:
+                self.keys = next(csv.reader(file))[1:] or None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        optimizer = self.model.optimizer
+        now = {"step": int(optimizer.iterations), "learning_rate": float(optimizer.learning_rate)}
+        super().on_epoch_end(epoch, {**(logs or {}), **now})
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of a run, (N,) each: losses are means per token, in nats, without label smoothing."""
+
+    steps: np.ndarray
+    learning_rates: np.ndarray
+    train_losses: np.ndarray  # with dropout, over the steps since the last evaluation
+    valid_losses: np.ndarray
+
+
+def read_evaluations(path: Path) -> Evaluations:
+    """Reads the evaluations of a run, without those that were repeated after an interruption."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: no evaluation has been made")
+    rows: list[tuple[float, ...]] = []
+    for values in _read_rows(path):
+        while rows and rows[-1][0] >= values[0]:
+            rows.pop()
+        rows.append(values)
+    if not rows:
+        raise ValueError(f"{path} holds no evaluation")
+    steps, rates, train, valid = np.array(rows).T
+    return Evaluations(steps, rates, np.log(train), np.log(valid))
+
+
+def _read_rows(path: Path) -> list[tuple[float, ...]]:
+    """The step, the learning rate, the training perplexity and the validation perplexity of each row."""
+    columns = ("step", "learning_rate", "perplexity", "val_perplexity")
+    rows = []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"it has no column {missing[0]}, as in a run of an earlier release")
+            for row in reader:
+                values = tuple(float(row[name] or "nan") for name in columns)
+                if not (np.isfinite(values).all() and min(values[0], *values[2:]) > 0):
+                    raise ValueError(f"line {reader.line_num} is incomplete, or holds a number that is not positive")
+                rows.append(values)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    return rows
