@@ -64,6 +64,7 @@ def test_changes_override_the_preset(preset):
         ({"num_layers": -1}, r"`num_layers` must be a positive integer"),
         ({"hidden_dim": 512.0}, r"Received: hidden_dim=512.0"),
         ({"intermediate_dim": None}, r"Received: intermediate_dim=None"),
+        ({"num_decoder_layers": 0}, r"`num_decoder_layers` must be a positive integer. Received: num_decoder_layers=0"),
         ({"num_heads": "8"}, r"Received: num_heads='8'"),
         ({"num_heads": 7}, r"`num_heads` must divide `hidden_dim`. Received: num_heads=7, hidden_dim=512"),
         ({"dropout": 1.5}, r"`dropout` must be a number, at least 0 and below 1. Received: dropout=1.5"),

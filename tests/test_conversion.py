@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from model_options import OPTIONS
 from tiny_translator import tiny_model, tiny_tokenizer
 
 from keras_attention import Transformer, TransformerConfig
@@ -28,15 +29,12 @@ TARGETS = [[19, 4], [50, 6, 37, 101, 140], [33, 12, 9]]
 
 
 @functools.cache
-def small(activation="relu", normalize_first=False, use_attention_bias=False, dtype=None, scale=1.7):
+def small(activation="relu", normalize_first=False, use_attention_bias=False, dtype=None, scale=1.7, **changes):
     """A model of odd sizes whose every weight matters."""
     keras.utils.set_random_seed(5)
     config = TransformerConfig(
         vocabulary_size=tiny_tokenizer().vocabulary_size,
-        num_layers=2,
-        hidden_dim=20,
-        intermediate_dim=38,
-        num_heads=5,
+        **{"num_layers": 2, "hidden_dim": 20, "intermediate_dim": 38, "num_heads": 5, **changes},
         activation=activation,
         normalize_first=normalize_first,
         use_attention_bias=use_attention_bias,
@@ -97,6 +95,7 @@ def quiet(caplog):
         {"use_attention_bias": True, "activation": "swiglu"},
         {"normalize_first": True, "activation": "tanh"},
         {"activation": "geglu"},
+        {"num_decoder_layers": 1, "num_layers": 3},
     ],
     ids=str,
 )
@@ -264,13 +263,20 @@ def test_the_listings_of_the_page_run(converted, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def run_by_tensorflow(function):
+    return lambda inputs: {key: value.numpy() for key, value in function(**inputs).items()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_functions_of_onnx_and_litert_support_each_option(name):
+    """Their check, here of functions that TensorFlow itself runs."""
+    model = small(**OPTIONS[name])
+    right = functions.DecodingFunctions(model)
+    functions.check(model, run_by_tensorflow(right.encode), run_by_tensorflow(right.decode_step))
+
+
 def test_functions_whose_padding_shows_are_refused(monkeypatch, tmp_path):
-    """The check of ONNX and LiteRT, here of functions that TensorFlow itself runs."""
-    model = small()
-
-    def run(function):
-        return lambda inputs: {key: value.numpy() for key, value in function(**inputs).items()}
-
+    model, run = small(), run_by_tensorflow
     right = functions.DecodingFunctions(model)
     functions.check(model, run(right.encode), run(right.decode_step))
     monkeypatch.setattr(functions, "_key_mask", lambda source: None)

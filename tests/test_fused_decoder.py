@@ -14,12 +14,13 @@ VARIANTS = {
     "pre-norm": {"normalize_first": True},
     "biases": {"use_attention_bias": True},
     "gated": {"activation": "swiglu"},
+    "shallow decoder": {"num_layers": 3, "num_decoder_layers": 1},
 }
 
 
 def random_model(kind, **changes):
     keras.utils.set_random_seed(3)
-    model = kind(TransformerConfig(**SIZES, **changes))
+    model = kind(TransformerConfig(**{**SIZES, **changes}))
     generator = np.random.default_rng(5)
     for weight in model.weights:  # biases and scales, too, are not what they start as
         weight.assign(weight + generator.normal(0, 0.1, weight.shape).astype("float32"))

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_options import CAUSAL_OPTIONS
+from model_options import OPTIONS as OPTIONS_OF_MODELS
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
 from keras_attention.decoding import DecodingOptions, generate, stream
@@ -21,9 +23,10 @@ PROMPTS = np.array([[4, 5], [5, 0], [0, 0]], "int32")
 LONG_PROMPTS = np.array([[4, 5, 1], [5, 1, 0]], "int32")  # two tokens of each are read before the first step
 
 
-def made(kind, seed=21, vocabulary=V):
+def made(kind, seed=21, vocabulary=V, **changes):
     keras.utils.set_random_seed(seed)
-    config = TransformerConfig(vocabulary, num_layers=2, hidden_dim=12, intermediate_dim=22, num_heads=2)
+    sizes = {"num_layers": 2, "hidden_dim": 12, "intermediate_dim": 22, "num_heads": 2}
+    config = TransformerConfig(vocabulary, **{**sizes, **changes})
     model = kind(config)
     for weight in model.weights:  # larger weights: outputs that depend on the input
         if weight.path.endswith(("kernel", "embeddings")):
@@ -112,6 +115,16 @@ def enumerated(model, source, options, given=(), most=4):
     return [(found[index], outputs[index]) for index in order]
 
 
+def greedily(model, source, options):
+    """The output whose every token is the likeliest, with its score, as a list of one."""
+    tokens, total = [], 0.0
+    while EOS not in tokens:
+        log_probs = log_probs_after(model, source, tokens)
+        token = EOS if len(tokens) == options.max_length - 1 else int(log_probs.argmax())
+        tokens, total = [*tokens, token], total + log_probs[token]
+    return [(total / divisor(len(tokens), options), tokens)]
+
+
 def as_lists(found, index):
     rows = zip(*(x.numpy()[index] for x in (found.scores, found.ids, found.lengths)), strict=True)
     return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
@@ -137,6 +150,35 @@ def test_a_wide_beam_finds_the_best_of_all_outputs(name, translator):
         got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 130])
+@pytest.mark.parametrize("name", OPTIONS_OF_MODELS)
+def test_each_option_of_the_model_gives_the_outputs_of_its_layers(name, beams):
+    """Greedy and with all beams, from the fused decoder and from the layers, against the model without a cache."""
+    model, options = made(Transformer, **OPTIONS_OF_MODELS[name]), DecodingOptions(beam_size=beams, max_length=4)
+    for each in (model, Unfused(model)):
+        found = generate(each, SOURCES, options)
+        for index, source in enumerate(SOURCES):
+            source = source[source != PAD]
+            likeliest = greedily if beams == 1 else enumerated
+            score, tokens = likeliest(model, source, options)[0]
+            (got,) = as_lists(found, index)
+            assert got[1] == tokens
+            np.testing.assert_allclose(got[0], score, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAUSAL_OPTIONS)
+def test_each_option_of_a_language_model_gives_the_outputs_of_its_layers(name):
+    model, options = made(CausalTransformer, **CAUSAL_OPTIONS[name]), DecodingOptions(beam_size=40, max_length=2)
+    for each in (model, UnfusedLanguageModel(model)):
+        found = generate(each, LONG_PROMPTS, options)
+        for index, prompt in enumerate(LONG_PROMPTS):
+            given = [token for token in prompt if token]
+            score, tokens = enumerated(model, None, options, given, most=len(given) + 2)[0]
+            (got,) = as_lists(found, index)
+            assert got[1] == tokens
+            np.testing.assert_allclose(got[0], score, atol=1e-5)
 
 
 def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
@@ -167,6 +209,13 @@ class Unfused:
 
     def __init__(self, model):
         self.encode, self.init_cache, self.decode_step = model.encode, model.init_cache, model.decode_step
+
+
+class UnfusedLanguageModel:
+    """A language model of another make."""
+
+    def __init__(self, model):
+        self.init_cache, self.decode_step = model.init_cache, model.decode_step
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def specification(model: Transformer, pieces: list[str]) -> Any:
             f"Received: model.config.activation={config.activation!r}"
         )
     spec = TransformerSpec.from_config(
-        config.num_layers,
+        (config.num_layers, config.decoder_depth),
         config.num_heads,
         pre_norm=config.normalize_first,
         activation=common_spec.Activation[ACTIVATIONS[activation]],

@@ -1,7 +1,7 @@
 """Encoder and decoder step as functions of tensors, for runtimes without cache objects.
 
-Shapes: B sentences, R = B·K rows with K beams, S source length, t tokens before, T new tokens, N layers, H heads,
-D head width, M model width, V vocabulary.
+Shapes: B sentences, R = B·K rows with K beams, S source length, t tokens before, T new tokens, N decoder layers,
+H heads, D head width, M model width, V vocabulary.
 """
 
 import itertools
@@ -27,14 +27,14 @@ class DecodingFunctions(tf.Module):
     def __init__(self, model: Transformer):
         super().__init__(name="decoding_functions")
         self.model = model
-        layers, heads = model.config.num_layers, model.config.num_heads
-        width = model.config.hidden_dim // heads
+        layers = model.network.decoder.init_cache(1)
+        _, heads, _, width = layers[0].key.shape
 
         def ids(name: str) -> tf.TensorSpec:
             return tf.TensorSpec([None, None], tf.int32, name=name)
 
         def cache(name: str) -> tf.TensorSpec:
-            return tf.TensorSpec([None, layers, heads, None, width], tf.float32, name=name)
+            return tf.TensorSpec([None, len(layers), heads, None, width], tf.float32, name=name)
 
         step = [ids("ids"), ids("source")]
         step += [cache(name) for name in ("memory_keys", "memory_values", "past_keys", "past_values")]
@@ -85,11 +85,8 @@ def check(model: Transformer, encode: Run, decode_step: Run) -> None:
     targets = targets.reshape(BEAMS * len(source), -1)
     expected = full_logits(model, np.repeat(source, BEAMS, axis=0), targets)
     memory = encode({"source": source})
-    config = model.config
-    past = np.zeros(
-        (len(targets), config.num_layers, config.num_heads, 0, config.hidden_dim // config.num_heads), "float32"
-    )
-    keys = values = past
+    _, layers, heads, _, width = memory["memory_keys"].shape
+    keys = values = np.zeros((len(targets), layers, heads, 0, width), "float32")
     length = targets.shape[1]
     for start, stop in itertools.pairwise([0, 1, 2, 5, length]):  # one token at a time, and several
         state = {**memory, "past_keys": keys, "past_values": values}

@@ -178,7 +178,12 @@ def check_config(config: TransformerConfig) -> TransformerConfig:
     return config
 
 
-def block_arguments(config: TransformerConfig) -> dict[str, Any]:
-    """Returns the keyword arguments of `Encoder` and `Decoder`."""
-    of_embedding = ("vocabulary_size", "hidden_dim")
-    return {name: value for name, value in config.to_dict().items() if name not in of_embedding}
+def encoder_arguments(config: TransformerConfig) -> dict[str, Any]:
+    """Returns the keyword arguments of `Encoder`."""
+    others = ("vocabulary_size", "hidden_dim", "num_decoder_layers")
+    return {name: value for name, value in config.to_dict().items() if name not in others}
+
+
+def decoder_arguments(config: TransformerConfig) -> dict[str, Any]:
+    """Returns the keyword arguments of `Decoder`."""
+    return {**encoder_arguments(config), "num_layers": config.decoder_depth}

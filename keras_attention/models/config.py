@@ -27,6 +27,8 @@ class TransformerConfig:
         use_attention_bias: Whether the attention projections have a bias.
         remat: Whether training recomputes each layer's activations in the backward pass instead of keeping them, which
             takes less memory and more time.
+        num_decoder_layers: Number of decoder layers of a `Transformer`; `num_layers` by default. Decoding is faster
+            with a deep encoder and a shallow decoder (Kasai et al. 2021).
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
@@ -51,10 +53,14 @@ class TransformerConfig:
     layer_norm_epsilon: float = 1e-6
     use_attention_bias: bool = False
     remat: bool = False
+    num_decoder_layers: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
             self._set(name, positive_integer(getattr(self, name), name))
+        for name in ("num_decoder_layers",):
+            if getattr(self, name) is not None:
+                self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             self._set(name, fraction(getattr(self, name), name))
         for name in ("normalize_first", "use_attention_bias", "remat"):
@@ -91,13 +97,19 @@ class TransformerConfig:
         return cls(**{**PRESETS[preset], "vocabulary_size": vocabulary_size, **changes})
 
     @property
+    def decoder_depth(self) -> int:
+        """Number of decoder layers of a `Transformer`: `num_decoder_layers`, or `num_layers`."""
+        return self.num_layers if self.num_decoder_layers is None else self.num_decoder_layers
+
+    @property
     def num_parameters(self) -> int:
-        """Number of weights of a `Transformer`: the tied embedding, then N encoder and N decoder layers."""
+        """Number of weights of a `Transformer`: the tied embedding, the encoder layers and the decoder layers."""
         attention, feed_forward, norm = self._layer_parameters
         encoder_layer = attention + feed_forward + 2 * norm
         decoder_layer = 2 * attention + feed_forward + 3 * norm
         final_norms = 2 * norm if self.normalize_first else 0
-        return self._embedding_parameters + self.num_layers * (encoder_layer + decoder_layer) + final_norms
+        encoder, decoder = self.num_layers * encoder_layer, self.decoder_depth * decoder_layer
+        return self._embedding_parameters + encoder + decoder + final_norms
 
     @property
     def num_causal_parameters(self) -> int:
