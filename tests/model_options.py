@@ -10,6 +10,9 @@ from backends import numpy
 OPTIONS: dict[str, dict[str, Any]] = {
     "shallow decoder": {"num_layers": 3, "num_decoder_layers": 1},
     "deep decoder": {"num_layers": 1, "num_decoder_layers": 2},
+    "any key width": {"key_dim": 7, "num_heads": 5},
+    "narrow keys": {"key_dim": 3, "value_dim": 7},
+    "wide keys": {"key_dim": 7, "value_dim": 3},
 }
 # Those that a language model has too.
 CAUSAL_OPTIONS = {name: options for name, options in OPTIONS.items() if "num_decoder_layers" not in options}

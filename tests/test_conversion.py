@@ -96,6 +96,9 @@ def quiet(caplog):
         {"normalize_first": True, "activation": "tanh"},
         {"activation": "geglu"},
         {"num_decoder_layers": 1, "num_layers": 3},
+        {"key_dim": 7},
+        {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
+        {"key_dim": 7, "value_dim": 3},
     ],
     ids=str,
 )
@@ -174,9 +177,11 @@ def greedy(encode, decode_step, sources, steps):
     """Decodes with only the documented tensors, each sentence three times, in reordered rows."""
     source = rows([[*row, EOS] for row in sources])
     memory = encode({"source": source})
-    batch, layers, heads, _, width = memory["memory_keys"].shape
-    beams = 3
-    keys = values = np.zeros((beams * batch, layers, heads, 0, width), "float32")
+    batch, beams = len(sources), 3
+    keys, values = (
+        np.zeros((beams * batch, *memory[name].shape[1:3], 0, memory[name].shape[4]), "float32")
+        for name in ("memory_keys", "memory_values")
+    )
     ids, written, tables = np.full((beams * batch, 1), BOS, "int32"), [], []
     for _ in range(steps):
         outputs = decode_step({"ids": ids, "source": source, **memory, "past_keys": keys, "past_values": values})

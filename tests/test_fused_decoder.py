@@ -15,6 +15,8 @@ VARIANTS = {
     "biases": {"use_attention_bias": True},
     "gated": {"activation": "swiglu"},
     "shallow decoder": {"num_layers": 3, "num_decoder_layers": 1},
+    "narrow keys": {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
+    "wide keys": {"key_dim": 7, "value_dim": 3, "num_heads": 5},
 }
 
 
@@ -90,7 +92,7 @@ def test_a_translator_step_equals_the_layers(variant):
 
 
 @pytest.mark.parametrize("length", [0, 4])
-@pytest.mark.parametrize("variant", ["paper", "pre-norm"])
+@pytest.mark.parametrize("variant", ["paper", "pre-norm", "narrow keys"])
 def test_a_language_model_step_equals_the_layers(variant, length):
     model = random_model(CausalTransformer, **VARIANTS[variant])
     prompts = np.random.default_rng(13).integers(4, V, (B, length)).astype("int32")

@@ -17,7 +17,7 @@ class TransformerConfig:
         num_layers: Number of encoder layers and of decoder layers (N).
         hidden_dim: Width of the model (d_model).
         intermediate_dim: Inner width of the feed-forward networks (d_ff).
-        num_heads: Number of attention heads (h); the head width is d_model / h.
+        num_heads: Number of attention heads (h).
         dropout: Dropout rate (P_drop) of each sub-layer's output and of the sums of embeddings and positions.
         attention_dropout: Dropout rate of the attention weights.
         activation_dropout: Dropout rate of the inner activations of the feed-forward networks.
@@ -29,6 +29,8 @@ class TransformerConfig:
             takes less memory and more time.
         num_decoder_layers: Number of decoder layers of a `Transformer`; `num_layers` by default. Decoding is faster
             with a deep encoder and a shallow decoder (Kasai et al. 2021).
+        key_dim: Width of each head's queries and keys (d_k); `hidden_dim / num_heads` by default.
+        value_dim: Width of each head's values (d_v); d_k by default.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
@@ -54,11 +56,13 @@ class TransformerConfig:
     use_attention_bias: bool = False
     remat: bool = False
     num_decoder_layers: int | None = None
+    key_dim: int | None = None
+    value_dim: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
             self._set(name, positive_integer(getattr(self, name), name))
-        for name in ("num_decoder_layers",):
+        for name in ("num_decoder_layers", "key_dim", "value_dim"):
             if getattr(self, name) is not None:
                 self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
@@ -67,9 +71,9 @@ class TransformerConfig:
             self._set(name, boolean(getattr(self, name), name))
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
         feed_forward_activation(self.activation)
-        if self.hidden_dim % self.num_heads:
+        if self.key_dim is None and self.hidden_dim % self.num_heads:
             raise ValueError(
-                "`num_heads` must divide `hidden_dim`. "
+                "`num_heads` must divide `hidden_dim`; or give `key_dim`. "
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
             )
 
@@ -129,7 +133,10 @@ class TransformerConfig:
     def _layer_parameters(self) -> tuple[int, int, int]:
         """Number of weights of an attention layer, of a feed-forward network and of a normalization."""
         width, inner = self.hidden_dim, self.intermediate_dim
-        attention = 4 * width**2 + (4 * width if self.use_attention_bias else 0)
+        key_dim = self.key_dim or width // self.num_heads
+        keys, values = (self.num_heads * head_dim for head_dim in (key_dim, self.value_dim or key_dim))
+        attention = 2 * (keys + values) * width
+        attention += 2 * keys + values + width if self.use_attention_bias else 0
         return attention, 2 * width * inner + inner + width, 2 * width
 
     def to_dict(self) -> dict[str, Any]:

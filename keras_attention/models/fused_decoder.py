@@ -109,7 +109,10 @@ class FusedDecoder:
         sentences, length = ops.shape(prompts)
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
         return self._empty_state(sentences, beams)._replace(
-            older=tuple(ops.cast(ops.stack([layer.key, layer.value]), self.memory_dtype) for layer in cache.layers),
+            older=tuple(
+                ops.cast(layer.self_attention.pair_of(cached), self.memory_dtype)
+                for layer, cached in zip(self.layers, cache.layers, strict=True)
+            ),
             visible=ops.ones((sentences, length, beams), "bool"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )

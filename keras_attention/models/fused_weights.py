@@ -50,7 +50,7 @@ class FusedAttention(NamedTuple):
         memory: Projection to keys and values in cross-attention.
         output: Projection back to the width of the model.
         heads: Number of heads (H).
-        head_dim: Width of a head (D).
+        head_dim: Width of a head (D). Keys and values share a tensor, so the narrower of them are padded with zeros.
     """
 
     inputs: Matrix
@@ -61,15 +61,16 @@ class FusedAttention(NamedTuple):
 
     @classmethod
     def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
-        """Returns the matrices of a built `MultiHeadAttention`, that of the queries scaled by 1/√D.
+        """Returns the matrices of a built `MultiHeadAttention`, that of the queries scaled by 1/√d_k.
 
         With `memory`, keys and values come from the encoder.
         """
-        head_dim = layer.query_dense.kernel.shape[-1]
+        key_dim, value_dim = (projection.kernel.shape[-1] for projection in (layer.key_dense, layer.value_dense))
+        head_dim = max(key_dim, value_dim)
         query, key, value = (
-            _flatten(projection, scale)
+            _flatten(projection, head_dim, scale)
             for projection, scale in (
-                (layer.query_dense, head_dim**-0.5),
+                (layer.query_dense, key_dim**-0.5),
                 (layer.key_dense, 1.0),
                 (layer.value_dense, 1.0),
             )
@@ -78,7 +79,7 @@ class FusedAttention(NamedTuple):
         return cls(
             _fuse(fused, dtype),
             _fuse([key, value], dtype) if memory else None,
-            _fuse([_flatten(layer.output_dense)], dtype),
+            _fuse([_flatten(layer.output_dense, head_dim)], dtype),
             layer.num_heads,
             head_dim,
         )
@@ -89,6 +90,10 @@ class FusedAttention(NamedTuple):
         vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·H, D)
         vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
         return ops.reshape(vectors, (fused, sentences, self.heads, length, self.head_dim))
+
+    def pair_of(self, cache: Any) -> Any:
+        """Joins the keys and values of a cache, (2, B, H, n, D)."""
+        return ops.stack([_pad(x, 3, self.head_dim) for x in (cache.key, cache.value)])
 
     def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any) -> Any:
         """Projects the output of `cached_attention`, softmax(Q Kᵀ + bias) V, to (B·K, M)."""
@@ -124,11 +129,23 @@ def _permute(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> An
     return ops.take(vectors, ops.reshape(ops.transpose(ops.reshape(rows, shape), order), (-1,)), axis=0)
 
 
-def _flatten(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
-    """Returns the kernel of a projection as a matrix, and its bias as a vector."""
-    inputs = math.prod(projection.kernel.shape[: projection.input_axes])
-    kernel = ops.reshape(projection.kernel, (inputs, -1)) * scale
-    return kernel, None if projection.bias is None else ops.reshape(projection.bias, (-1,)) * scale
+def _flatten(projection: Any, head_dim: int, scale: float = 1.0) -> tuple[Any, Any]:
+    """Returns the kernel of a projection as a matrix, and its bias as a vector, for heads padded to a width."""
+    kernel, bias = projection.kernel, projection.bias  # (M, H, D) and (H, D), or (H, D, M) and (M,)
+    if projection.input_axes == 1:
+        kernel, bias = _pad(kernel, 2, head_dim), None if bias is None else _pad(bias, 1, head_dim)
+        inputs = kernel.shape[0]
+    else:
+        kernel = _pad(kernel, 1, head_dim)
+        inputs = kernel.shape[0] * head_dim
+    kernel = ops.reshape(kernel, (inputs, -1)) * scale
+    return kernel, None if bias is None else ops.reshape(bias, (-1,)) * scale
+
+
+def _pad(x: Any, axis: int, size: int) -> Any:
+    """Appends zeros to an axis up to a size."""
+    missing = size - x.shape[axis]
+    return ops.pad(x, [(0, missing if each == axis else 0) for each in range(len(x.shape))]) if missing else x
 
 
 def _fuse(matrices: list[tuple[Any, Any]], dtype: str) -> Matrix:
