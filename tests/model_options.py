@@ -13,6 +13,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "any key width": {"key_dim": 7, "num_heads": 5},
     "narrow keys": {"key_dim": 3, "value_dim": 7},
     "wide keys": {"key_dim": 7, "value_dim": 3},
+    "learned positions": {"positions": "learned", "max_length": 29},
 }
 # Those that a language model has too.
 CAUSAL_OPTIONS = {name: options for name, options in OPTIONS.items() if "num_decoder_layers" not in options}
@@ -26,6 +27,8 @@ def logits_by_the_formulas(model: Any, target: np.ndarray, source: np.ndarray | 
 
     def embed(ids: np.ndarray) -> np.ndarray:
         x = weights["embedding/embeddings"][ids]
+        if config.positions == "learned":
+            return oracle.learned_positions(oracle.part(weights, "positions"), x, range(ids.shape[1]))
         return x * np.sqrt(config.hidden_dim) + oracle.sinusoids(range(ids.shape[1]), config.hidden_dim)
 
     def finish(side: str, x: np.ndarray) -> np.ndarray:

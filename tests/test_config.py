@@ -67,6 +67,13 @@ def test_changes_override_the_preset(preset):
         ({"num_decoder_layers": 0}, r"`num_decoder_layers` must be a positive integer. Received: num_decoder_layers=0"),
         ({"key_dim": 0}, r"`key_dim` must be a positive integer. Received: key_dim=0"),
         ({"value_dim": 6.5}, r"`value_dim` must be a positive integer. Received: value_dim=6.5"),
+        ({"positions": "sine"}, r"`positions` is one of 'sinusoid', 'learned'.* Received: positions='sine'"),
+        (
+            {"positions": "learned"},
+            r"give it with positions='learned', .* Received: positions='learned', max_length=None",
+        ),
+        ({"max_length": 7}, r"`max_length` is the number of learned .* Received: positions='sinusoid', max_length=7"),
+        ({"positions": "learned", "max_length": 0}, r"`max_length` must be a positive integer"),
         ({"num_heads": "8"}, r"Received: num_heads='8'"),
         (
             {"num_heads": 7},

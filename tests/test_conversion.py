@@ -99,6 +99,7 @@ def quiet(caplog):
         {"key_dim": 7},
         {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
         {"key_dim": 7, "value_dim": 3},
+        {"positions": "learned", "max_length": 31},
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ VARIANTS = {
     "shallow decoder": {"num_layers": 3, "num_decoder_layers": 1},
     "narrow keys": {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
     "wide keys": {"key_dim": 7, "value_dim": 3, "num_heads": 5},
+    "learned positions": {"positions": "learned", "max_length": 29},
 }
 
 

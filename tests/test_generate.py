@@ -458,3 +458,50 @@ def test_other_special_ids(kind, request):
     streamed = list(stream(model, inputs, options, bos_id=bos, eos_id=eos, pad_id=pad))
     read = 0 if kind == "translator" else 1  # tokens of each prompt that are read at once
     assert np.stack([token.ids for token in streamed], axis=1).tolist() == [row[read:] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def five_positions():
+    """A translator and a language model that have learned five positions."""
+    return [made(kind, positions="learned", max_length=5) for kind in (Transformer, CausalTransformer)]
+
+
+def test_an_output_ends_at_the_last_learned_position(five_positions):
+    for model, inputs in zip(five_positions, (SOURCES, PROMPTS), strict=True):
+        options = DecodingOptions(beam_size=3, length_penalty=3.0, length_normalization="average")
+        found = generate(model, inputs, options)
+        assert found.ids.shape[2] <= 5
+        assert np.isfinite(found.scores.numpy()).all()
+    embeddings = five_positions[0].get_layer("embedding").embeddings
+    unwilling = made(Transformer, positions="learned", max_length=5)
+    unwilling.get_layer("embedding").embeddings.assign(embeddings * (np.arange(V) != EOS)[:, None] * 3)
+    for each in (unwilling, Unfused(unwilling)):
+        each.config = unwilling.config
+        assert generate(each, SOURCES, DecodingOptions(beam_size=1)).lengths.numpy().tolist() == [[5]] * 3
+        assert len(list(stream(each, SOURCES))) == 5
+
+
+@pytest.mark.parametrize("options", [{"max_length": 6}, {"min_length": 6}])
+def test_options_beyond_the_learned_positions_are_refused(options, five_positions):
+    for model, inputs in zip(five_positions, (SOURCES, PROMPTS), strict=True):
+        with pytest.raises(ValueError, match=r"give a smaller `max_length`.*_length=6.* model.config.max_length=5"):
+            generate(model, inputs, DecodingOptions(**options))
+
+
+def test_a_prompt_or_a_source_beyond_the_learned_positions_is_refused(five_positions):
+    translator, language_model = five_positions
+    with pytest.raises(ValueError, match=r"Received: max_length=4, .* prompt of 2 tokens, model.config.max_len"):
+        generate(language_model, PROMPTS, DecodingOptions(max_length=4))
+    with pytest.raises(ValueError, match=r"prompt of 5 tokens, model.config.max_length=5"):
+        generate(language_model, np.full((1, 5), 4), DecodingOptions(max_length=1))
+    for each in (translator, Unfused(translator)):
+        with pytest.raises(ValueError, match=r"past the last learned position.* length=6, .* max_length=5"):
+            generate(each, np.full((1, 6), 4, "int32"))
+
+
+def test_a_graph_gives_nan_for_a_source_beyond_the_learned_positions(five_positions):
+    graph = tf.function(
+        lambda source: generate(five_positions[0], source), input_signature=[tf.TensorSpec([None, None], tf.int32)]
+    )
+    assert np.isfinite(graph(np.full((1, 5), 4, "int32")).scores.numpy()).all()
+    assert np.isnan(graph(np.full((1, 6), 4, "int32")).scores.numpy()).all()

@@ -133,3 +133,19 @@ def test_the_depth_of_the_decoder_follows_that_of_the_encoder_unless_it_is_given
 def test_a_language_model_has_one_depth():
     with pytest.raises(ValueError, match=r"give their number as `num_layers`. Received: num_decoder_layers=1, num_la"):
         make(ka.CausalTransformer, num_decoder_layers=1)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_sequence_longer_than_the_learned_positions_is_an_error(side):
+    model, inputs = make(positions="learned", max_length=S), batch()
+    assert np.isfinite(numpy(model(inputs))).all()
+    inputs[side] = np.ones((B, S + 1), "int32")
+    with pytest.raises(ValueError, match=r"past the last learned position.* Received: length=8, .* max_length=7"):
+        model(inputs)
+
+
+def test_a_step_past_the_learned_positions_is_an_error():
+    model = make(ka.CausalTransformer, positions="learned", max_length=T)
+    _, cache = model.decode_step(np.ones((B, T), "int32"), model.init_cache(B))
+    with pytest.raises(ValueError, match=r"Received: length=1, start_index=5, max_length=5"):
+        model.decode_step(np.ones((B, 1), "int32"), cache)

@@ -57,6 +57,11 @@ def test_a_count_is_a_positive_integer(name, value):
         ("model", {"layers": 2}, "`model` has no setting `layers`; did you mean `num_layers`?"),
         ("model", {"vocabulary_size": 5}, "`model` has no setting `vocabulary_size`"),
         ("model", {"num_heads": 7}, "`num_heads` must divide `hidden_dim`"),
+        (
+            "model",
+            {"positions": "learned", "max_length": 255},
+            r"learn as many positions .* Received: max_length=256, model={'max_length': 255}",
+        ),
         ("model", {"normalize_first": "yes"}, "`normalize_first` must be True or False"),
         ("model", {"activation": "rleu"}, "`activation` is a function, .* Received: activation='rleu'"),
         ("evaluate_evry", 5, "A run has no setting `evaluate_evry`; did you mean `evaluate_every`?"),

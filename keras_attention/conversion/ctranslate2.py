@@ -19,7 +19,7 @@ from keras_attention.ops.positions import sinusoids
 from keras_attention.text import BOS_ID, EOS_ID, UNK_ID
 
 QUANTIZATIONS = (None, "int8")
-# CTranslate2 reads position vectors from a table, and raises an error for longer texts.
+# CTranslate2 reads position vectors from a table, and raises an error for longer texts; the number of sinusoids in it.
 POSITIONS = 2048
 # From Keras' names to those of ctranslate2.specs.Activation.
 ACTIVATIONS = {
@@ -104,9 +104,12 @@ def specification(model: Transformer, pieces: list[str]) -> Any:
     embeddings = _array(model.get_layer("embedding").embeddings)  # (V, M)
     spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = embeddings
     spec.decoder.projection.weight = embeddings
+    positions = sinusoids(ops.arange(POSITIONS), config.hidden_dim)  # (P, M)
+    if config.positions == "learned":
+        positions = model.network.positions.embeddings
     for side, layers in ((spec.encoder, model.get_layer("encoder")), (spec.decoder, model.get_layer("decoder"))):
         side.scale_embeddings = True
-        side.position_encodings.encodings = _array(sinusoids(ops.arange(POSITIONS), config.hidden_dim))
+        side.position_encodings.encodings = _array(positions)
         for layer_spec, layer in zip(side.layer, layers.layers, strict=True):
             _fill_layer(layer_spec, layer)
         if config.normalize_first:

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import keras
 
+from keras_attention.layers import LearnedPositionalEncoding, PositionalEncoding
 from keras_attention.layers.composite import (
     adapt,
     adaptations,
@@ -13,6 +14,7 @@ from keras_attention.layers.composite import (
     set_trainable,
     trainable_flags,
 )
+from keras_attention.layers.positions import AddedPositions
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
 from keras_attention.models.network import Network
@@ -178,9 +180,16 @@ def check_config(config: TransformerConfig) -> TransformerConfig:
     return config
 
 
+def positional_encoding(config: TransformerConfig, dtype: Any) -> AddedPositions:
+    """Returns the layer that scales the embeddings and adds the positions."""
+    if config.positions == "learned":
+        return LearnedPositionalEncoding(config.max_length, dtype=dtype, name="positions")
+    return PositionalEncoding(dtype=dtype, name="positions")
+
+
 def encoder_arguments(config: TransformerConfig) -> dict[str, Any]:
     """Returns the keyword arguments of `Encoder`."""
-    others = ("vocabulary_size", "hidden_dim", "num_decoder_layers")
+    others = ("vocabulary_size", "hidden_dim", "num_decoder_layers", "positions", "max_length")
     return {name: value for name, value in config.to_dict().items() if name not in others}
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
+from keras_attention.layers import Decoder, TokenEmbedding
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models.base import ConfiguredModel, check_config, decoder_arguments
+from keras_attention.models.base import ConfiguredModel, check_config, decoder_arguments, positional_encoding
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.network import Network
 from keras_attention.models.transformer import DecoderCache
@@ -51,7 +51,7 @@ class CausalTransformer(ConfiguredModel):
             )
         network = Network(
             embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
-            positions=PositionalEncoding(dtype=policy, name="positions"),
+            positions=positional_encoding(config, policy),
             target_dropout=Dropout(config.dropout, dtype=policy, name="dropout"),
             decoder=Decoder(**decoder_arguments(config), dtype=policy, name="decoder"),
         )

@@ -4,8 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from keras_attention.layers.arguments import boolean, fraction, positive_integer, positive_number
+from keras_attention.layers.arguments import boolean, fraction, one_of, positive_integer, positive_number
 from keras_attention.layers.feed_forward import feed_forward_activation
+
+POSITIONS = ("sinusoid", "learned")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class TransformerConfig:
             with a deep encoder and a shallow decoder (Kasai et al. 2021).
         key_dim: Width of each head's queries and keys (d_k); `hidden_dim / num_heads` by default.
         value_dim: Width of each head's values (d_v); d_k by default.
+        positions: "sinusoid" as in the paper, or "learned": a vector for each position, as in row E of table 3.
+        max_length: Number of learned positions, the maximum length of a source and of a target; for "learned" only.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
@@ -58,11 +62,13 @@ class TransformerConfig:
     num_decoder_layers: int | None = None
     key_dim: int | None = None
     value_dim: int | None = None
+    positions: str = "sinusoid"
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
             self._set(name, positive_integer(getattr(self, name), name))
-        for name in ("num_decoder_layers", "key_dim", "value_dim"):
+        for name in ("num_decoder_layers", "key_dim", "value_dim", "max_length"):
             if getattr(self, name) is not None:
                 self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
@@ -71,6 +77,12 @@ class TransformerConfig:
             self._set(name, boolean(getattr(self, name), name))
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
         feed_forward_activation(self.activation)
+        one_of(self.positions, "positions", POSITIONS)
+        if (self.positions == "learned") != (self.max_length is not None):
+            raise ValueError(
+                "`max_length` is the number of learned positions: give it with positions='learned', and only then. "
+                f"Received: positions={self.positions!r}, max_length={self.max_length}"
+            )
         if self.key_dim is None and self.hidden_dim % self.num_heads:
             raise ValueError(
                 "`num_heads` must divide `hidden_dim`; or give `key_dim`. "
@@ -127,7 +139,8 @@ class TransformerConfig:
 
     @property
     def _embedding_parameters(self) -> int:
-        return self.vocabulary_size * self.hidden_dim
+        """Number of weights of the token embedding and of the learned positions."""
+        return (self.vocabulary_size + (self.max_length or 0)) * self.hidden_dim
 
     @property
     def _layer_parameters(self) -> tuple[int, int, int]:

@@ -13,11 +13,16 @@ from keras_attention.layers import (
     Encoder,
     FixedKeyValueCache,
     KeyValueCache,
-    PositionalEncoding,
     TokenEmbedding,
 )
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models.base import ConfiguredModel, check_config, decoder_arguments, encoder_arguments
+from keras_attention.models.base import (
+    ConfiguredModel,
+    check_config,
+    decoder_arguments,
+    encoder_arguments,
+    positional_encoding,
+)
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.network import Network, padding_mask
 
@@ -69,7 +74,7 @@ class Transformer(ConfiguredModel):
         check_config(config)
         network = Network(
             embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
-            positions=PositionalEncoding(dtype=policy, name="positions"),
+            positions=positional_encoding(config, policy),
             encoder=Encoder(**encoder_arguments(config), dtype=policy, name="encoder"),
             decoder=Decoder(**decoder_arguments(config), dtype=policy, name="decoder"),
             source_dropout=Dropout(config.dropout, dtype=policy, name="source_dropout"),
