@@ -74,6 +74,10 @@ def test_changes_override_the_preset(preset):
         ),
         ({"max_length": 7}, r"`max_length` is the number of learned .* Received: positions='sinusoid', max_length=7"),
         ({"positions": "learned", "max_length": 0}, r"`max_length` must be a positive integer"),
+        ({"num_kv_heads": 3}, r"`num_kv_heads` must divide `num_heads`. Received: num_heads=8, num_kv_heads=3"),
+        ({"normalization": "batch"}, r"`normalization` is one of 'layer', 'rms'. Received: normalization='batch'"),
+        ({"positions": "rotary", "key_dim": 7}, r"`key_dim` must be even. Received: key_dim=7"),
+        ({"positions": "rotary", "max_length": 7}, r"Received: positions='rotary', max_length=7"),
         ({"num_heads": "8"}, r"Received: num_heads='8'"),
         (
             {"num_heads": 7},
@@ -94,7 +98,10 @@ def test_wrong_sizes_are_refused(arguments, message):
 
 
 def test_mistakes_get_a_message():
-    with pytest.raises(ValueError, match=r"`preset` is one of tiny, small, base, big. Received: preset='large'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`preset` is one of tiny, small, base, big. Received: preset='large'",
+    ):
         ka.Transformer.from_preset("large", vocabulary_size=V)
     with pytest.raises(TypeError, match="layers"):
         ka.TransformerConfig(V, layers=3)

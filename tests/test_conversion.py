@@ -100,6 +100,11 @@ def quiet(caplog):
         {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
         {"key_dim": 7, "value_dim": 3},
         {"positions": "learned", "max_length": 31},
+        {"num_heads": 6, "num_kv_heads": 2, "key_dim": 4, "use_attention_bias": True},
+        {"normalization": "rms"},
+        {"normalization": "rms", "normalize_first": True},
+        {"positions": "rotary"},
+        {**OPTIONS["together"], "normalize_first": True},
     ],
     ids=str,
 )
@@ -247,6 +252,18 @@ def test_functions_decode_as_ours(name, converted):
     assert len({tuple(row) for row in ids.tolist()}) == len(SOURCES)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_model_with_most_options_is_converted(name, tmp_path):
+    """The conversion itself compares the logits."""
+    convert, functions_of, package = FORMATS[name]
+    pytest.importorskip(package)
+    model = small(num_layers=3, num_decoder_layers=1, **OPTIONS["together"])
+    encode, _ = functions_of(convert(model, tiny_tokenizer(), tmp_path / "model"))
+    memory = encode({"source": rows([[*row, EOS] for row in SOURCES])})
+    assert memory["memory_keys"].shape == (3, 1, 2, 8, 4)
+    assert memory["memory_values"].shape == (3, 1, 2, 8, 7)
+
+
 def test_the_listings_of_the_page_run(converted, monkeypatch, capsys):
     for package in ("ctranslate2", "tf2onnx", "ai_edge_litert"):
         pytest.importorskip(package)
@@ -367,6 +384,9 @@ def test_what_ctranslate2_cannot_express_is_refused(tmp_path):
         to_ctranslate2(small(activation="softplus"), tiny_tokenizer(), tmp_path / "model")
     with pytest.raises(ValueError, match=r"`quantization` must be None or 'int8'. Received: quantization='int4'"):
         to_ctranslate2(small(), tiny_tokenizer(), tmp_path / "model", quantization="int4")
+    for positions in ("alibi", "relative"):
+        with pytest.raises(ValueError, match=rf"convert to ONNX or LiteRT, .* Received: .*positions='{positions}'"):
+            to_ctranslate2(small(positions=positions), tiny_tokenizer(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 

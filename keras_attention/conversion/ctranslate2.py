@@ -14,6 +14,7 @@ from keras_attention.conversion.folder import TOKENIZER_FILE, atomic_folder
 from keras_attention.conversion.model import check_installed, check_tokenizer, float32_model
 from keras_attention.conversion.parity import RandomPairs, assert_close, assert_near, full_logits, pad_rows
 from keras_attention.layers.feed_forward import GATED
+from keras_attention.layers.normalization import LayerNorm
 from keras_attention.models import Transformer
 from keras_attention.ops.positions import sinusoids
 from keras_attention.text import BOS_ID, EOS_ID, UNK_ID
@@ -25,6 +26,7 @@ POSITIONS = 2048
 ACTIVATIONS = {
     "relu": "RELU", "gelu": "GELU", "silu": "SWISH", "swish": "SWISH", "tanh": "Tanh", "sigmoid": "Sigmoid",
 }  # fmt: skip
+CONVERTED_POSITIONS = ("sinusoid", "learned", "rotary")
 GREEDY_LENGTH = 13  # tokens of the translations in the check
 
 
@@ -91,13 +93,23 @@ def specification(model: Transformer, pieces: list[str]) -> Any:
             f"`model` must have an activation of CTranslate2: {', '.join([*ACTIVATIONS, *GATED])}. "
             f"Received: model.config.activation={config.activation!r}"
         )
+    attention = model.network.encoder.layers[0].self_attention
+    if config.positions not in CONVERTED_POSITIONS:
+        raise ValueError(
+            f"CTranslate2 has no such positions: convert to ONNX or LiteRT, or train a model with one of "
+            f"{', '.join(map(repr, CONVERTED_POSITIONS))}. Received: model.config.positions={config.positions!r}"
+        )
     options = {
         "num_heads": config.num_heads,
         "pre_norm": config.normalize_first,
         "activation": common_spec.Activation[ACTIVATIONS[activation]],
         "ffn_glu": config.activation in GATED,
-        "head_dim": _head_dim(model.network.encoder.layers[0].self_attention),
+        "rms_norm": config.normalization == "rms",
+        "head_dim": _head_dim(attention),
+        "num_heads_kv": None if attention.num_kv_heads == config.num_heads else attention.num_kv_heads,
     }
+    if config.positions == "rotary":
+        options |= {"rotary_dim": attention.key_dense.kernel.shape[-1], "rotary_interleave": False}
     spec = TransformerSpec(
         TransformerEncoderSpec(config.num_layers, **options), TransformerDecoderSpec(config.decoder_depth, **options)
     )
@@ -109,7 +121,8 @@ def specification(model: Transformer, pieces: list[str]) -> Any:
         positions = model.network.positions.embeddings
     for side, layers in ((spec.encoder, model.get_layer("encoder")), (spec.decoder, model.get_layer("decoder"))):
         side.scale_embeddings = True
-        side.position_encodings.encodings = _array(positions)
+        if config.positions != "rotary":
+            side.position_encodings.encodings = _array(positions)
         for layer_spec, layer in zip(side.layer, layers.layers, strict=True):
             _fill_layer(layer_spec, layer)
         if config.normalize_first:
@@ -207,7 +220,10 @@ def _fill_linear(spec: Any, *matrices: tuple[Any, Any]) -> None:
 
 
 def _fill_norm(spec: Any, norm: Any) -> None:
-    spec.gamma, spec.beta = _array(norm.gamma), _array(norm.beta)
+    if isinstance(norm, LayerNorm):
+        spec.gamma, spec.beta = _array(norm.gamma), _array(norm.beta)
+    else:
+        spec.gamma = _array(norm.scale)
 
 
 def _array(values: Any) -> np.ndarray:

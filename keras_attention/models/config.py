@@ -4,10 +4,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from keras_attention.layers.arguments import boolean, fraction, one_of, positive_integer, positive_number
-from keras_attention.layers.feed_forward import feed_forward_activation
+from keras_attention.layers.arguments import (
+    boolean,
+    check_heads_share,
+    fraction,
+    one_of,
+    positive_integer,
+    positive_number,
+)
+from keras_attention.layers.feed_forward import GATED, feed_forward_activation
+from keras_attention.layers.normalization import NORMALIZATIONS
+from keras_attention.layers.position_bias import RelativePositionBias, RotaryPosition
 
-POSITIONS = ("sinusoid", "learned")
+POSITIONS = ("sinusoid", "learned", "rotary", "alibi", "relative")
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,13 @@ class TransformerConfig:
             with a deep encoder and a shallow decoder (Kasai et al. 2021).
         key_dim: Width of each head's queries and keys (d_k); `hidden_dim / num_heads` by default.
         value_dim: Width of each head's values (d_v); d_k by default.
-        positions: "sinusoid" as in the paper, or "learned": a vector for each position, as in row E of table 3.
+        positions: Where the positions come from: "sinusoid", as in the paper, or "learned", as in row E of its table 3,
+            are added to the embeddings; "rotary", "alibi" and "relative" are those of `RotaryPosition`, `AlibiBias` and
+            `RelativePositionBias` in each self-attention layer, and nothing is added.
         max_length: Number of learned positions, the maximum length of a source and of a target; for "learned" only.
+        num_kv_heads: Number of heads of keys and values, each shared by several query heads; h by default. Fewer of
+            them make the caches of decoding smaller (Ainslie et al. 2023).
+        normalization: "layer" as in the paper, or "rms" for RMS normalization.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
@@ -64,11 +78,13 @@ class TransformerConfig:
     value_dim: int | None = None
     positions: str = "sinusoid"
     max_length: int | None = None
+    num_kv_heads: int | None = None
+    normalization: str = "layer"
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
             self._set(name, positive_integer(getattr(self, name), name))
-        for name in ("num_decoder_layers", "key_dim", "value_dim", "max_length"):
+        for name in ("num_decoder_layers", "key_dim", "value_dim", "max_length", "num_kv_heads"):
             if getattr(self, name) is not None:
                 self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
@@ -77,6 +93,8 @@ class TransformerConfig:
             self._set(name, boolean(getattr(self, name), name))
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
         feed_forward_activation(self.activation)
+        one_of(self.normalization, "normalization", tuple(NORMALIZATIONS))
+        check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
         one_of(self.positions, "positions", POSITIONS)
         if (self.positions == "learned") != (self.max_length is not None):
             raise ValueError(
@@ -88,6 +106,8 @@ class TransformerConfig:
                 "`num_heads` must divide `hidden_dim`; or give `key_dim`. "
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
             )
+        if self.positions == "rotary":
+            RotaryPosition().check_head_dim(self._head_dims[0])
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, **changes: Any) -> "TransformerConfig":
@@ -121,8 +141,8 @@ class TransformerConfig:
     def num_parameters(self) -> int:
         """Number of weights of a `Transformer`: the tied embedding, the encoder layers and the decoder layers."""
         attention, feed_forward, norm = self._layer_parameters
-        encoder_layer = attention + feed_forward + 2 * norm
-        decoder_layer = 2 * attention + feed_forward + 3 * norm
+        encoder_layer = attention + self._position_parameters + feed_forward + 2 * norm
+        decoder_layer = encoder_layer + attention + norm
         final_norms = 2 * norm if self.normalize_first else 0
         encoder, decoder = self.num_layers * encoder_layer, self.decoder_depth * decoder_layer
         return self._embedding_parameters + encoder + decoder + final_norms
@@ -132,7 +152,8 @@ class TransformerConfig:
         """Number of weights of a `CausalTransformer`: the tied embedding, then N layers without a memory."""
         attention, feed_forward, norm = self._layer_parameters
         final_norm = norm if self.normalize_first else 0
-        return self._embedding_parameters + self.num_layers * (attention + feed_forward + 2 * norm) + final_norm
+        layer = attention + self._position_parameters + feed_forward + 2 * norm
+        return self._embedding_parameters + self.num_layers * layer + final_norm
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # a Python number, which YAML and JSON can hold
@@ -145,12 +166,26 @@ class TransformerConfig:
     @property
     def _layer_parameters(self) -> tuple[int, int, int]:
         """Number of weights of an attention layer, of a feed-forward network and of a normalization."""
-        width, inner = self.hidden_dim, self.intermediate_dim
-        key_dim = self.key_dim or width // self.num_heads
-        keys, values = (self.num_heads * head_dim for head_dim in (key_dim, self.value_dim or key_dim))
-        attention = 2 * (keys + values) * width
-        attention += 2 * keys + values + width if self.use_attention_bias else 0
-        return attention, 2 * width * inner + inner + width, 2 * width
+        width, inner, heads = self.hidden_dim, self.intermediate_dim, self.num_heads
+        key_dim, value_dim = self._head_dims
+        projected = heads * key_dim + (self.num_kv_heads or heads) * (key_dim + value_dim)  # queries, keys and values
+        attention = (projected + heads * value_dim) * width
+        attention += projected + width if self.use_attention_bias else 0
+        inward = 2 if self.activation in GATED else 1  # projections to the inner width
+        feed_forward = inward * (width * inner + inner) + inner * width + width
+        norm = width if self.normalization == "rms" else 2 * width
+        return attention, feed_forward, norm
+
+    @property
+    def _head_dims(self) -> tuple[int, int]:
+        """Widths of a head's queries and keys, and of its values."""
+        key_dim = self.hidden_dim // self.num_heads if self.key_dim is None else self.key_dim
+        return key_dim, self.value_dim or key_dim
+
+    @property
+    def _position_parameters(self) -> int:
+        """Number of weights of the positions of a self-attention layer."""
+        return RelativePositionBias().num_buckets * self.num_heads if self.positions == "relative" else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the attributes as a dictionary of plain values.
