@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from keras_attention.pipeline import RunConfig
+from keras_attention.cli.training import _config
+from keras_attention.pipeline import RunConfig, RunFolder
 from keras_attention.pipeline.config import read_yaml
 from keras_attention.training.presets import TRAINING_PRESETS
 
@@ -170,3 +171,12 @@ def test_a_config_is_written_atomically(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert RunConfig.load(file) == made()
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_set_changes_single_attributes_of_the_model(tmp_path):
+    config = _config(tmp_path / "run", ["model.num_layers=1", "model.positions=rotary"], **FILES)
+    assert config.model == {"num_layers": 1, "positions": "rotary"}
+    RunFolder(tmp_path / "run").start(config)
+    assert _config(tmp_path / "run", ["model.num_layers=2"]).model == {"num_layers": 2, "positions": "rotary"}
+    with pytest.raises(ValueError, match="`model` has no setting `layers`; did you mean `num_layers`"):
+        _config(tmp_path / "other", ["model.layers=2"], **FILES)
