@@ -1,11 +1,13 @@
 """The sizes of a Transformer: presets, the number of weights, mistakes."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
 import keras_attention as ka
-from keras_attention.models import PRESETS
+from keras_attention.models import PRESETS, TABLE_3
 
 V = 17
 
@@ -46,6 +48,60 @@ def test_number_of_parameters_is_that_of_the_model(changes):
     tiny = ka.Transformer.from_preset("tiny", vocabulary_size=101, **changes)
     assert tiny.config.num_parameters == tiny.count_params() == formula(tiny.config)
     assert all(getattr(tiny.config, name) == value for name, value in changes.items())
+
+
+# The numbers of weights that the paper prints in table 3, in millions.
+PRINTED = {
+    "base": 65,
+    "table3-b-dk16": 58,
+    "table3-b-dk32": 60,
+    "table3-c-n2": 36,
+    "table3-c-n4": 50,
+    "table3-c-n8": 80,
+    "table3-c-dmodel256": 28,
+    "table3-c-dmodel1024": 168,
+    "table3-c-dff1024": 53,
+    "table3-c-dff4096": 90,
+    "big": 213,
+}
+
+
+def millions(preset, vocabulary_size=37000):
+    return ka.TransformerConfig.from_preset(preset, vocabulary_size).num_parameters / 1e6
+
+
+def test_each_row_of_table_3_has_about_the_weights_that_the_paper_prints():
+    for preset, printed in PRINTED.items():
+        assert round(millions(preset, 36000 if preset == "big" else 41100)) == printed
+    same = {preset for preset in TABLE_3 if millions(preset) == millions("base")}
+    assert same == {preset for preset in TABLE_3 if preset.startswith(("table3-a", "table3-d"))}
+
+
+def test_the_page_has_the_numbers_of_table_3():
+    page = (Path(__file__).parent.parent / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
+    lines = [[cell.strip(" `") for cell in line.split("|")] for line in page.splitlines() if line.startswith("| ")]
+    rows = [row[3:7] for row in lines[2:] if "label_smoothing" not in row[3]]
+    assert [preset for preset, *_ in rows] == ["base", *TABLE_3, "big"]
+    for preset, printed, here, difference in rows:
+        assert here == f"{millions(preset):.2f} M"
+        assert printed == (f"{PRINTED[preset]} M" if preset in PRINTED else "")
+        if printed:
+            assert difference == f"{PRINTED[preset] - millions(preset):.2f} M".replace("-", "−")
+
+
+@pytest.mark.parametrize("preset", ["base", *TABLE_3, "big"])
+def test_each_row_of_table_3_has_the_sizes_of_the_paper(preset):
+    """As Keras counts the weights of one layer of each kind."""
+    config = ka.TransformerConfig.from_preset(preset, V, num_layers=1)
+    assert ka.Transformer(config).count_params() == config.num_parameters
+    name = preset.rpartition("-")[2]
+    varied = re.fullmatch(r"([a-z]+)([0-9.]+)", name)
+    if varied:
+        attribute = {
+            "h": "num_heads", "dk": "key_dim", "n": "num_layers", "dmodel": "hidden_dim", "dff": "intermediate_dim",
+            "dropout": "dropout",
+        }[varied[1]]  # fmt: skip
+        assert getattr(ka.TransformerConfig.from_preset(preset, V), attribute) == float(varied[2])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -100,7 +156,7 @@ def test_wrong_sizes_are_refused(arguments, message):
 def test_mistakes_get_a_message():
     with pytest.raises(
         ValueError,
-        match=r"`preset` is one of tiny, small, base, big. Received: preset='large'",
+        match=r"`preset` is one of tiny, small, base, big, table3-a-h1, .*, table3-e-learned. Received: preset='large'",
     ):
         ka.Transformer.from_preset("large", vocabulary_size=V)
     with pytest.raises(TypeError, match="layers"):

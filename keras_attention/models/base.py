@@ -54,7 +54,7 @@ class ConfiguredModel(keras.Model):
         """Creates a model with the sizes of a preset.
 
         Args:
-            preset: "tiny", "small", "base" or "big".
+            preset: "tiny", "small", "base", "big" or a name of `TABLE_3`.
             vocabulary_size: Number of tokens of the vocabulary (V).
             dtype: See the constructor.
             **changes: Attributes of `TransformerConfig` that differ from the preset.

@@ -114,7 +114,8 @@ class TransformerConfig:
         """Returns the config of a preset, with changes.
 
         Args:
-            preset: "tiny", "small", "base" or "big"; the last two are the paper's.
+            preset: "tiny", "small", "base" or "big", the last two of the paper; or another row of its table 3, a name
+                of `TABLE_3`.
             vocabulary_size: Number of tokens of the vocabulary (V).
             **changes: Attributes that differ from the preset.
 
@@ -127,10 +128,13 @@ class TransformerConfig:
         Example:
             >>> TransformerConfig.from_preset("small", vocabulary_size=8000, dropout=0.2).dropout
             0.2
+            >>> TransformerConfig.from_preset("table3-b-dk16", vocabulary_size=37000).key_dim
+            16
         """
-        if preset not in PRESETS:
-            raise ValueError(f"`preset` is one of {', '.join(PRESETS)}. Received: preset={preset!r}")
-        return cls(**{**PRESETS[preset], "vocabulary_size": vocabulary_size, **changes})
+        presets = {**PRESETS, **TABLE_3}
+        if preset not in presets:
+            raise ValueError(f"`preset` is one of {', '.join(presets)}. Received: preset={preset!r}")
+        return cls(**{**presets[preset], "vocabulary_size": vocabulary_size, **changes})
 
     @property
     def decoder_depth(self) -> int:
@@ -205,4 +209,28 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {"num_layers": 3, "hidden_dim": 256, "intermediate_dim": 1024, "num_heads": 4},
     "base": {"num_layers": 6, "hidden_dim": 512, "intermediate_dim": 2048, "num_heads": 8},
     "big": {"num_layers": 6, "hidden_dim": 1024, "intermediate_dim": 4096, "num_heads": 16, "dropout": 0.3},
+}
+
+# By row of table 3 of the paper: h, d_k and d_v (A), d_k (B), N, d_model and d_ff (C), P_drop (D), positions (E). The
+# widths of a head follow from d_model / h, except in B. Label smoothing (D) is a setting of the loss.
+TABLE_3: dict[str, dict[str, Any]] = {
+    row: {**PRESETS["base"], **changes}
+    for row, changes in {
+        "table3-a-h1": {"num_heads": 1},
+        "table3-a-h4": {"num_heads": 4},
+        "table3-a-h16": {"num_heads": 16},
+        "table3-a-h32": {"num_heads": 32},
+        "table3-b-dk16": {"key_dim": 16, "value_dim": 64},
+        "table3-b-dk32": {"key_dim": 32, "value_dim": 64},
+        "table3-c-n2": {"num_layers": 2},
+        "table3-c-n4": {"num_layers": 4},
+        "table3-c-n8": {"num_layers": 8},
+        "table3-c-dmodel256": {"hidden_dim": 256},
+        "table3-c-dmodel1024": {"hidden_dim": 1024},
+        "table3-c-dff1024": {"intermediate_dim": 1024},
+        "table3-c-dff4096": {"intermediate_dim": 4096},
+        "table3-d-dropout0": {"dropout": 0.0},
+        "table3-d-dropout0.2": {"dropout": 0.2},
+        "table3-e-learned": {"positions": "learned", "max_length": 512},
+    }.items()
 }
