@@ -1,11 +1,13 @@
 """The sizes of a Transformer: presets, the number of weights, mistakes."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
 import keras_attention as ka
-from keras_attention.models import PRESETS
+from keras_attention.models import PRESETS, TABLE_3
 
 V = 17
 
@@ -48,6 +50,60 @@ def test_number_of_parameters_is_that_of_the_model(changes):
     assert all(getattr(tiny.config, name) == value for name, value in changes.items())
 
 
+# The numbers of weights that the paper prints in table 3, in millions.
+PRINTED = {
+    "base": 65,
+    "table3-b-dk16": 58,
+    "table3-b-dk32": 60,
+    "table3-c-n2": 36,
+    "table3-c-n4": 50,
+    "table3-c-n8": 80,
+    "table3-c-dmodel256": 28,
+    "table3-c-dmodel1024": 168,
+    "table3-c-dff1024": 53,
+    "table3-c-dff4096": 90,
+    "big": 213,
+}
+
+
+def millions(preset, vocabulary_size=37000):
+    return ka.TransformerConfig.from_preset(preset, vocabulary_size).num_parameters / 1e6
+
+
+def test_each_row_of_table_3_has_about_the_weights_that_the_paper_prints():
+    for preset, printed in PRINTED.items():
+        assert round(millions(preset, 36000 if preset == "big" else 41100)) == printed
+    same = {preset for preset in TABLE_3 if millions(preset) == millions("base")}
+    assert same == {preset for preset in TABLE_3 if preset.startswith(("table3-a", "table3-d"))}
+
+
+def test_the_page_has_the_numbers_of_table_3():
+    page = (Path(__file__).parent.parent / "docs" / "paper_to_code.md").read_text(encoding="utf-8")
+    lines = [[cell.strip(" `") for cell in line.split("|")] for line in page.splitlines() if line.startswith("| ")]
+    rows = [row[3:7] for row in lines[2:] if "label_smoothing" not in row[3]]
+    assert [preset for preset, *_ in rows] == ["base", *TABLE_3, "big"]
+    for preset, printed, here, difference in rows:
+        assert here == f"{millions(preset):.2f} M"
+        assert printed == (f"{PRINTED[preset]} M" if preset in PRINTED else "")
+        if printed:
+            assert difference == f"{PRINTED[preset] - millions(preset):.2f} M".replace("-", "−")
+
+
+@pytest.mark.parametrize("preset", ["base", *TABLE_3, "big"])
+def test_each_row_of_table_3_has_the_sizes_of_the_paper(preset):
+    """As Keras counts the weights of one layer of each kind."""
+    config = ka.TransformerConfig.from_preset(preset, V, num_layers=1)
+    assert ka.Transformer(config).count_params() == config.num_parameters
+    name = preset.rpartition("-")[2]
+    varied = re.fullmatch(r"([a-z]+)([0-9.]+)", name)
+    if varied:
+        attribute = {
+            "h": "num_heads", "dk": "key_dim", "n": "num_layers", "dmodel": "hidden_dim", "dff": "intermediate_dim",
+            "dropout": "dropout",
+        }[varied[1]]  # fmt: skip
+        assert getattr(ka.TransformerConfig.from_preset(preset, V), attribute) == float(varied[2])
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_changes_override_the_preset(preset):
     config = ka.TransformerConfig.from_preset(preset, 101, dropout=0.25, intermediate_dim=7)
@@ -64,8 +120,25 @@ def test_changes_override_the_preset(preset):
         ({"num_layers": -1}, r"`num_layers` must be a positive integer"),
         ({"hidden_dim": 512.0}, r"Received: hidden_dim=512.0"),
         ({"intermediate_dim": None}, r"Received: intermediate_dim=None"),
+        ({"num_decoder_layers": 0}, r"`num_decoder_layers` must be a positive integer. Received: num_decoder_layers=0"),
+        ({"key_dim": 0}, r"`key_dim` must be a positive integer. Received: key_dim=0"),
+        ({"value_dim": 6.5}, r"`value_dim` must be a positive integer. Received: value_dim=6.5"),
+        ({"positions": "sine"}, r"`positions` is one of 'sinusoid', 'learned'.* Received: positions='sine'"),
+        (
+            {"positions": "learned"},
+            r"give it with positions='learned', .* Received: positions='learned', max_length=None",
+        ),
+        ({"max_length": 7}, r"`max_length` is the number of learned .* Received: positions='sinusoid', max_length=7"),
+        ({"positions": "learned", "max_length": 0}, r"`max_length` must be a positive integer"),
+        ({"num_kv_heads": 3}, r"`num_kv_heads` must divide `num_heads`. Received: num_heads=8, num_kv_heads=3"),
+        ({"normalization": "batch"}, r"`normalization` is one of 'layer', 'rms'. Received: normalization='batch'"),
+        ({"positions": "rotary", "key_dim": 7}, r"`key_dim` must be even. Received: key_dim=7"),
+        ({"positions": "rotary", "max_length": 7}, r"Received: positions='rotary', max_length=7"),
         ({"num_heads": "8"}, r"Received: num_heads='8'"),
-        ({"num_heads": 7}, r"`num_heads` must divide `hidden_dim`. Received: num_heads=7, hidden_dim=512"),
+        (
+            {"num_heads": 7},
+            r"`num_heads` must divide `hidden_dim`; or give `key_dim`. Received: num_heads=7, hidden_dim=512",
+        ),
         ({"dropout": 1.5}, r"`dropout` must be a number, at least 0 and below 1. Received: dropout=1.5"),
         ({"attention_dropout": -1}, r"Received: attention_dropout=-1"),
         ({"activation_dropout": 1}, r"Received: activation_dropout=1"),
@@ -81,7 +154,10 @@ def test_wrong_sizes_are_refused(arguments, message):
 
 
 def test_mistakes_get_a_message():
-    with pytest.raises(ValueError, match=r"`preset` is one of tiny, small, base, big. Received: preset='large'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`preset` is one of tiny, small, base, big, table3-a-h1, .*, table3-e-learned. Received: preset='large'",
+    ):
         ka.Transformer.from_preset("large", vocabulary_size=V)
     with pytest.raises(TypeError, match="layers"):
         ka.TransformerConfig(V, layers=3)

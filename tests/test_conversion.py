@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from model_options import OPTIONS
 from tiny_translator import tiny_model, tiny_tokenizer
 
 from keras_attention import Transformer, TransformerConfig
@@ -28,15 +29,12 @@ TARGETS = [[19, 4], [50, 6, 37, 101, 140], [33, 12, 9]]
 
 
 @functools.cache
-def small(activation="relu", normalize_first=False, use_attention_bias=False, dtype=None, scale=1.7):
+def small(activation="relu", normalize_first=False, use_attention_bias=False, dtype=None, scale=1.7, **changes):
     """A model of odd sizes whose every weight matters."""
     keras.utils.set_random_seed(5)
     config = TransformerConfig(
         vocabulary_size=tiny_tokenizer().vocabulary_size,
-        num_layers=2,
-        hidden_dim=20,
-        intermediate_dim=38,
-        num_heads=5,
+        **{"num_layers": 2, "hidden_dim": 20, "intermediate_dim": 38, "num_heads": 5, **changes},
         activation=activation,
         normalize_first=normalize_first,
         use_attention_bias=use_attention_bias,
@@ -97,6 +95,16 @@ def quiet(caplog):
         {"use_attention_bias": True, "activation": "swiglu"},
         {"normalize_first": True, "activation": "tanh"},
         {"activation": "geglu"},
+        {"num_decoder_layers": 1, "num_layers": 3},
+        {"key_dim": 7},
+        {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
+        {"key_dim": 7, "value_dim": 3},
+        {"positions": "learned", "max_length": 31},
+        {"num_heads": 6, "num_kv_heads": 2, "key_dim": 4, "use_attention_bias": True},
+        {"normalization": "rms"},
+        {"normalization": "rms", "normalize_first": True},
+        {"positions": "rotary"},
+        {**OPTIONS["together"], "normalize_first": True},
     ],
     ids=str,
 )
@@ -175,9 +183,11 @@ def greedy(encode, decode_step, sources, steps):
     """Decodes with only the documented tensors, each sentence three times, in reordered rows."""
     source = rows([[*row, EOS] for row in sources])
     memory = encode({"source": source})
-    batch, layers, heads, _, width = memory["memory_keys"].shape
-    beams = 3
-    keys = values = np.zeros((beams * batch, layers, heads, 0, width), "float32")
+    batch, beams = len(sources), 3
+    keys, values = (
+        np.zeros((beams * batch, *memory[name].shape[1:3], 0, memory[name].shape[4]), "float32")
+        for name in ("memory_keys", "memory_values")
+    )
     ids, written, tables = np.full((beams * batch, 1), BOS, "int32"), [], []
     for _ in range(steps):
         outputs = decode_step({"ids": ids, "source": source, **memory, "past_keys": keys, "past_values": values})
@@ -242,6 +252,18 @@ def test_functions_decode_as_ours(name, converted):
     assert len({tuple(row) for row in ids.tolist()}) == len(SOURCES)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_model_with_most_options_is_converted(name, tmp_path):
+    """The conversion itself compares the logits."""
+    convert, functions_of, package = FORMATS[name]
+    pytest.importorskip(package)
+    model = small(num_layers=3, num_decoder_layers=1, **OPTIONS["together"])
+    encode, _ = functions_of(convert(model, tiny_tokenizer(), tmp_path / "model"))
+    memory = encode({"source": rows([[*row, EOS] for row in SOURCES])})
+    assert memory["memory_keys"].shape == (3, 1, 2, 8, 4)
+    assert memory["memory_values"].shape == (3, 1, 2, 8, 7)
+
+
 def test_the_listings_of_the_page_run(converted, monkeypatch, capsys):
     for package in ("ctranslate2", "tf2onnx", "ai_edge_litert"):
         pytest.importorskip(package)
@@ -264,13 +286,20 @@ def test_the_listings_of_the_page_run(converted, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def run_by_tensorflow(function):
+    return lambda inputs: {key: value.numpy() for key, value in function(**inputs).items()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_functions_of_onnx_and_litert_support_each_option(name):
+    """Their check, here of functions that TensorFlow itself runs."""
+    model = small(**OPTIONS[name])
+    right = functions.DecodingFunctions(model)
+    functions.check(model, run_by_tensorflow(right.encode), run_by_tensorflow(right.decode_step))
+
+
 def test_functions_whose_padding_shows_are_refused(monkeypatch, tmp_path):
-    """The check of ONNX and LiteRT, here of functions that TensorFlow itself runs."""
-    model = small()
-
-    def run(function):
-        return lambda inputs: {key: value.numpy() for key, value in function(**inputs).items()}
-
+    model, run = small(), run_by_tensorflow
     right = functions.DecodingFunctions(model)
     functions.check(model, run(right.encode), run(right.decode_step))
     monkeypatch.setattr(functions, "_key_mask", lambda source: None)
@@ -355,6 +384,9 @@ def test_what_ctranslate2_cannot_express_is_refused(tmp_path):
         to_ctranslate2(small(activation="softplus"), tiny_tokenizer(), tmp_path / "model")
     with pytest.raises(ValueError, match=r"`quantization` must be None or 'int8'. Received: quantization='int4'"):
         to_ctranslate2(small(), tiny_tokenizer(), tmp_path / "model", quantization="int4")
+    for positions in ("alibi", "relative"):
+        with pytest.raises(ValueError, match=rf"convert to ONNX or LiteRT, .* Received: .*positions='{positions}'"):
+            to_ctranslate2(small(positions=positions), tiny_tokenizer(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,8 @@ import pytest
 import saved_model
 import tensorflow as tf
 from click.testing import CliRunner
-from tiny_translator import tiny_model, tiny_tokenizer, tiny_translator
+from model_options import OPTIONS
+from tiny_translator import lines, tiny_model, tiny_tokenizer, tiny_translator
 
 import keras_attention as ka
 from keras_attention.cli import main
@@ -341,3 +342,22 @@ def test_the_weights_are_those_of_the_moment(exported):
     values = [reader.get_tensor(name) for name in weights]
     for weight in tiny_model().trainable_weights:
         assert any(np.array_equal(weight.numpy(), value) for value in values), weight.path
+
+
+def test_an_export_of_a_model_with_most_options_translates_as_it_does(tmp_path):
+    keras.utils.set_random_seed(4)
+    sizes = {"num_layers": 3, "num_decoder_layers": 1, "hidden_dim": 24, "intermediate_dim": 46}
+    config = ka.TransformerConfig(tiny_tokenizer().vocabulary_size, **sizes, **OPTIONS["together"])
+    model = ka.Transformer(config)
+    for weight in model.weights:
+        if weight.path.endswith(("kernel", "embeddings")):
+            weight.assign(weight * 2.1)
+    translator = Translator(model, tiny_tokenizer(), beam_size=3, max_source_length=61)
+    texts = lines()[:5]
+    requests = [("serving_default", {"source": saved_model.as_bytes(texts)})]
+    answers = saved_model.run_in_tensorflow(export(translator, tmp_path / "options"), requests, requests)
+    expected = translator.serve(tf.constant(texts))
+    for (answer,) in answers:
+        assert answer["text"].tolist() == expected["text"].numpy().tolist()
+        np.testing.assert_allclose(answer["score"], expected["score"], rtol=1e-4)
+    assert len(set(expected["text"].numpy())) == len(texts)

@@ -14,12 +14,20 @@ VARIANTS = {
     "pre-norm": {"normalize_first": True},
     "biases": {"use_attention_bias": True},
     "gated": {"activation": "swiglu"},
+    "shallow decoder": {"num_layers": 3, "num_decoder_layers": 1},
+    "narrow keys": {"key_dim": 3, "value_dim": 7, "use_attention_bias": True},
+    "wide keys": {"key_dim": 7, "value_dim": 3, "num_heads": 5},
+    "learned positions": {"positions": "learned", "max_length": 29},
+    "grouped heads": {"num_heads": 6, "num_kv_heads": 2, "use_attention_bias": True},
+    "rms": {"normalization": "rms", "normalize_first": True},
+    "rotary": {"positions": "rotary"},
+    "together": {"num_heads": 6, "num_kv_heads": 2, "key_dim": 4, "value_dim": 7, "positions": "rotary"},
 }
 
 
 def random_model(kind, **changes):
     keras.utils.set_random_seed(3)
-    model = kind(TransformerConfig(**SIZES, **changes))
+    model = kind(TransformerConfig(**{**SIZES, **changes}))
     generator = np.random.default_rng(5)
     for weight in model.weights:  # biases and scales, too, are not what they start as
         weight.assign(weight + generator.normal(0, 0.1, weight.shape).astype("float32"))
@@ -89,7 +97,7 @@ def test_a_translator_step_equals_the_layers(variant):
 
 
 @pytest.mark.parametrize("length", [0, 4])
-@pytest.mark.parametrize("variant", ["paper", "pre-norm"])
+@pytest.mark.parametrize("variant", ["paper", "pre-norm", "narrow keys", "together"])
 def test_a_language_model_step_equals_the_layers(variant, length):
     model = random_model(CausalTransformer, **VARIANTS[variant])
     prompts = np.random.default_rng(13).integers(4, V, (B, length)).astype("int32")
@@ -150,6 +158,12 @@ def test_a_quantized_model_cannot_be_fused():
     assert model.can_fuse
     model.quantize("int8")
     assert not model.can_fuse
+
+
+@pytest.mark.parametrize("model_class", [Transformer, CausalTransformer])
+@pytest.mark.parametrize("positions", ["alibi", "relative"])
+def test_a_bias_of_positions_cannot_be_fused(positions, model_class):
+    assert not random_model(model_class, positions=positions).can_fuse
 
 
 def test_bfloat16_follows_float32():

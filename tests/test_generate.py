@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_options import CAUSAL_OPTIONS
+from model_options import OPTIONS as OPTIONS_OF_MODELS
 
 from keras_attention import CausalTransformer, Transformer, TransformerConfig
 from keras_attention.decoding import DecodingOptions, generate, stream
@@ -21,9 +23,10 @@ PROMPTS = np.array([[4, 5], [5, 0], [0, 0]], "int32")
 LONG_PROMPTS = np.array([[4, 5, 1], [5, 1, 0]], "int32")  # two tokens of each are read before the first step
 
 
-def made(kind, seed=21, vocabulary=V):
+def made(kind, seed=21, vocabulary=V, **changes):
     keras.utils.set_random_seed(seed)
-    config = TransformerConfig(vocabulary, num_layers=2, hidden_dim=12, intermediate_dim=22, num_heads=2)
+    sizes = {"num_layers": 2, "hidden_dim": 12, "intermediate_dim": 22, "num_heads": 2}
+    config = TransformerConfig(vocabulary, **{**sizes, **changes})
     model = kind(config)
     for weight in model.weights:  # larger weights: outputs that depend on the input
         if weight.path.endswith(("kernel", "embeddings")):
@@ -112,6 +115,16 @@ def enumerated(model, source, options, given=(), most=4):
     return [(found[index], outputs[index]) for index in order]
 
 
+def greedily(model, source, options):
+    """The output whose every token is the likeliest, with its score, as a list of one."""
+    tokens, total = [], 0.0
+    while EOS not in tokens:
+        log_probs = log_probs_after(model, source, tokens)
+        token = EOS if len(tokens) == options.max_length - 1 else int(log_probs.argmax())
+        tokens, total = [*tokens, token], total + log_probs[token]
+    return [(total / divisor(len(tokens), options), tokens)]
+
+
 def as_lists(found, index):
     rows = zip(*(x.numpy()[index] for x in (found.scores, found.ids, found.lengths)), strict=True)
     return [(score, ids[:length].tolist()) for score, ids, length in rows if length]
@@ -137,6 +150,35 @@ def test_a_wide_beam_finds_the_best_of_all_outputs(name, translator):
         got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
         np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 130])
+@pytest.mark.parametrize("name", OPTIONS_OF_MODELS)
+def test_each_option_of_the_model_gives_the_outputs_of_its_layers(name, beams):
+    """Greedy and with all beams, from the fused decoder and from the layers, against the model without a cache."""
+    model, options = made(Transformer, **OPTIONS_OF_MODELS[name]), DecodingOptions(beam_size=beams, max_length=4)
+    for each in (model, Unfused(model)):
+        found = generate(each, SOURCES, options)
+        for index, source in enumerate(SOURCES):
+            source = source[source != PAD]
+            likeliest = greedily if beams == 1 else enumerated
+            score, tokens = likeliest(model, source, options)[0]
+            (got,) = as_lists(found, index)
+            assert got[1] == tokens
+            np.testing.assert_allclose(got[0], score, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAUSAL_OPTIONS)
+def test_each_option_of_a_language_model_gives_the_outputs_of_its_layers(name):
+    model, options = made(CausalTransformer, **CAUSAL_OPTIONS[name]), DecodingOptions(beam_size=40, max_length=2)
+    for each in (model, UnfusedLanguageModel(model)):
+        found = generate(each, LONG_PROMPTS, options)
+        for index, prompt in enumerate(LONG_PROMPTS):
+            given = [token for token in prompt if token]
+            score, tokens = enumerated(model, None, options, given, most=len(given) + 2)[0]
+            (got,) = as_lists(found, index)
+            assert got[1] == tokens
+            np.testing.assert_allclose(got[0], score, atol=1e-5)
 
 
 def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
@@ -167,6 +209,13 @@ class Unfused:
 
     def __init__(self, model):
         self.encode, self.init_cache, self.decode_step = model.encode, model.init_cache, model.decode_step
+
+
+class UnfusedLanguageModel:
+    """A language model of another make."""
+
+    def __init__(self, model):
+        self.init_cache, self.decode_step = model.init_cache, model.decode_step
 
 
 @pytest.mark.parametrize(
@@ -409,3 +458,50 @@ def test_other_special_ids(kind, request):
     streamed = list(stream(model, inputs, options, bos_id=bos, eos_id=eos, pad_id=pad))
     read = 0 if kind == "translator" else 1  # tokens of each prompt that are read at once
     assert np.stack([token.ids for token in streamed], axis=1).tolist() == [row[read:] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def five_positions():
+    """A translator and a language model that have learned five positions."""
+    return [made(kind, positions="learned", max_length=5) for kind in (Transformer, CausalTransformer)]
+
+
+def test_an_output_ends_at_the_last_learned_position(five_positions):
+    for model, inputs in zip(five_positions, (SOURCES, PROMPTS), strict=True):
+        options = DecodingOptions(beam_size=3, length_penalty=3.0, length_normalization="average")
+        found = generate(model, inputs, options)
+        assert found.ids.shape[2] <= 5
+        assert np.isfinite(found.scores.numpy()).all()
+    embeddings = five_positions[0].get_layer("embedding").embeddings
+    unwilling = made(Transformer, positions="learned", max_length=5)
+    unwilling.get_layer("embedding").embeddings.assign(embeddings * (np.arange(V) != EOS)[:, None] * 3)
+    for each in (unwilling, Unfused(unwilling)):
+        each.config = unwilling.config
+        assert generate(each, SOURCES, DecodingOptions(beam_size=1)).lengths.numpy().tolist() == [[5]] * 3
+        assert len(list(stream(each, SOURCES))) == 5
+
+
+@pytest.mark.parametrize("options", [{"max_length": 6}, {"min_length": 6}])
+def test_options_beyond_the_learned_positions_are_refused(options, five_positions):
+    for model, inputs in zip(five_positions, (SOURCES, PROMPTS), strict=True):
+        with pytest.raises(ValueError, match=r"give a smaller `max_length`.*_length=6.* model.config.max_length=5"):
+            generate(model, inputs, DecodingOptions(**options))
+
+
+def test_a_prompt_or_a_source_beyond_the_learned_positions_is_refused(five_positions):
+    translator, language_model = five_positions
+    with pytest.raises(ValueError, match=r"Received: max_length=4, .* prompt of 2 tokens, model.config.max_len"):
+        generate(language_model, PROMPTS, DecodingOptions(max_length=4))
+    with pytest.raises(ValueError, match=r"prompt of 5 tokens, model.config.max_length=5"):
+        generate(language_model, np.full((1, 5), 4), DecodingOptions(max_length=1))
+    for each in (translator, Unfused(translator)):
+        with pytest.raises(ValueError, match=r"past the last learned position.* length=6, .* max_length=5"):
+            generate(each, np.full((1, 6), 4, "int32"))
+
+
+def test_a_graph_gives_nan_for_a_source_beyond_the_learned_positions(five_positions):
+    graph = tf.function(
+        lambda source: generate(five_positions[0], source), input_signature=[tf.TensorSpec([None, None], tf.int32)]
+    )
+    assert np.isfinite(graph(np.full((1, 5), 4, "int32")).scores.numpy()).all()
+    assert np.isnan(graph(np.full((1, 6), 4, "int32")).scores.numpy()).all()

@@ -29,6 +29,8 @@ BLOCK = {
     "num_kv_heads": 1,
     "qk_norm": True,
     "position": ka.RelativePositionBias(num_buckets=8, max_distance=20),
+    "key_dim": 19,
+    "value_dim": 23,
 }
 ATTENTION = {
     "num_heads": H,

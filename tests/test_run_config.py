@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from keras_attention.pipeline import RunConfig
+from keras_attention.cli.training import _config
+from keras_attention.pipeline import RunConfig, RunFolder
 from keras_attention.pipeline.config import read_yaml
 from keras_attention.training.presets import TRAINING_PRESETS
 
@@ -57,6 +58,11 @@ def test_a_count_is_a_positive_integer(name, value):
         ("model", {"layers": 2}, "`model` has no setting `layers`; did you mean `num_layers`?"),
         ("model", {"vocabulary_size": 5}, "`model` has no setting `vocabulary_size`"),
         ("model", {"num_heads": 7}, "`num_heads` must divide `hidden_dim`"),
+        (
+            "model",
+            {"positions": "learned", "max_length": 255},
+            r"learn as many positions .* Received: max_length=256, model={'max_length': 255}",
+        ),
         ("model", {"normalize_first": "yes"}, "`normalize_first` must be True or False"),
         ("model", {"activation": "rleu"}, "`activation` is a function, .* Received: activation='rleu'"),
         ("evaluate_evry", 5, "A run has no setting `evaluate_evry`; did you mean `evaluate_every`?"),
@@ -165,3 +171,12 @@ def test_a_config_is_written_atomically(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert RunConfig.load(file) == made()
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_set_changes_single_attributes_of_the_model(tmp_path):
+    config = _config(tmp_path / "run", ["model.num_layers=1", "model.positions=rotary"], **FILES)
+    assert config.model == {"num_layers": 1, "positions": "rotary"}
+    RunFolder(tmp_path / "run").start(config)
+    assert _config(tmp_path / "run", ["model.num_layers=2"]).model == {"num_layers": 2, "positions": "rotary"}
+    with pytest.raises(ValueError, match="`model` has no setting `layers`; did you mean `num_layers`"):
+        _config(tmp_path / "other", ["model.layers=2"], **FILES)

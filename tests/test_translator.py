@@ -292,6 +292,18 @@ def test_bad_numbers(translator):
     assert Translator(None, None).max_source_length == 256
 
 
+def test_lengths_stay_within_the_positions_that_a_model_has_learned():
+    model = Transformer.from_preset(
+        "tiny", tiny_tokenizer().vocabulary_size, num_layers=1, positions="learned", max_length=19
+    )
+    translator = Translator(model, tiny_tokenizer(), beam_size=2)
+    assert (translator.max_source_length, translator.max_target_length) == (19, 19)
+    assert np.isfinite(translator.serve(tf.constant([" ".join(words())]))["score"].numpy()).all()
+    for name in ("max_source_length", "max_length"):
+        with pytest.raises(ValueError, match=f"`{name}` must be at most .* Received: {name}=20, .*max_length=19"):
+            Translator(model, tiny_tokenizer(), **{name: 20})
+
+
 @pytest.mark.parametrize("more", [-1, 1])
 def test_a_model_of_another_vocabulary_is_refused(more):
     pieces = tiny_tokenizer().vocabulary_size

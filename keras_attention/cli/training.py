@@ -66,7 +66,11 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 )
 @click.option("--dtype", type=DTYPE, show_default="float32", help="Keras' dtype policy.")
 @click.option(
-    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another setting of config.yaml; repeatable."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another setting of config.yaml, such as seed or model.num_heads; repeatable.",
 )
 @click.option("--epochs", type=int, help="Passes over the training text, including earlier ones.")
 @click.option("--max-steps", type=int, help="Number of steps, including earlier ones.")
@@ -126,14 +130,16 @@ def _config(run: str, changes: Sequence[str], **options: Any) -> Any:
     from keras_attention.pipeline.config import FILES, read_yaml
 
     settings = {name: value for name, value in options.items() if value is not None}
+    model = {}  # attributes of the setting `model`
     for change in changes:
         name, equals, value = change.partition("=")
         if not (name and equals):
             raise click.UsageError(f"--set takes NAME=VALUE. Received: --set {change}")
-        if name in settings:
+        group, attribute = (model, name.removeprefix("model.")) if name.startswith("model.") else (settings, name)
+        if attribute in group or (group is model and "model" in settings) or (name == "model" and model):
             raise click.UsageError(f"Pass each setting once: `{name}` is set twice. Received: --set {change}")
         try:
-            settings[name] = read_yaml(value)
+            group[attribute] = read_yaml(value)
         except ValueError as error:
             raise click.UsageError(
                 f"--set takes a YAML value, but this is {error}. Received: --set {change}"
@@ -141,7 +147,11 @@ def _config(run: str, changes: Sequence[str], **options: Any) -> Any:
     folder = RunFolder(run)
     missing = ["--" + name.replace("_", "-") for name in FILES if name not in settings]
     if folder.trained or len(missing) == len(FILES):
+        if model:
+            settings["model"] = {**folder.config.model, **model}
         return folder.config.replace(**settings)
+    if model:
+        settings["model"] = model
     if missing:
         raise click.UsageError(f"A new run needs four text files. Missing: {', '.join(missing)}")
     return RunConfig.from_preset(**{"preset": "small", **settings})

@@ -14,17 +14,19 @@ from keras_attention.conversion.folder import TOKENIZER_FILE, atomic_folder
 from keras_attention.conversion.model import check_installed, check_tokenizer, float32_model
 from keras_attention.conversion.parity import RandomPairs, assert_close, assert_near, full_logits, pad_rows
 from keras_attention.layers.feed_forward import GATED
+from keras_attention.layers.normalization import LayerNorm
 from keras_attention.models import Transformer
 from keras_attention.ops.positions import sinusoids
 from keras_attention.text import BOS_ID, EOS_ID, UNK_ID
 
 QUANTIZATIONS = (None, "int8")
-# CTranslate2 reads position vectors from a table, and raises an error for longer texts.
+# CTranslate2 reads position vectors from a table, and raises an error for longer texts; the number of sinusoids in it.
 POSITIONS = 2048
 # From Keras' names to those of ctranslate2.specs.Activation.
 ACTIVATIONS = {
     "relu": "RELU", "gelu": "GELU", "silu": "SWISH", "swish": "SWISH", "tanh": "Tanh", "sigmoid": "Sigmoid",
 }  # fmt: skip
+CONVERTED_POSITIONS = ("sinusoid", "learned", "rotary")
 GREEDY_LENGTH = 13  # tokens of the translations in the check
 
 
@@ -82,6 +84,7 @@ def to_ctranslate2(
 def specification(model: Transformer, pieces: list[str]) -> Any:
     """Returns the `ctranslate2.specs.TransformerSpec` of a float32 model and the pieces of its vocabulary."""
     from ctranslate2.specs import TransformerSpec, common_spec
+    from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec
 
     config = model.config
     activation = GATED.get(config.activation, config.activation)
@@ -90,19 +93,36 @@ def specification(model: Transformer, pieces: list[str]) -> Any:
             f"`model` must have an activation of CTranslate2: {', '.join([*ACTIVATIONS, *GATED])}. "
             f"Received: model.config.activation={config.activation!r}"
         )
-    spec = TransformerSpec.from_config(
-        config.num_layers,
-        config.num_heads,
-        pre_norm=config.normalize_first,
-        activation=common_spec.Activation[ACTIVATIONS[activation]],
-        ffn_glu=config.activation in GATED,
+    attention = model.network.encoder.layers[0].self_attention
+    if config.positions not in CONVERTED_POSITIONS:
+        raise ValueError(
+            f"CTranslate2 has no such positions: convert to ONNX or LiteRT, or train a model with one of "
+            f"{', '.join(map(repr, CONVERTED_POSITIONS))}. Received: model.config.positions={config.positions!r}"
+        )
+    options = {
+        "num_heads": config.num_heads,
+        "pre_norm": config.normalize_first,
+        "activation": common_spec.Activation[ACTIVATIONS[activation]],
+        "ffn_glu": config.activation in GATED,
+        "rms_norm": config.normalization == "rms",
+        "head_dim": _head_dim(attention),
+        "num_heads_kv": None if attention.num_kv_heads == config.num_heads else attention.num_kv_heads,
+    }
+    if config.positions == "rotary":
+        options |= {"rotary_dim": attention.key_dense.kernel.shape[-1], "rotary_interleave": False}
+    spec = TransformerSpec(
+        TransformerEncoderSpec(config.num_layers, **options), TransformerDecoderSpec(config.decoder_depth, **options)
     )
     embeddings = _array(model.get_layer("embedding").embeddings)  # (V, M)
     spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = embeddings
     spec.decoder.projection.weight = embeddings
+    positions = sinusoids(ops.arange(POSITIONS), config.hidden_dim)  # (P, M)
+    if config.positions == "learned":
+        positions = model.network.positions.embeddings
     for side, layers in ((spec.encoder, model.get_layer("encoder")), (spec.decoder, model.get_layer("decoder"))):
         side.scale_embeddings = True
-        side.position_encodings.encodings = _array(sinusoids(ops.arange(POSITIONS), config.hidden_dim))
+        if config.positions != "rotary":
+            side.position_encodings.encodings = _array(positions)
         for layer_spec, layer in zip(side.layer, layers.layers, strict=True):
             _fill_layer(layer_spec, layer)
         if config.normalize_first:
@@ -149,36 +169,61 @@ def _check_greedy(model: Transformer, source_ids: np.ndarray, rows: list[list[in
 
 def _fill_layer(spec: Any, layer: Any) -> None:
     """Copies the weights of an encoder or decoder layer."""
-    attention = layer.self_attention
-    _fill_linear(spec.self_attention.linear[0], attention.query_dense, attention.key_dense, attention.value_dense)
-    _fill_linear(spec.self_attention.linear[1], attention.output_dense, input_axes=2)
+    _fill_attention(spec.self_attention, layer.self_attention, ["query_dense", "key_dense", "value_dense"])
     _fill_norm(spec.self_attention.layer_norm, layer.self_attention_norm)
     if hasattr(spec, "attention"):
-        attention = layer.cross_attention
-        _fill_linear(spec.attention.linear[0], attention.query_dense)
-        _fill_linear(spec.attention.linear[1], attention.key_dense, attention.value_dense)
-        _fill_linear(spec.attention.linear[2], attention.output_dense, input_axes=2)
+        _fill_attention(spec.attention, layer.cross_attention, ["query_dense"], ["key_dense", "value_dense"])
         _fill_norm(spec.attention.layer_norm, layer.cross_attention_norm)
-    _fill_linear(spec.ffn.linear_0, layer.feed_forward.intermediate_dense)
-    _fill_linear(spec.ffn.linear_1, layer.feed_forward.output_dense)
-    if layer.feed_forward.gate_dense is not None:
-        _fill_linear(spec.ffn.linear_0_noact, layer.feed_forward.gate_dense)
+    feed_forward = layer.feed_forward
+    _fill_linear(spec.ffn.linear_0, (feed_forward.intermediate_dense.kernel, feed_forward.intermediate_dense.bias))
+    _fill_linear(spec.ffn.linear_1, (feed_forward.output_dense.kernel, feed_forward.output_dense.bias))
+    if feed_forward.gate_dense is not None:
+        _fill_linear(spec.ffn.linear_0_noact, (feed_forward.gate_dense.kernel, feed_forward.gate_dense.bias))
     _fill_norm(spec.ffn.layer_norm, layer.feed_forward_norm)
 
 
-def _fill_linear(spec: Any, *projections: Any, input_axes: int = 1) -> None:
-    """Copies the weights of projections of the same input, stacked along the outputs."""
-    kernels = []
-    for projection in projections:
-        kernel = _array(projection.kernel)  # (M, H, D), (H, D, M) or (in, out)
-        kernels.append(kernel.reshape(int(np.prod(kernel.shape[:input_axes])), -1).T)  # (out, in)
-    spec.weight = np.ascontiguousarray(np.concatenate(kernels))
-    if projections[0].bias is not None:
-        spec.bias = np.concatenate([_array(projection.bias).reshape(-1) for projection in projections])
+def _fill_attention(spec: Any, attention: Any, *inputs: list[str]) -> None:
+    """Copies the weights of an attention layer, whose projections of the same input are stacked."""
+    head_dim = _head_dim(attention)
+    spec.queries_scale = np.float32(attention.key_dense.kernel.shape[-1] ** -0.5)
+    for linear, names in zip(spec.linear, inputs, strict=False):
+        _fill_linear(linear, *(_head_matrix(getattr(attention, name), head_dim) for name in names))
+    kernel = _padded(attention.output_dense.kernel, head_dim, axis=1)  # (H, D, M)
+    _fill_linear(spec.linear[-1], (kernel.reshape(-1, kernel.shape[-1]), attention.output_dense.bias))
+
+
+def _head_dim(attention: Any) -> int:
+    """The width of the heads of a built attention layer: CTranslate2 has one, so narrower keys or values are padded."""
+    return max(dense.kernel.shape[-1] for dense in (attention.key_dense, attention.value_dense))
+
+
+def _head_matrix(projection: Any, head_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the kernel (M, H·D) and the bias (H·D,) of a projection to heads, padded to a width."""
+    kernel = _padded(projection.kernel, head_dim)
+    bias = None if projection.bias is None else _padded(projection.bias, head_dim).reshape(-1)
+    return kernel.reshape(len(kernel), -1), bias
+
+
+def _padded(values: Any, size: int, axis: int = -1) -> np.ndarray:
+    array = _array(values)
+    pad = np.zeros((array.ndim, 2), int)
+    pad[axis, 1] = size - array.shape[axis]
+    return np.pad(array, pad)
+
+
+def _fill_linear(spec: Any, *matrices: tuple[Any, Any]) -> None:
+    """Copies kernels (in, out) of the same input and their biases or None, stacked along the outputs."""
+    kernels, biases = zip(*matrices, strict=True)
+    spec.weight = np.ascontiguousarray(np.concatenate([_array(kernel).T for kernel in kernels]))  # (out, in)
+    if biases[0] is not None:
+        spec.bias = np.concatenate([_array(bias) for bias in biases])
 
 
 def _fill_norm(spec: Any, norm: Any) -> None:
-    spec.gamma, spec.beta = _array(norm.gamma), _array(norm.beta)
+    if isinstance(norm, LayerNorm):
+        spec.gamma, spec.beta = _array(norm.gamma), _array(norm.beta)
+    else:
+        spec.gamma = _array(norm.scale)
 
 
 def _array(values: Any) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Encoder and decoder step as functions of tensors, for runtimes without cache objects.
 
-Shapes: B sentences, R = B·K rows with K beams, S source length, t tokens before, T new tokens, N layers, H heads,
-D head width, M model width, V vocabulary.
+Shapes: B sentences, R = B·K rows with K beams, S source length, t tokens before, T new tokens, N decoder layers,
+H heads of keys and values, D and E widths of a head's keys and values, M model width, V vocabulary.
 """
 
 import itertools
@@ -27,22 +27,23 @@ class DecodingFunctions(tf.Module):
     def __init__(self, model: Transformer):
         super().__init__(name="decoding_functions")
         self.model = model
-        layers, heads = model.config.num_layers, model.config.num_heads
-        width = model.config.hidden_dim // heads
+        caches = model.network.decoder.init_cache(1)
 
         def ids(name: str) -> tf.TensorSpec:
             return tf.TensorSpec([None, None], tf.int32, name=name)
 
-        def cache(name: str) -> tf.TensorSpec:
-            return tf.TensorSpec([None, layers, heads, None, width], tf.float32, name=name)
+        def cache(name: str, values: tf.Tensor) -> tf.TensorSpec:
+            _, heads, _, width = values.shape
+            return tf.TensorSpec([None, len(caches), heads, None, width], tf.float32, name=name)
 
         step = [ids("ids"), ids("source")]
-        step += [cache(name) for name in ("memory_keys", "memory_values", "past_keys", "past_values")]
+        for part in ("memory", "past"):
+            step += [cache(f"{part}_keys", caches[0].key), cache(f"{part}_values", caches[0].value)]
         self.encode = tf.function(self._encode, input_signature=[ids("source")], autograph=False)
         self.decode_step = tf.function(self._decode_step, input_signature=step, autograph=False)
 
     def _encode(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the keys and values (B, N, H, S, D) of the cross-attention for sources (B, S), eos included."""
+        """Returns keys (B, N, H, S, D) and values (B, N, H, S, E) of cross-attention for sources (B, S) with eos."""
         x = self.model.network.embed(source)  # (B, S, M)
         memory = self.model.network.encoder(x, attention_mask=_key_mask(source), training=False)
         projected = [layer.project_memory(memory) for layer in self.model.network.decoder.layers]
@@ -57,8 +58,8 @@ class DecodingFunctions(tf.Module):
         past_keys: tf.Tensor,
         past_values: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Returns logits (R, T, V) after new tokens (R, T), and all keys and values (R, N, H, t + T, D) so far."""
-        # The memory is (B, N, H, S, D) and the past (R, N, H, t, D); the K rows of a sentence are adjacent.
+        """Returns logits (R, T, V) after new tokens (R, T), and all keys and values (R, N, H, t + T, ·) so far."""
+        # The memory is (B, N, H, S, ·) and the past (R, N, H, t, ·); the K rows of a sentence are adjacent.
         decoder = self.model.network.decoder
         x = self.model.network.embed(ids, tf.shape(past_keys)[3])  # (R, T, M)
         caches = zip(_split(past_keys, past_values), _split(memory_keys, memory_values), strict=True)
@@ -85,11 +86,7 @@ def check(model: Transformer, encode: Run, decode_step: Run) -> None:
     targets = targets.reshape(BEAMS * len(source), -1)
     expected = full_logits(model, np.repeat(source, BEAMS, axis=0), targets)
     memory = encode({"source": source})
-    config = model.config
-    past = np.zeros(
-        (len(targets), config.num_layers, config.num_heads, 0, config.hidden_dim // config.num_heads), "float32"
-    )
-    keys = values = past
+    keys, values = (np.repeat(memory[name][:, :, :, :0], BEAMS, axis=0) for name in ("memory_keys", "memory_values"))
     length = targets.shape[1]
     for start, stop in itertools.pairwise([0, 1, 2, 5, length]):  # one token at a time, and several
         state = {**memory, "past_keys": keys, "past_values": values}
@@ -106,12 +103,12 @@ def _key_mask(source: tf.Tensor) -> tf.Tensor:
 
 
 def _split(keys: tf.Tensor, values: tf.Tensor) -> list[KeyValueCache]:
-    """Splits (R, N, H, t, D) into a cache for each layer."""
+    """Splits (R, N, H, t, ·) into a cache for each layer."""
     return [KeyValueCache(keys[:, layer], values[:, layer]) for layer in range(keys.shape[1])]
 
 
 def _joined(caches: list[KeyValueCache], keys: str, values: str) -> dict[str, tf.Tensor]:
-    """Stacks the caches of the layers to two tensors (R, N, H, t, D)."""
+    """Stacks the caches of the layers to two tensors (R, N, H, t, ·)."""
     return {
         keys: tf.stack([cache.key for cache in caches], axis=1),
         values: tf.stack([cache.value for cache in caches], axis=1),

@@ -20,10 +20,11 @@ from keras_attention.decoding.logits_processors import (
     keep_top_p,
     scale_by_temperature,
 )
-from keras_attention.decoding.model_steps import check_ids, language_model, with_source
+from keras_attention.decoding.model_steps import check_ids, language_model, learned_positions, with_source
 from keras_attention.decoding.options import DecodingOptions
 from keras_attention.decoding.sampling import greedy, sample
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
+from keras_attention.layers.arguments import concrete_integer
 
 # The paper's limit of how many tokens longer than its input an output is.
 EXTRA_LENGTH = 50
@@ -56,10 +57,12 @@ def generate(
 
     Returns:
         `Hypotheses`, best first, or in the order of sampling. The ids of a language model start with the prompt. An
-        output has at most `options.max_length` tokens; by default 50 more than the input, or `options.min_length`.
+        output has at most `options.max_length` tokens; by default 50 more than the input, or `options.min_length`, and
+        not more than a model with learned positions has positions.
 
     Raises:
-        ValueError: Inputs or a prefix of another rank, or a prefix for a language model.
+        ValueError: Inputs or a prefix of another rank, a prefix for a language model, or more tokens than a model with
+            learned positions has positions.
         TypeError: Inputs that are not integers.
 
     Example:
@@ -196,7 +199,23 @@ class _Task(NamedTuple):
         new_tokens = options.max_length
         if new_tokens is None:
             new_tokens = tf.maximum(default_length, options.min_length)
-        return cls(step, state, prompt, prefix, prompt_lengths, prompt_lengths + new_tokens)
+        max_length = prompt_lengths + new_tokens
+        if learned_positions(model) is not None:
+            _check_positions(learned_positions(model), options, prompt_lengths)
+            max_length = tf.minimum(max_length, learned_positions(model))
+        return cls(step, state, prompt, prefix, prompt_lengths, max_length)
+
+
+def _check_positions(positions: int, options: DecodingOptions, prompt_lengths: tf.Tensor) -> None:
+    """Checks that a model has learned the positions that the options and prompts ask for."""
+    prompt = concrete_integer(tf.reduce_max(tf.concat([prompt_lengths, [0]], 0))) or 0
+    if prompt + max(options.max_length or 0, options.min_length, 1) > positions:
+        raise ValueError(
+            "The model has not learned the positions of so long an output, its prompt included: give a smaller "
+            "`max_length`, shorter prompts, or a model with more positions. "
+            f"Received: max_length={options.max_length}, min_length={options.min_length}, prompt of {prompt} tokens, "
+            f"model.config.max_length={positions}"
+        )
 
 
 def _group(x: tf.Tensor, copies: int) -> tf.Tensor:

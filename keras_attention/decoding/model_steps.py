@@ -68,6 +68,11 @@ def language_model(model: Any, prompts: tf.Tensor, beams: int) -> tuple[Step, An
     return step, cache.layers
 
 
+def learned_positions(model: Any) -> int | None:
+    """Returns the number of positions that a model has learned, None where its sequences may have any length."""
+    return getattr(getattr(model, "config", None), "max_length", None)
+
+
 def check_ids(ids: Any, name: str) -> tf.Tensor:
     """Returns token ids (B, T) as int32, after a check of their dtype and rank."""
     ids = tf.convert_to_tensor(ids)

@@ -33,7 +33,7 @@ class Block(Composite):
 
     Args:
         intermediate_dim: d_ff, the inner width of the feed-forward network.
-        num_heads: h, the number of attention heads; it divides the width of the inputs.
+        num_heads: h, the number of attention heads; it divides the width of the inputs, unless `key_dim` is given.
         dropout: P_drop, the dropout rate of the output of each sub-layer, before it is added.
         activation: Activation function of the feed-forward network, or a gated variant, see `FeedForward`.
         layer_norm_epsilon: Added to the variance in the normalization.
@@ -49,6 +49,8 @@ class Block(Composite):
         qk_norm: Whether to apply RMS normalization to queries and keys.
         position: Positions inside self-attention: `RotaryPosition()`, `AlibiBias()` or `RelativePositionBias()`, which
             each layer copies.
+        key_dim: d_k, the width of each head's queries and keys; the width of the inputs / h by default.
+        value_dim: d_v, the width of each head's values; d_k by default.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Raises:
@@ -74,6 +76,8 @@ class Block(Composite):
         num_kv_heads: int | None = None,
         qk_norm: bool = False,
         position: Any = None,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -93,6 +97,8 @@ class Block(Composite):
         self.num_kv_heads = None if num_kv_heads is None else positive_integer(num_kv_heads, "num_kv_heads")
         self.qk_norm = qk_norm
         self.position = clone_position(position, "position", self.trainable)
+        self.key_dim = None if key_dim is None else positive_integer(key_dim, "key_dim")
+        self.value_dim = None if value_dim is None else positive_integer(value_dim, "value_dim")
 
     def block_config(self) -> dict[str, Any]:
         """Returns the arguments above in serialized form, for a block of the same class."""
@@ -112,6 +118,8 @@ class Block(Composite):
             "num_kv_heads": self.num_kv_heads,
             "qk_norm": self.qk_norm,
             "position": self.position and keras.saving.serialize_keras_object(self.position),
+            "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
         }
 
     def get_config(self) -> dict[str, Any]:
@@ -128,11 +136,11 @@ class Block(Composite):
 
     def _self_attention(self, width: int) -> MultiHeadSelfAttention:
         return MultiHeadSelfAttention(
-            self.num_heads, position=self.position, **self._attention_arguments("self_attention")
+            self.num_heads, self.key_dim, position=self.position, **self._attention_arguments("self_attention")
         )
 
     def _cross_attention(self, width: int) -> MultiHeadAttention:
-        key_dim = width // self.num_heads
+        key_dim = self.key_dim or width // self.num_heads
         return MultiHeadAttention(self.num_heads, key_dim, **self._attention_arguments("cross_attention"))
 
     def _feed_forward(self) -> FeedForward:
@@ -157,6 +165,7 @@ class Block(Composite):
 
     def _attention_arguments(self, name: str) -> dict[str, Any]:
         return {
+            "value_dim": self.value_dim,
             "dropout": self.attention_dropout,
             "use_bias": self.use_attention_bias,
             "num_kv_heads": self.num_kv_heads,
@@ -177,13 +186,14 @@ class Block(Composite):
         """Checks that the layer can be built for a shape."""
         check_shape(shape, name)
         width = shape[-1]
-        if width % self.num_heads:
+        if self.key_dim is None and width % self.num_heads:
             raise ValueError(
-                f"`num_heads` must divide the width of the inputs. Received: num_heads={self.num_heads}, width={width}"
+                "`num_heads` must divide the width of the inputs; or give `key_dim`. "
+                f"Received: num_heads={self.num_heads}, width={width}"
             )
         check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
         if self.position is not None:
-            self.position.check_head_dim(width // self.num_heads)
+            self.position.check_head_dim(self.key_dim or width // self.num_heads)
 
 
 class Stack(Block):

@@ -54,6 +54,11 @@ class AttentionPosition(keras.layers.Layer):
         return None
 
     @property
+    def has_bias(self) -> bool:
+        """Whether the strategy adds to the scores."""
+        return not (_is_base(self, "bias") and _is_base(self, "bias_of_distance"))
+
+    @property
     def is_by_distance(self) -> bool:
         """Whether `bias_of_distance` defines the whole bias."""
         return _is_base(self, "bias")

@@ -105,6 +105,14 @@ class PositionalEncoding(AddedPositions):
 
 
 @keras.saving.register_keras_serializable("keras_attention")
+class NoPositionalEncoding(AddedPositions):
+    """y_t = √M x_t, for models whose attention layers have the positions."""
+
+    def position_vectors(self, positions: Any, width: int) -> Any:
+        return ops.zeros((), "float32")
+
+
+@keras.saving.register_keras_serializable("keras_attention")
 class LearnedPositionalEncoding(AddedPositions):
     """Learned positional encoding: y_t = √M x_t + P_t, with a vector for each position.
 

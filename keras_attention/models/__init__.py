@@ -1,7 +1,7 @@
 """Models assembled from the layers."""
 
 from keras_attention.models.causal_transformer import CausalTransformer
-from keras_attention.models.config import PRESETS, TransformerConfig
+from keras_attention.models.config import PRESETS, TABLE_3, TransformerConfig
 from keras_attention.models.transformer import DecoderCache, Transformer
 
-__all__ = ["PRESETS", "CausalTransformer", "DecoderCache", "Transformer", "TransformerConfig"]
+__all__ = ["PRESETS", "TABLE_3", "CausalTransformer", "DecoderCache", "Transformer", "TransformerConfig"]

@@ -5,6 +5,13 @@ from typing import Any, Self
 
 import keras
 
+from keras_attention.layers import (
+    AlibiBias,
+    LearnedPositionalEncoding,
+    PositionalEncoding,
+    RelativePositionBias,
+    RotaryPosition,
+)
 from keras_attention.layers.composite import (
     adapt,
     adaptations,
@@ -13,6 +20,7 @@ from keras_attention.layers.composite import (
     set_trainable,
     trainable_flags,
 )
+from keras_attention.layers.positions import AddedPositions, NoPositionalEncoding
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
 from keras_attention.models.network import Network
@@ -46,7 +54,7 @@ class ConfiguredModel(keras.Model):
         """Creates a model with the sizes of a preset.
 
         Args:
-            preset: "tiny", "small", "base" or "big".
+            preset: "tiny", "small", "base", "big" or a name of `TABLE_3`.
             vocabulary_size: Number of tokens of the vocabulary (V).
             dtype: See the constructor.
             **changes: Attributes of `TransformerConfig` that differ from the preset.
@@ -132,8 +140,10 @@ class ConfiguredModel(keras.Model):
 
     @property
     def can_fuse(self) -> bool:
-        """Whether `fused_decoder` supports the weights, which must not be quantized."""
-        return not any(matrix.quantization_mode for _, matrix in matrices_within(self))
+        """Whether `fused_decoder` supports the model: its weights are not quantized, its positions add no bias."""
+        position = self.network.decoder.position
+        has_bias = position is not None and position.has_bias
+        return not has_bias and not any(matrix.quantization_mode for _, matrix in matrices_within(self))
 
     def fused_decoder(
         self, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None
@@ -178,7 +188,32 @@ def check_config(config: TransformerConfig) -> TransformerConfig:
     return config
 
 
-def block_arguments(config: TransformerConfig) -> dict[str, Any]:
-    """Returns the keyword arguments of `Encoder` and `Decoder`."""
-    of_embedding = ("vocabulary_size", "hidden_dim")
-    return {name: value for name, value in config.to_dict().items() if name not in of_embedding}
+def positional_encoding(config: TransformerConfig, dtype: Any) -> AddedPositions:
+    """Returns the layer that scales the embeddings and adds the positions."""
+    if config.positions == "learned":
+        return LearnedPositionalEncoding(config.max_length, dtype=dtype, name="positions")
+    layer_class = PositionalEncoding if config.positions == "sinusoid" else NoPositionalEncoding
+    return layer_class(dtype=dtype, name="positions")
+
+
+def attention_position(config: TransformerConfig, bidirectional: bool) -> Any:
+    """Returns the positions of the self-attention layers of an encoder, or of a decoder, or None."""
+    positions = {
+        "rotary": RotaryPosition,
+        "alibi": AlibiBias,
+        "relative": lambda: RelativePositionBias(bidirectional=bidirectional),
+    }
+    return positions[config.positions]() if config.positions in positions else None
+
+
+def encoder_arguments(config: TransformerConfig) -> dict[str, Any]:
+    """Returns the keyword arguments of `Encoder`."""
+    others = ("vocabulary_size", "hidden_dim", "num_decoder_layers", "positions", "max_length")
+    arguments = {name: value for name, value in config.to_dict().items() if name not in others}
+    return {**arguments, "position": attention_position(config, bidirectional=True)}
+
+
+def decoder_arguments(config: TransformerConfig) -> dict[str, Any]:
+    """Returns the keyword arguments of `Decoder`."""
+    position = attention_position(config, bidirectional=False)
+    return {**encoder_arguments(config), "num_layers": config.decoder_depth, "position": position}

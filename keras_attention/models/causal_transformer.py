@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers import Decoder, PositionalEncoding, TokenEmbedding
+from keras_attention.layers import Decoder, TokenEmbedding
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models.base import ConfiguredModel, block_arguments, check_config
+from keras_attention.models.base import ConfiguredModel, check_config, decoder_arguments, positional_encoding
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.network import Network
 from keras_attention.models.transformer import DecoderCache
@@ -30,6 +30,7 @@ class CausalTransformer(ConfiguredModel):
 
     Raises:
         TypeError: If `config` is not a `TransformerConfig`.
+        ValueError: A config with `num_decoder_layers`.
 
     Example:
         >>> model = CausalTransformer(TransformerConfig.from_preset("tiny", vocabulary_size=100))
@@ -43,12 +44,16 @@ class CausalTransformer(ConfiguredModel):
     def __init__(self, config: TransformerConfig, dtype: Any = None, **kwargs: Any):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         ids = keras.Input((None,), dtype="int32", name="ids")  # (B, T)
-        block = block_arguments(check_config(config))
+        if check_config(config).num_decoder_layers is not None:
+            raise ValueError(
+                "A CausalTransformer has only decoder layers: give their number as `num_layers`. "
+                f"Received: num_decoder_layers={config.num_decoder_layers}, num_layers={config.num_layers}"
+            )
         network = Network(
             embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
-            positions=PositionalEncoding(dtype=policy, name="positions"),
+            positions=positional_encoding(config, policy),
             target_dropout=Dropout(config.dropout, dtype=policy, name="dropout"),
-            decoder=Decoder(**block, dtype=policy, name="decoder"),
+            decoder=Decoder(**decoder_arguments(config), dtype=policy, name="decoder"),
         )
         logits = network.logits(network.decode(ids))  # (B, T, V)
         super().__init__(config, policy, network, inputs=ids, outputs=logits, **kwargs)

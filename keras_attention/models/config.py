@@ -4,8 +4,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from keras_attention.layers.arguments import boolean, fraction, positive_integer, positive_number
-from keras_attention.layers.feed_forward import feed_forward_activation
+from keras_attention.layers.arguments import (
+    boolean,
+    check_heads_share,
+    fraction,
+    one_of,
+    positive_integer,
+    positive_number,
+)
+from keras_attention.layers.feed_forward import GATED, feed_forward_activation
+from keras_attention.layers.normalization import NORMALIZATIONS
+from keras_attention.layers.position_bias import RelativePositionBias, RotaryPosition
+
+POSITIONS = ("sinusoid", "learned", "rotary", "alibi", "relative")
 
 
 @dataclass(frozen=True)
@@ -17,7 +28,7 @@ class TransformerConfig:
         num_layers: Number of encoder layers and of decoder layers (N).
         hidden_dim: Width of the model (d_model).
         intermediate_dim: Inner width of the feed-forward networks (d_ff).
-        num_heads: Number of attention heads (h); the head width is d_model / h.
+        num_heads: Number of attention heads (h).
         dropout: Dropout rate (P_drop) of each sub-layer's output and of the sums of embeddings and positions.
         attention_dropout: Dropout rate of the attention weights.
         activation_dropout: Dropout rate of the inner activations of the feed-forward networks.
@@ -27,6 +38,17 @@ class TransformerConfig:
         use_attention_bias: Whether the attention projections have a bias.
         remat: Whether training recomputes each layer's activations in the backward pass instead of keeping them, which
             takes less memory and more time.
+        num_decoder_layers: Number of decoder layers of a `Transformer`; `num_layers` by default. Decoding is faster
+            with a deep encoder and a shallow decoder (Kasai et al. 2021).
+        key_dim: Width of each head's queries and keys (d_k); `hidden_dim / num_heads` by default.
+        value_dim: Width of each head's values (d_v); d_k by default.
+        positions: Where the positions come from: "sinusoid", as in the paper, or "learned", as in row E of its table 3,
+            are added to the embeddings; "rotary", "alibi" and "relative" are those of `RotaryPosition`, `AlibiBias` and
+            `RelativePositionBias` in each self-attention layer, and nothing is added.
+        max_length: Number of learned positions, the maximum length of a source and of a target; for "learned" only.
+        num_kv_heads: Number of heads of keys and values, each shared by several query heads; h by default. Fewer of
+            them make the caches of decoding smaller (Ainslie et al. 2023).
+        normalization: "layer" as in the paper, or "rms" for RMS normalization.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
@@ -51,28 +73,49 @@ class TransformerConfig:
     layer_norm_epsilon: float = 1e-6
     use_attention_bias: bool = False
     remat: bool = False
+    num_decoder_layers: int | None = None
+    key_dim: int | None = None
+    value_dim: int | None = None
+    positions: str = "sinusoid"
+    max_length: int | None = None
+    num_kv_heads: int | None = None
+    normalization: str = "layer"
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
             self._set(name, positive_integer(getattr(self, name), name))
+        for name in ("num_decoder_layers", "key_dim", "value_dim", "max_length", "num_kv_heads"):
+            if getattr(self, name) is not None:
+                self._set(name, positive_integer(getattr(self, name), name))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             self._set(name, fraction(getattr(self, name), name))
         for name in ("normalize_first", "use_attention_bias", "remat"):
             self._set(name, boolean(getattr(self, name), name))
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
         feed_forward_activation(self.activation)
-        if self.hidden_dim % self.num_heads:
+        one_of(self.normalization, "normalization", tuple(NORMALIZATIONS))
+        check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
+        one_of(self.positions, "positions", POSITIONS)
+        if (self.positions == "learned") != (self.max_length is not None):
             raise ValueError(
-                "`num_heads` must divide `hidden_dim`. "
+                "`max_length` is the number of learned positions: give it with positions='learned', and only then. "
+                f"Received: positions={self.positions!r}, max_length={self.max_length}"
+            )
+        if self.key_dim is None and self.hidden_dim % self.num_heads:
+            raise ValueError(
+                "`num_heads` must divide `hidden_dim`; or give `key_dim`. "
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
             )
+        if self.positions == "rotary":
+            RotaryPosition().check_head_dim(self._head_dims[0])
 
     @classmethod
     def from_preset(cls, preset: str, vocabulary_size: int, **changes: Any) -> "TransformerConfig":
         """Returns the config of a preset, with changes.
 
         Args:
-            preset: "tiny", "small", "base" or "big"; the last two are the paper's.
+            preset: "tiny", "small", "base" or "big", the last two of the paper; or another row of its table 3, a name
+                of `TABLE_3`.
             vocabulary_size: Number of tokens of the vocabulary (V).
             **changes: Attributes that differ from the preset.
 
@@ -85,40 +128,68 @@ class TransformerConfig:
         Example:
             >>> TransformerConfig.from_preset("small", vocabulary_size=8000, dropout=0.2).dropout
             0.2
+            >>> TransformerConfig.from_preset("table3-b-dk16", vocabulary_size=37000).key_dim
+            16
         """
-        if preset not in PRESETS:
-            raise ValueError(f"`preset` is one of {', '.join(PRESETS)}. Received: preset={preset!r}")
-        return cls(**{**PRESETS[preset], "vocabulary_size": vocabulary_size, **changes})
+        presets = {**PRESETS, **TABLE_3}
+        if preset not in presets:
+            raise ValueError(f"`preset` is one of {', '.join(presets)}. Received: preset={preset!r}")
+        return cls(**{**presets[preset], "vocabulary_size": vocabulary_size, **changes})
+
+    @property
+    def decoder_depth(self) -> int:
+        """Number of decoder layers of a `Transformer`: `num_decoder_layers`, or `num_layers`."""
+        return self.num_layers if self.num_decoder_layers is None else self.num_decoder_layers
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights of a `Transformer`: the tied embedding, then N encoder and N decoder layers."""
+        """Number of weights of a `Transformer`: the tied embedding, the encoder layers and the decoder layers."""
         attention, feed_forward, norm = self._layer_parameters
-        encoder_layer = attention + feed_forward + 2 * norm
-        decoder_layer = 2 * attention + feed_forward + 3 * norm
+        encoder_layer = attention + self._position_parameters + feed_forward + 2 * norm
+        decoder_layer = encoder_layer + attention + norm
         final_norms = 2 * norm if self.normalize_first else 0
-        return self._embedding_parameters + self.num_layers * (encoder_layer + decoder_layer) + final_norms
+        encoder, decoder = self.num_layers * encoder_layer, self.decoder_depth * decoder_layer
+        return self._embedding_parameters + encoder + decoder + final_norms
 
     @property
     def num_causal_parameters(self) -> int:
         """Number of weights of a `CausalTransformer`: the tied embedding, then N layers without a memory."""
         attention, feed_forward, norm = self._layer_parameters
         final_norm = norm if self.normalize_first else 0
-        return self._embedding_parameters + self.num_layers * (attention + feed_forward + 2 * norm) + final_norm
+        layer = attention + self._position_parameters + feed_forward + 2 * norm
+        return self._embedding_parameters + self.num_layers * layer + final_norm
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # a Python number, which YAML and JSON can hold
 
     @property
     def _embedding_parameters(self) -> int:
-        return self.vocabulary_size * self.hidden_dim
+        """Number of weights of the token embedding and of the learned positions."""
+        return (self.vocabulary_size + (self.max_length or 0)) * self.hidden_dim
 
     @property
     def _layer_parameters(self) -> tuple[int, int, int]:
         """Number of weights of an attention layer, of a feed-forward network and of a normalization."""
-        width, inner = self.hidden_dim, self.intermediate_dim
-        attention = 4 * width**2 + (4 * width if self.use_attention_bias else 0)
-        return attention, 2 * width * inner + inner + width, 2 * width
+        width, inner, heads = self.hidden_dim, self.intermediate_dim, self.num_heads
+        key_dim, value_dim = self._head_dims
+        projected = heads * key_dim + (self.num_kv_heads or heads) * (key_dim + value_dim)  # queries, keys and values
+        attention = (projected + heads * value_dim) * width
+        attention += projected + width if self.use_attention_bias else 0
+        inward = 2 if self.activation in GATED else 1  # projections to the inner width
+        feed_forward = inward * (width * inner + inner) + inner * width + width
+        norm = width if self.normalization == "rms" else 2 * width
+        return attention, feed_forward, norm
+
+    @property
+    def _head_dims(self) -> tuple[int, int]:
+        """Widths of a head's queries and keys, and of its values."""
+        key_dim = self.hidden_dim // self.num_heads if self.key_dim is None else self.key_dim
+        return key_dim, self.value_dim or key_dim
+
+    @property
+    def _position_parameters(self) -> int:
+        """Number of weights of the positions of a self-attention layer."""
+        return RelativePositionBias().num_buckets * self.num_heads if self.positions == "relative" else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the attributes as a dictionary of plain values.
@@ -138,4 +209,28 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {"num_layers": 3, "hidden_dim": 256, "intermediate_dim": 1024, "num_heads": 4},
     "base": {"num_layers": 6, "hidden_dim": 512, "intermediate_dim": 2048, "num_heads": 8},
     "big": {"num_layers": 6, "hidden_dim": 1024, "intermediate_dim": 4096, "num_heads": 16, "dropout": 0.3},
+}
+
+# By row of table 3 of the paper: h, d_k and d_v (A), d_k (B), N, d_model and d_ff (C), P_drop (D), positions (E). The
+# widths of a head follow from d_model / h, except in B. Label smoothing (D) is a setting of the loss.
+TABLE_3: dict[str, dict[str, Any]] = {
+    row: {**PRESETS["base"], **changes}
+    for row, changes in {
+        "table3-a-h1": {"num_heads": 1},
+        "table3-a-h4": {"num_heads": 4},
+        "table3-a-h16": {"num_heads": 16},
+        "table3-a-h32": {"num_heads": 32},
+        "table3-b-dk16": {"key_dim": 16, "value_dim": 64},
+        "table3-b-dk32": {"key_dim": 32, "value_dim": 64},
+        "table3-c-n2": {"num_layers": 2},
+        "table3-c-n4": {"num_layers": 4},
+        "table3-c-n8": {"num_layers": 8},
+        "table3-c-dmodel256": {"hidden_dim": 256},
+        "table3-c-dmodel1024": {"hidden_dim": 1024},
+        "table3-c-dff1024": {"intermediate_dim": 1024},
+        "table3-c-dff4096": {"intermediate_dim": 4096},
+        "table3-d-dropout0": {"dropout": 0.0},
+        "table3-d-dropout0.2": {"dropout": 0.2},
+        "table3-e-learned": {"positions": "learned", "max_length": 512},
+    }.items()
 }

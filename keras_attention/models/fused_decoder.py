@@ -1,7 +1,7 @@
 """The decoder for one token at a time, with fused weights.
 
-Shapes: B sentences, K beams, S source length, M model width, H heads, D head width, V vocabulary, N positions of the
-cache: K for each token written, one for each token of a prompt.
+Shapes: B sentences, K beams, S source length, M model width, G heads of keys and values, R query heads that share one
+of them, D head width, V vocabulary, N positions of the cache: K for each token written, one for each token of a prompt.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ class DecodingState(NamedTuple):
     those that it descends from. So no key is copied when beams are reordered.
 
     Attributes:
-        older: Keys and values of self-attention, for each layer (2, B, H, n, D).
+        older: Keys and values of self-attention, for each layer (2, B, G, n, D).
         newer: Keys and values of the last few tokens; older and newer have N positions together.
         visible: The positions that each beam sees in self-attention, boolean (B, N, K).
-        memory: Keys and values of cross-attention, for each layer (2, B, H, S, D), zero at padding; empty in a
+        memory: Keys and values of cross-attention, for each layer (2, B, G, S, D), zero at padding; empty in a
             language model.
         memory_bias: Bias of the logits of cross-attention, (B, 1, S).
         lengths: Number of tokens so far, (B,), equal for all sentences.
@@ -109,7 +109,10 @@ class FusedDecoder:
         sentences, length = ops.shape(prompts)
         _, cache = self.model.decode_step(prompts, self.model.init_cache(sentences))
         return self._empty_state(sentences, beams)._replace(
-            older=tuple(ops.cast(ops.stack([layer.key, layer.value]), self.memory_dtype) for layer in cache.layers),
+            older=tuple(
+                ops.cast(layer.self_attention.pair_of(cached), self.memory_dtype)
+                for layer, cached in zip(self.layers, cache.layers, strict=True)
+            ),
             visible=ops.ones((sentences, length, beams), "bool"),  # all beams descend from the prompt
             lengths=ops.full((sentences,), length, "int32"),
         )
@@ -122,7 +125,7 @@ class FusedDecoder:
         pairs = []
         for layer in self.layers:
             matrices = layer.cross_attention
-            pair = matrices.memory(rows, self.memory_dtype)  # (B·S, 2·H·D)
+            pair = matrices.memory(rows, self.memory_dtype)  # (B·S, 2·G·D)
             pair = ops.where(ops.reshape(mask, (-1, 1)), pair, ops.zeros_like(pair))
             pairs.append(matrices.heads_of(pair, sentences, length))
         return self._empty_state(sentences, beams)._replace(
@@ -141,27 +144,32 @@ class FusedDecoder:
         """
         sentences, _, beams = ops.shape(state.visible)
         rows = 1 if beams == 1 else ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
-        x = self.model.network.embed(ids[:, None], start_index=ops.max(state.lengths, initial=0))  # (B·K, 1, M)
+        position = ops.max(state.lengths, initial=0)
+        x = self.model.network.embed(ids[:, None], start_index=position)  # (B·K, 1, M)
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
 
         itself = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])  # (1 or K, K)
         itself = ops.broadcast_to(itself, (sentences, rows, beams))
         visible = ops.concatenate([state.visible, itself], axis=1)  # (B, N, K)
         bias = ops.where(ops.transpose(visible[:, :, :rows], (0, 2, 1)), 0.0, MASKED_SCORE)  # (B, K, N)
+        size = self.layers[0].self_attention.group_size
+        bias = bias if size == 1 else ops.tile(bias, (1, size, 1))  # (B, R·K, N)
 
         newer = []
         for number, layer in enumerate(self.layers):
             matrices, norm = layer.self_attention, layer.self_attention_norm
-            fused = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, 3·H·D)
-            heads = matrices.heads_of(fused, sentences, rows)  # (3, B, H, K, D)
-            newer.append(_append_positions(state.newer[number], heads[1:]))
+            fused = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, (R + 2)·G·D)
+            heads = matrices.heads_of(fused, sentences, rows)  # (R + 2, B, G, K, D)
+            if matrices.position is not None:
+                heads = ops.concatenate([matrices.rotated(heads[:-1], position), heads[-1:]])
+            newer.append(_append_positions(state.newer[number], heads[size:]))
             memory = state.older[number], newer[-1]
-            x = self._add_and_norm(norm, x, matrices.attend(self.attention, heads[0], memory, bias))
+            x = self._add_and_norm(norm, x, matrices.attend(self.attention, heads[:size], memory, bias))
 
             if layer.cross_attention is not None:
                 matrices, norm = layer.cross_attention, layer.cross_attention_norm
-                queries = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, H·D)
-                queries, memory = matrices.heads_of(queries, sentences, rows)[0], (state.memory[number],)
+                queries = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, R·G·D)
+                queries, memory = matrices.heads_of(queries, sentences, rows), (state.memory[number],)
                 x = self._add_and_norm(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
 
             norm = layer.feed_forward_norm
@@ -190,5 +198,5 @@ class FusedDecoder:
 
 
 def _append_positions(pair: Any, more: Any) -> Any:
-    """Appends keys and values of m positions to those of n, (2, B, H, n, D) to (2, B, H, n + m, D)."""
+    """Appends keys and values of m positions to those of n, (2, B, G, n, D) to (2, B, G, n + m, D)."""
     return ops.concatenate([pair, more], axis=3)

@@ -1,6 +1,7 @@
 """The weights of a decoder layer for one token at a time: matrices with the same input are fused.
 
-Shapes: B sentences, K beams, M model width, H heads, D head width, N keys.
+Shapes: B sentences, K beams, M model width, G heads of keys and values, R query heads that share one of them, D head
+width, N keys.
 """
 
 import math
@@ -11,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.normalization import LayerNorm
 from keras_attention.ops.normalization import layer_norm
 
 
@@ -49,53 +51,82 @@ class FusedAttention(NamedTuple):
         inputs: Projection to queries, keys and values, or only to queries in cross-attention.
         memory: Projection to keys and values in cross-attention.
         output: Projection back to the width of the model.
-        heads: Number of heads (H).
-        head_dim: Width of a head (D).
+        heads: Number of heads of keys and values (G).
+        group_size: Number of query heads for each of them (R).
+        head_dim: Width of a head (D). Keys and values share a tensor, so the narrower of them are padded with zeros.
+        key_dim: Width of the queries and keys without padding.
+        position: Positions that rotate queries and keys, or None.
     """
 
     inputs: Matrix
     memory: Matrix | None
     output: Matrix
     heads: int
+    group_size: int
     head_dim: int
+    key_dim: int
+    position: Any
 
     @classmethod
     def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
-        """Returns the matrices of a built `MultiHeadAttention`, that of the queries scaled by 1/√D.
+        """Returns the matrices of a built `MultiHeadAttention`, that of the queries scaled by 1/√d_k.
 
         With `memory`, keys and values come from the encoder.
         """
-        head_dim = layer.query_dense.kernel.shape[-1]
+        key_dim, value_dim = (projection.kernel.shape[-1] for projection in (layer.key_dense, layer.value_dense))
+        head_dim = max(key_dim, value_dim)
         query, key, value = (
-            _flatten(projection, scale)
+            _flatten(projection, head_dim, scale)
             for projection, scale in (
-                (layer.query_dense, head_dim**-0.5),
+                (layer.query_dense, key_dim**-0.5),
                 (layer.key_dense, 1.0),
                 (layer.value_dense, 1.0),
             )
         )
+        groups, size = layer.num_kv_heads, layer.num_heads // layer.num_kv_heads
+        kernel, bias = query  # (M, G·R·D), (G·R·D,)
+        query = _swap(kernel, 1, groups, size), None if bias is None else _swap(bias, 0, groups, size)
+        kernel, bias = _flatten(layer.output_dense, head_dim)  # (G·R·D, M), (M,)
         fused = [query] if memory else [query, key, value]
         return cls(
             _fuse(fused, dtype),
             _fuse([key, value], dtype) if memory else None,
-            _fuse([_flatten(layer.output_dense)], dtype),
-            layer.num_heads,
+            _fuse([(_swap(kernel, 0, groups, size), bias)], dtype),
+            groups,
+            size,
             head_dim,
+            key_dim,
+            layer.position,
         )
 
+    def rotated(self, heads: Any, position: Any) -> Any:
+        """Rotates queries and keys (c, B, G, n, D) at a position, a scalar."""
+        x = self.position.rotate(heads[..., : self.key_dim], ops.reshape(position, (1,)))
+        return x if self.key_dim == self.head_dim else ops.concatenate([x, heads[..., self.key_dim :]], axis=-1)
+
     def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
-        """Splits fused rows (B·n, c·H·D), such as queries, keys and values, into (c, B, H, n, D)."""
+        """Splits fused rows (B·n, c·G·D), such as R queries, keys and values, into (c, B, G, n, D)."""
         fused = rows.shape[-1] // (self.heads * self.head_dim)
-        vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·H, D)
+        vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·G, D)
         vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
         return ops.reshape(vectors, (fused, sentences, self.heads, length, self.head_dim))
 
+    def pair_of(self, cache: Any) -> Any:
+        """Joins the keys and values of a cache, (2, B, G, n, D)."""
+        return ops.stack([_pad(x, 3, self.head_dim) for x in (cache.key, cache.value)])
+
     def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any) -> Any:
-        """Projects the output of `cached_attention`, softmax(Q Kᵀ + bias) V, to (B·K, M)."""
-        context = attention(queries, memory, bias)  # (B, H, K, D)
-        vectors = ops.reshape(context, (-1, self.head_dim))  # (B·H·K, D)
-        vectors = _permute(vectors, ops.shape(queries)[:3], (0, 2, 1))  # (B·K·H, D)
-        return self.output(ops.reshape(vectors, (-1, self.heads * self.head_dim)))
+        """Projects the output of `cached_attention`, softmax(Q Kᵀ + bias) V, to (B·K, M), for queries (R, B, G, K, D).
+
+        The R queries of a head are rows of one matrix, so that it reads the keys once.
+        """
+        size, sentences, heads, beams, head_dim = ops.shape(queries)
+        vectors = _permute(ops.reshape(queries, (-1, head_dim)), (size, sentences, heads, beams), (1, 2, 0, 3))
+        queries = ops.reshape(vectors, (sentences, heads, size * beams, head_dim))
+        context = attention(queries, memory, bias)  # (B, G, R·K, D)
+        vectors = ops.reshape(context, (-1, head_dim))  # (B·G·R·K, D)
+        vectors = _permute(vectors, (sentences, heads, size, beams), (0, 3, 2, 1))  # (B·K·R·G, D)
+        return self.output(ops.reshape(vectors, (-1, size * heads * head_dim)))
 
 
 class FusedLayer:
@@ -124,11 +155,32 @@ def _permute(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> An
     return ops.take(vectors, ops.reshape(ops.transpose(ops.reshape(rows, shape), order), (-1,)), axis=0)
 
 
-def _flatten(projection: Any, scale: float = 1.0) -> tuple[Any, Any]:
-    """Returns the kernel of a projection as a matrix, and its bias as a vector."""
-    inputs = math.prod(projection.kernel.shape[: projection.input_axes])
-    kernel = ops.reshape(projection.kernel, (inputs, -1)) * scale
-    return kernel, None if projection.bias is None else ops.reshape(projection.bias, (-1,)) * scale
+def _flatten(projection: Any, head_dim: int, scale: float = 1.0) -> tuple[Any, Any]:
+    """Returns the kernel of a projection as a matrix, and its bias as a vector, for heads padded to a width."""
+    kernel, bias = projection.kernel, projection.bias  # (M, H, D) and (H, D), or (H, D, M) and (M,)
+    if projection.input_axes == 1:
+        kernel, bias = _pad(kernel, 2, head_dim), None if bias is None else _pad(bias, 1, head_dim)
+        inputs = kernel.shape[0]
+    else:
+        kernel = _pad(kernel, 1, head_dim)
+        inputs = kernel.shape[0] * head_dim
+    kernel = ops.reshape(kernel, (inputs, -1)) * scale
+    return kernel, None if bias is None else ops.reshape(bias, (-1,)) * scale
+
+
+def _swap(x: Any, axis: int, groups: int, size: int) -> Any:
+    """Reorders the heads of an axis (…, G·R·D, …) to (…, R·G·D, …)."""
+    if size == 1:
+        return x
+    shape = x.shape
+    x = ops.reshape(x, (*shape[:axis], groups, size, -1, *shape[axis + 1 :]))
+    return ops.reshape(ops.swapaxes(x, axis, axis + 1), shape)
+
+
+def _pad(x: Any, axis: int, size: int) -> Any:
+    """Appends zeros to an axis up to a size."""
+    missing = size - x.shape[axis]
+    return ops.pad(x, [(0, missing if each == axis else 0) for each in range(len(x.shape))]) if missing else x
 
 
 def _fuse(matrices: list[tuple[Any, Any]], dtype: str) -> Matrix:
@@ -139,7 +191,10 @@ def _fuse(matrices: list[tuple[Any, Any]], dtype: str) -> Matrix:
 
 
 def norm_function(layer: Any) -> Callable[[Any], Any]:
-    """Returns a built `LayerNorm` as a function of vectors (…, M), in float32."""
+    """Returns a built normalization as a function of vectors (…, M), in float32."""
+    if not isinstance(layer, LayerNorm):
+        scale = ops.cast(layer.scale, "float32")
+        return lambda x: ops.rms_normalization(x, scale, axis=-1, epsilon=layer.epsilon)
     gamma, beta = (ops.cast(value, "float32") for value in (layer.gamma, layer.beta))
     return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from keras import ops
 
-from keras_attention.layers import Decoder, Encoder, PositionalEncoding, TokenEmbedding
+from keras_attention.layers import Decoder, Encoder, TokenEmbedding
 from keras_attention.layers.dropout import Dropout
+from keras_attention.layers.positions import AddedPositions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Network:
     """The layers of a Transformer; a language model has no `source_dropout` and no `encoder`."""
 
     embedding: TokenEmbedding  # of source and target; its transpose computes the logits
-    positions: PositionalEncoding
+    positions: AddedPositions
     source_dropout: Dropout | None = None
     encoder: Encoder | None = None
     target_dropout: Dropout

@@ -13,11 +13,16 @@ from keras_attention.layers import (
     Encoder,
     FixedKeyValueCache,
     KeyValueCache,
-    PositionalEncoding,
     TokenEmbedding,
 )
 from keras_attention.layers.dropout import Dropout
-from keras_attention.models.base import ConfiguredModel, block_arguments, check_config
+from keras_attention.models.base import (
+    ConfiguredModel,
+    check_config,
+    decoder_arguments,
+    encoder_arguments,
+    positional_encoding,
+)
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.network import Network, padding_mask
 
@@ -66,12 +71,12 @@ class Transformer(ConfiguredModel):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         source = keras.Input((None,), dtype="int32", name="source")  # (B, S)
         target = keras.Input((None,), dtype="int32", name="target")  # (B, T)
-        block = block_arguments(check_config(config))
+        check_config(config)
         network = Network(
             embedding=TokenEmbedding(config.vocabulary_size, config.hidden_dim, dtype=policy, name="embedding"),
-            positions=PositionalEncoding(dtype=policy, name="positions"),
-            encoder=Encoder(**block, dtype=policy, name="encoder"),
-            decoder=Decoder(**block, dtype=policy, name="decoder"),
+            positions=positional_encoding(config, policy),
+            encoder=Encoder(**encoder_arguments(config), dtype=policy, name="encoder"),
+            decoder=Decoder(**decoder_arguments(config), dtype=policy, name="decoder"),
             source_dropout=Dropout(config.dropout, dtype=policy, name="source_dropout"),
             target_dropout=Dropout(config.dropout, dtype=policy, name="target_dropout"),
         )
@@ -127,7 +132,7 @@ class Transformer(ConfiguredModel):
             return_attention_scores: Whether to return the attention weights of each layer, too.
 
         Returns:
-            The memory (B, S, M) and its padding mask (B, S); then, on request, the weights, a tuple of N (B, H, S, S).
+            The memory (B, S, M) and its padding mask (B, S); then, on request, the weights, a tuple of (B, H, S, S).
         """
         source_mask = padding_mask(source)  # (B, S)
         memory, weights = self.network.encode(
@@ -164,7 +169,7 @@ class Transformer(ConfiguredModel):
             return_attention_scores: Whether to return the cross-attention weights of each layer, too.
 
         Returns:
-            Logits (B·K, T, V) and the cache with the tokens appended; then, on request, the weights, a tuple of N
+            Logits (B·K, T, V) and the cache with the tokens appended; then, on request, the weights, a tuple of
             (B·K, H, T, S).
         """
         x, _, weights, layers = self.network.decode(

@@ -105,6 +105,12 @@ class RunConfig:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
         transformer = self.transformer()
+        if transformer.max_length is not None and transformer.max_length < self.max_length:
+            raise ValueError(
+                "A model must learn as many positions as the longest pairs have tokens: give a smaller `max_length`, "
+                "or `model` a larger one. "
+                f"Received: max_length={self.max_length}, model={{'max_length': {transformer.max_length}}}"
+            )
         object.__setattr__(self, "model", {name: getattr(transformer, name) for name in self.model})
 
     @classmethod

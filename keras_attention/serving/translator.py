@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from keras_attention.decoding import DecodingOptions, Hypotheses, generate, score
 from keras_attention.decoding.generate import EXTRA_LENGTH
+from keras_attention.decoding.model_steps import learned_positions
 from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
 from keras_attention.serving.tokenization import Tokens, tokenize
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 
 SOURCE = tf.TensorSpec([None], tf.string, name="source")
+MAX_SOURCE_LENGTH = 256  # tokens that are read of a text by default
 IDS = tf.TensorSpec([None, None], tf.int32, name="ids")
 
 
@@ -32,12 +34,13 @@ class Translator(tf.Module):
         tokenizer: The `SubwordTokenizer` that the model was trained with.
         beam_size: Number of beams; 1 is greedy decoding.
         length_penalty: The alpha of `decoding.length_penalty`.
-        max_source_length: Maximum number of tokens that are read of a text, the end of sentence included.
+        max_source_length: Maximum number of tokens that are read of a text, the end of sentence included; 256 by
+            default, or the number of positions of a model that has learned fewer.
         **options: The other attributes of `decoding.DecodingOptions`.
 
     Raises:
-        ValueError: If `max_source_length` is below 2, an option is out of its range, or the vocabularies of the model
-            and the tokenizer differ.
+        ValueError: If `max_source_length` is below 2, an option is out of its range, a length is above the number of
+            positions that the model has learned, or the vocabularies of the model and the tokenizer differ.
 
     Example:
         >>> import pathlib
@@ -58,11 +61,14 @@ class Translator(tf.Module):
         tokenizer: Any,
         beam_size: int = 4,
         length_penalty: float = 0.6,
-        max_source_length: int = 256,
+        max_source_length: int | None = None,
         **options: Any,
     ):
         super().__init__(name="translator")
         _check_vocabularies(model, tokenizer)
+        positions = learned_positions(model)
+        if max_source_length is None:
+            max_source_length = min(MAX_SOURCE_LENGTH, positions or MAX_SOURCE_LENGTH)
         if max_source_length < 2:
             raise ValueError(
                 "max_source_length must be 2 or more: a token and the end of sentence. "
@@ -72,6 +78,13 @@ class Translator(tf.Module):
         self.tokenizer = tokenizer
         self._options = DecodingOptions(**{"beam_size": beam_size, "length_penalty": length_penalty, **options})
         self._max_source_length = max_source_length
+        self._positions = positions
+        for name, length in (("max_source_length", max_source_length), ("max_length", self.options.max_length)):
+            if positions is not None and length is not None and length > positions:
+                raise ValueError(
+                    f"`{name}` must be at most the number of positions that the model has learned. "
+                    f"Received: {name}={length}, model.config.max_length={positions}"
+                )
 
     # Read-only: they are constants in the graphs, which are built once.
 
@@ -98,7 +111,8 @@ class Translator(tf.Module):
     @property
     def max_target_length(self) -> int:
         """The maximum number of tokens of a translation, the end of sentence included."""
-        return self.options.max_length or self.max_source_length - 1 + EXTRA_LENGTH
+        longest = self.options.max_length or self.max_source_length - 1 + EXTRA_LENGTH
+        return longest if self._positions is None else min(longest, self._positions)
 
     def __call__(self, texts: Sequence[str | bytes]) -> list[str]:
         """Translates texts as one batch.
