@@ -83,6 +83,19 @@ def test_it_survives_a_config_and_a_file(tmp_path):
     np.testing.assert_allclose(loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("model_class", [ka.Transformer, ka.CausalTransformer])
+def test_a_config_names_the_initialization(model_class):
+    def largest(**changes):
+        config = ka.TransformerConfig(29, num_layers=1, hidden_dim=M, intermediate_dim=F, num_heads=H, **changes)
+        ratios = bounds(model_class(config).get_layer("decoder"))
+        return max(ratio for path, ratio in ratios.items() if path.endswith(("query", "key", "value", "/output")))
+
+    assert largest() <= 0.2001
+    assert 0.97 < largest(initialization="glorot") <= 1.0001
+    with pytest.raises(ValueError, match=r"`initialization` is one of 'residual_branch', 'glorot'. Received: .*'he'"):
+        ka.TransformerConfig(29, initialization="he")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -60,3 +60,9 @@ class ResidualBranchInitializer(keras.initializers.Initializer):
 
     def get_config(self) -> dict[str, Any]:
         return {"gain": self.gain, "seed": self.seed}
+
+
+INITIALIZATIONS = {
+    "residual_branch": ResidualBranchInitializer,
+    "glorot": keras.initializers.GlorotUniform,
+}

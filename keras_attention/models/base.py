@@ -20,6 +20,7 @@ from keras_attention.layers.composite import (
     set_trainable,
     trainable_flags,
 )
+from keras_attention.layers.initializers import INITIALIZATIONS
 from keras_attention.layers.positions import AddedPositions, NoPositionalEncoding
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
@@ -208,9 +209,10 @@ def attention_position(config: TransformerConfig, bidirectional: bool) -> Any:
 
 def encoder_arguments(config: TransformerConfig) -> dict[str, Any]:
     """Returns the keyword arguments of `Encoder`."""
-    others = ("vocabulary_size", "hidden_dim", "num_decoder_layers", "positions", "max_length")
+    others = ("vocabulary_size", "hidden_dim", "num_decoder_layers", "positions", "max_length", "initialization")
     arguments = {name: value for name, value in config.to_dict().items() if name not in others}
-    return {**arguments, "position": attention_position(config, bidirectional=True)}
+    position = attention_position(config, bidirectional=True)
+    return {**arguments, "position": position, "kernel_initializer": INITIALIZATIONS[config.initialization]()}
 
 
 def decoder_arguments(config: TransformerConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from keras_attention.layers.arguments import (
     positive_number,
 )
 from keras_attention.layers.feed_forward import GATED, feed_forward_activation
+from keras_attention.layers.initializers import INITIALIZATIONS
 from keras_attention.layers.normalization import NORMALIZATIONS
 from keras_attention.layers.position_bias import RelativePositionBias, RotaryPosition
 
@@ -49,6 +50,8 @@ class TransformerConfig:
         num_kv_heads: Number of heads of keys and values, each shared by several query heads; h by default. Fewer of
             them make the caches of decoding smaller (Ainslie et al. 2023).
         normalization: "layer" as in the paper, or "rms" for RMS normalization.
+        initialization: Where the kernels of the layers start: "residual_branch", see `ResidualBranchInitializer`, or
+            "glorot", Keras' default, with which post-norm layers learn more slowly.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
@@ -80,6 +83,7 @@ class TransformerConfig:
     max_length: int | None = None
     num_kv_heads: int | None = None
     normalization: str = "layer"
+    initialization: str = "residual_branch"
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
@@ -94,6 +98,7 @@ class TransformerConfig:
         self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
         feed_forward_activation(self.activation)
         one_of(self.normalization, "normalization", tuple(NORMALIZATIONS))
+        one_of(self.initialization, "initialization", tuple(INITIALIZATIONS))
         check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
         one_of(self.positions, "positions", POSITIONS)
         if (self.positions == "learned") != (self.max_length is not None):
