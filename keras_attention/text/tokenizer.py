@@ -1,5 +1,6 @@
 """Subword tokenizers: a SentencePiece model that runs in Python for training and in a graph for serving."""
 
+import functools
 import itertools
 import os
 import warnings
@@ -7,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
 from keras_attention.files import make_folder, write_atomically
+from keras_attention.layers.arguments import fraction
 from keras_attention.text.lines import read_files
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
@@ -19,7 +22,9 @@ from keras_attention.text.sentencepiece_model import (
     MODEL_TYPES,
     PAD_ID,
     load_processor,
+    sample_ids,
     train_model,
+    type_of_model,
 )
 
 if TYPE_CHECKING:
@@ -188,9 +193,51 @@ class SubwordTokenizer(tf.Module):
         Raises:
             TypeError: If `texts` is a single string.
         """
-        if isinstance(texts, str | bytes):
-            raise TypeError(f"`texts` must be a list of strings. Received: texts={texts!r}")
+        _check_texts(texts)
         return self._processor.encode(list(texts), out_type=int)
+
+    def sample(self, texts: Sequence[str], dropout: float, seed: int | Sequence[int]) -> list[list[int]]:
+        """Converts texts to ids in Python with a random segmentation of each text, without BOS and EOS.
+
+        A BPE tokenizer skips each merge with probability p = `dropout` (BPE-dropout; unlike in the paper, a skipped
+        merge is not tried again). A unigram tokenizer samples from all segmentations x of a text, with probabilities
+        proportional to P(x)^α, where α = ln(1/p) / ln(V) for a vocabulary of V pieces. One more piece, of the average
+        probability 1/V, then makes a segmentation less probable by the factor p. Either way more dropout gives more
+        and shorter pieces, 0.1 is a good start, and 0 gives the ids of `encode`.
+
+        The ids follow from the tokenizer, its version of `sentencepiece` and the arguments, whatever was sampled
+        before. The call sets the seed of `sentencepiece`, which is that of the whole process.
+
+        Args:
+            texts: List of strings.
+            dropout: p, at least 0 and below 1.
+            seed: Seed of the random numbers, one or several non-negative integers.
+
+        Returns:
+            One list of ids for each text.
+
+        Raises:
+            TypeError: If `texts` is a single string.
+            ValueError: If `dropout` is out of range, or the tokenizer is neither BPE nor unigram.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> file = pathlib.Path(tempfile.mkdtemp(), "train.en")
+            >>> _ = file.write_text("the cat sat\\nthe cat ate\\nthe hat\\n", encoding="utf-8")
+            >>> tokenizer = SubwordTokenizer.train(file, vocabulary_size=18)
+            >>> ids = tokenizer.sample(["the cat ate"], dropout=0.9, seed=1)
+            >>> len(ids[0]) > len(tokenizer.encode(["the cat ate"])[0]), tokenizer.decode(ids)
+            (True, ['the cat ate'])
+
+        Source: Provilkov et al. 2020, "BPE-Dropout" (arXiv 1910.13267); Kudo 2018, "Subword Regularization", section
+        3.3 (arXiv 1804.10959).
+        """
+        _check_texts(texts)
+        if not fraction(dropout, "dropout"):
+            return self.encode(texts)
+        # Half of the 32-bit seeds, because SentencePiece ignores the largest.
+        seed = int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
+        return sample_ids(self._processor, self._model_type, list(texts), dropout, seed)
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Converts ids to texts in Python.
@@ -260,12 +307,21 @@ class SubwordTokenizer(tf.Module):
         rows = tf.ragged.boolean_mask(ids, visible)  # (B, None)
         return _valid_utf8(self._graph_tokenizer().detokenize(rows))
 
+    @functools.cached_property
+    def _model_type(self) -> str:
+        return type_of_model(self._model)
+
     def _graph_tokenizer(self) -> "tensorflow_text.SentencepieceTokenizer":
         with needed_by("SubwordTokenizer"):
             import tensorflow_text
 
         # Created in each graph that uses it: setting a seed invalidates the kernel of an eager one.
         return tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"`texts` must be a list of strings. Received: texts={texts!r}")
 
 
 def _valid_utf8(texts: tf.Tensor) -> tf.Tensor:
