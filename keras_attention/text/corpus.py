@@ -126,8 +126,8 @@ class ParallelCorpus:
             max_length: Pairs with more tokens on a side, EOS included, are left out.
             seed: Seed of the order, together with the epoch.
             shuffle: Whether each epoch has another order. Without it, batches go from short to long.
-            subword_dropout: Dropout of `SubwordTokenizer.sample`, with which each epoch tokenises the texts anew, at
-                least 0 and below 1. See `TokenBatches.from_pairs`.
+            subword_dropout: Dropout of `SubwordTokenizer.sample`, which gives each epoch other segmentations of the
+                texts, at least 0 and below 1. See `TokenBatches.from_pairs`.
             source_word_dropout: Probability with which a piece of a source, except its EOS, is replaced by the unknown
                 piece, at least 0 and below 1.
 

@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from keras_attention.layers.arguments import fraction
 from keras_attention.text.ragged_ids import RaggedIds
+from keras_attention.text.sampled_ids import SampledIds
 from keras_attention.text.sentencepiece_model import EOS_ID, PAD_ID, UNK_ID
-from keras_attention.text.subword_sampling import SubwordSampler
+from keras_attention.text.subword_sampling import subword_sampler
 from keras_attention.text.tokenizer import SubwordTokenizer
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray]
@@ -76,7 +77,7 @@ class PairBatches(abc.ABC):
                 f"No pair to train on: of {len(self._lengths)} pairs none has at most {max_length} tokens a side. "
                 f"Received: {received}"
             )
-        self._sampler: SubwordSampler | None = None
+        self._sampled: SampledIds | None = None
         self._sampled_epoch = functools.lru_cache(maxsize=2)(self._sample_epoch)
 
     @classmethod
@@ -90,16 +91,16 @@ class PairBatches(abc.ABC):
     ) -> Self:
         """Tokenises pairs of texts and makes their batches.
 
-        With `subword_dropout`, the texts stay in memory and each epoch tokenises them anew, with random segmentations
-        that follow from the seed and the epoch only. The next epoch is tokenised little by little while the batches of
-        an epoch are made. All epochs have the same pairs, and as many batches as the first needs and a few more. A pair
-        that becomes too long for the batches keeps its usual segmentation in that epoch. `num_tokens` and `padding` are
-        those of the first epoch.
+        With `subword_dropout`, each epoch has other segmentations, which follow from the seed and the epoch only. Those
+        of the next epoch are sampled little by little while the batches of an epoch are made. All epochs have the same
+        pairs, and as many batches as the first needs and a few more. A pair that becomes too long for the batches keeps
+        its usual segmentation in that epoch. `num_tokens` and `padding` are those of the first epoch.
 
         Args:
             pairs: `(source, target)` texts.
             tokenizer: Tokenizer of both sides.
-            subword_dropout: Dropout of `SubwordTokenizer.sample`, at least 0 and below 1. 0.0 tokenises only once.
+            subword_dropout: Dropout of `SubwordTokenizer.sample`, at least 0 and below 1. 0.0 gives each epoch
+                the ids of `SubwordTokenizer.encode`.
             **options: Keyword arguments of the class.
 
         Returns:
@@ -112,7 +113,8 @@ class PairBatches(abc.ABC):
         source_ids, target_ids = (tokenizer.encode([pair[side] for pair in pairs]) for side in (0, 1))
         batches = cls(source_ids, target_ids, **options)
         if subword_dropout:
-            batches._sampler = SubwordSampler(pairs, tokenizer, subword_dropout, batches.seed)
+            sampler = subword_sampler(tokenizer.model, subword_dropout)
+            batches._sampled = SampledIds(batches._source, batches._target, sampler, batches.seed)
             batches._arrange()
         return batches
 
@@ -160,8 +162,8 @@ class PairBatches(abc.ABC):
             return plan.enumerate().map(lambda number, index: (epoch, number, index))
 
         def arrays_of(epoch: np.ndarray, number: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
-            if self._sampler is not None:
-                self._sampler.prepare(int(epoch) + 1, share=(int(number) + 1) / len(self))
+            if self._sampled is not None:
+                self._sampled.prepare(int(epoch) + 1, share=(int(number) + 1) / len(self))
             return tf.nest.flatten(self.batch(index, int(epoch)))
 
         def make_batch(*position: tf.Tensor) -> Any:
@@ -223,12 +225,12 @@ class PairBatches(abc.ABC):
     def _arrange(self) -> None:
         """Sets what all epochs share, such as the number of batches, by the lengths of the first epoch."""
         lengths = self._lengths
-        if self._sampler is not None:
-            sampled = _pair_lengths(*self._sampler.sample(0))
+        if self._sampled is not None:
+            sampled = _pair_lengths(*self._sampled.sample(0))
             lengths = np.where((sampled <= self.max_length).all(axis=1, keepdims=True), sampled, lengths)
         self._limits = self._longest(np.maximum(lengths, self._lengths)[self._kept])
         division, self._num_batches = self._divide(lengths)
-        if self._sampler is None:
+        if self._sampled is None:
             self._unsampled = Epoch(self._source, self._target, division)
         else:
             # Other epochs need some batches more or less. Enough batches for all pairs as they are without sampling
@@ -241,11 +243,11 @@ class PairBatches(abc.ABC):
 
     def _epoch(self, number: int) -> Epoch:
         """The ids of an epoch and their division into batches."""
-        return self._unsampled if self._sampler is None else self._sampled_epoch(number)
+        return self._unsampled if self._sampled is None else self._sampled_epoch(number)
 
     def _sample_epoch(self, number: int) -> Epoch:
         """Samples the ids of an epoch, except those of pairs that would not fit."""
-        source, target = self._sampler.sample(number)
+        source, target = self._sampled.sample(number)
         sampled = _pair_lengths(source, target)
         growth = (sampled - self._lengths).max(axis=1)
         fits = (sampled <= self._limits).all(axis=1)

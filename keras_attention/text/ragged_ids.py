@@ -24,9 +24,28 @@ class RaggedIds:
         return cls(np.fromiter(ids, np.int32, int(lengths.sum())), lengths.cumsum() - lengths, lengths)
 
     @classmethod
+    def from_flat(cls, ids: np.ndarray) -> "RaggedIds":
+        ends = np.flatnonzero(ids == EOS_ID)
+        lengths = np.diff(ends, prepend=-1)
+        return cls(ids, ends + 1 - lengths, lengths)
+
+    @classmethod
     def concatenate(cls, parts: Sequence["RaggedIds"]) -> "RaggedIds":
         lengths = np.concatenate([part.lengths for part in parts])
         return cls(np.concatenate([part.ids for part in parts]), lengths.cumsum() - lengths, lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def part(self, start: int, stop: int) -> "RaggedIds":
+        """The sentences from one index to another, in an array of their own."""
+        starts, lengths = self.starts[start:stop], self.lengths[start:stop]
+        return RaggedIds(self.ids[gather(starts, lengths)], lengths.cumsum() - lengths, lengths)
+
+    def to_lists(self) -> list[list[int]]:
+        """The ids of each sentence, without EOS."""
+        ends = self.starts + self.lengths - 1
+        return [self.ids[start:end].tolist() for start, end in zip(self.starts, ends, strict=True)]
 
     def where(self, condition: np.ndarray, other: "RaggedIds") -> "RaggedIds":
         """The sentences where the condition (N,) holds, and those of `other` elsewhere."""
@@ -43,3 +62,8 @@ class RaggedIds:
         # Positions past a sentence's end read the next sentence, or past the array: padding replaces both.
         ids = self.ids.take(self.starts[index, None] + columns, mode="clip")
         return np.where(columns < lengths, ids, np.int32(PAD_ID))
+
+
+def gather(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The indices of the elements of ranges (N,), one range after the other."""
+    return np.repeat(starts - (lengths.cumsum() - lengths), lengths) + np.arange(lengths.sum())

@@ -1,9 +1,7 @@
 """SentencePiece models: their special ids, quiet training, and errors that say what to change."""
 
 import io
-import math
 import re
-import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -22,9 +20,6 @@ _ERRORS_ONLY = 2
 # SentencePiece ignores lines of more bytes, and lines with the character that it uses for unknown ones.
 _MAX_LINE_BYTES = 4192
 _RESERVED = "\u2585"
-# SentencePiece's seed belongs to the process: whoever sets it holds this lock until its random numbers are used.
-_SEED_LOCK = threading.Lock()
-_SAMPLE_FROM_ALL = -1  # segmentations, not only from the best ones
 
 
 def check_vocabulary_size(vocabulary_size: int) -> None:
@@ -43,26 +38,25 @@ def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, spl
 
     check_vocabulary_size(vocabulary_size)
     buffer = io.BytesIO()
+    sentencepiece.set_random_generator_seed(seed)
     try:
-        with _SEED_LOCK:
-            sentencepiece.set_random_generator_seed(seed)
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_split_long(lines),
-                model_writer=buffer,
-                model_type=model_type,
-                vocab_size=vocabulary_size,
-                split_digits=split_digits,
-                normalization_rule_name="identity",
-                character_coverage=1.0,
-                input_sentence_size=MAX_TRAINING_LINES,
-                max_sentence_length=_MAX_LINE_BYTES,
-                shuffle_input_sentence=True,
-                pad_id=PAD_ID,
-                unk_id=UNK_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                minloglevel=_ERRORS_ONLY,
-            )
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_split_long(lines),
+            model_writer=buffer,
+            model_type=model_type,
+            vocab_size=vocabulary_size,
+            split_digits=split_digits,
+            normalization_rule_name="identity",
+            character_coverage=1.0,
+            input_sentence_size=MAX_TRAINING_LINES,
+            max_sentence_length=_MAX_LINE_BYTES,
+            shuffle_input_sentence=True,
+            pad_id=PAD_ID,
+            unk_id=UNK_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            minloglevel=_ERRORS_ONLY,
+        )
     except RuntimeError as error:
         raise ValueError(_explain(str(error), vocabulary_size)) from error
     return buffer.getvalue()
@@ -92,37 +86,6 @@ def load_processor(model: bytes) -> "SentencePieceProcessor":
             f"{', '.join(f'{name}_id={value}' for name, value in ids.items())}"
         )
     return processor
-
-
-def type_of_model(model: bytes) -> str:
-    """Reads the type of a serialised model: "bpe", "unigram", "word" or "char"."""
-    with needed_by("SubwordTokenizer"):
-        from sentencepiece import sentencepiece_model_pb2
-
-    settings = sentencepiece_model_pb2.ModelProto.FromString(model).trainer_spec
-    return settings.ModelType.Name(settings.model_type).lower()
-
-
-def sample_ids(
-    processor: "SentencePieceProcessor", model_type: str, texts: list[str], dropout: float, seed: int
-) -> list[list[int]]:
-    """Samples a segmentation of each text: the same model and arguments give the same ids."""
-    import sentencepiece
-
-    if model_type not in MODEL_TYPES:
-        raise ValueError(
-            f"`dropout` needs a tokenizer whose type is one of {MODEL_TYPES}: those of other types have only one "
-            f"segmentation of each text. Received: a tokenizer of type {model_type!r}"
-        )
-    # For BPE, `alpha` is the dropout. For a unigram model it is an exponent: this one multiplies the probability of a
-    # segmentation by `dropout` for each further piece of the average probability 1 / V.
-    alpha = dropout if model_type == "bpe" else -math.log(dropout) / math.log(processor.vocab_size())
-    with _SEED_LOCK:
-        sentencepiece.set_random_generator_seed(seed)
-        # One thread: several would share the texts out in an order that varies.
-        return processor.encode(
-            texts, out_type=int, enable_sampling=True, nbest_size=_SAMPLE_FROM_ALL, alpha=alpha, num_threads=1
-        )
 
 
 def _split_long(lines: Iterable[str]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Subword tokenizers: a SentencePiece model that runs in Python for training and in a graph for serving."""
 
-import functools
 import itertools
 import os
 import warnings
@@ -8,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import tensorflow as tf
 
 from keras_attention.extras import needed_by
 from keras_attention.files import make_folder, write_atomically
 from keras_attention.layers.arguments import fraction
 from keras_attention.text.lines import read_files
+from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
     EOS_ID,
@@ -22,10 +21,9 @@ from keras_attention.text.sentencepiece_model import (
     MODEL_TYPES,
     PAD_ID,
     load_processor,
-    sample_ids,
     train_model,
-    type_of_model,
 )
+from keras_attention.text.subword_sampling import subword_sampler
 
 if TYPE_CHECKING:
     import tensorflow_text
@@ -199,14 +197,11 @@ class SubwordTokenizer(tf.Module):
     def sample(self, texts: Sequence[str], dropout: float, seed: int | Sequence[int]) -> list[list[int]]:
         """Converts texts to ids in Python with a random segmentation of each text, without BOS and EOS.
 
-        A BPE tokenizer skips each merge with probability p = `dropout` (BPE-dropout; unlike in the paper, a skipped
-        merge is not tried again). A unigram tokenizer samples from all segmentations x of a text, with probabilities
-        proportional to P(x)^α, where α = ln(1/p) / ln(V) for a vocabulary of V pieces. One more piece, of the average
-        probability 1/V, then makes a segmentation less probable by the factor p. Either way more dropout gives more
-        and shorter pieces, 0.1 is a good start, and 0 gives the ids of `encode`.
-
-        The ids follow from the tokenizer, its version of `sentencepiece` and the arguments, whatever was sampled
-        before. The call sets the seed of `sentencepiece`, which is that of the whole process.
+        A BPE tokenizer drops each possible merge with probability p = `dropout` before it chooses the next one
+        (BPE-dropout). A unigram tokenizer samples each word from its 64 best segmentations x, with probabilities
+        proportional to P(x)^α, where α = ln(1/p) / ln(V) for a vocabulary of V pieces: one more piece, of the average
+        probability 1/V, makes a segmentation less probable by the factor p. Either way more dropout gives more and
+        shorter pieces, 0.1 is a good start, and 0 gives the ids of `encode`.
 
         Args:
             texts: List of strings.
@@ -235,9 +230,8 @@ class SubwordTokenizer(tf.Module):
         _check_texts(texts)
         if not fraction(dropout, "dropout"):
             return self.encode(texts)
-        # Half of the 32-bit seeds, because SentencePiece ignores the largest.
-        seed = int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
-        return sample_ids(self._processor, self._model_type, list(texts), dropout, seed)
+        sampler = subword_sampler(self._model, dropout)
+        return sampler.sample(RaggedIds.from_lists(self.encode(texts)), seed).to_lists()
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Converts ids to texts in Python.
@@ -306,10 +300,6 @@ class SubwordTokenizer(tf.Module):
         visible = before_end & (ids != PAD_ID) & (ids != BOS_ID)
         rows = tf.ragged.boolean_mask(ids, visible)  # (B, None)
         return _valid_utf8(self._graph_tokenizer().detokenize(rows))
-
-    @functools.cached_property
-    def _model_type(self) -> str:
-        return type_of_model(self._model)
 
     def _graph_tokenizer(self) -> "tensorflow_text.SentencepieceTokenizer":
         with needed_by("SubwordTokenizer"):
