@@ -3,7 +3,10 @@
 SentencePiece samples as well, but from version 0.2.2 on no other process can repeat its samples, whatever the seed.
 """
 
+import array
 import bisect
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +26,7 @@ _NO_MERGE = np.iinfo(np.int64).max
 _INDEX_BITS = 32
 # Number of segmentations of a word to sample from, l of Kudo 2018.
 _NUM_BEST = 64
+_MAX_WORDS = 2**17  # whose segmentations are kept
 
 Seed = int | Sequence[int]
 
@@ -88,9 +92,7 @@ class BpeDropout:
         random = np.random.default_rng(seed)
         ids = sentences.ids
         symbols = self._letters[gather(self._letter_starts[ids], self._num_letters[ids])]
-        first = self._starts_word[symbols]  # whether a symbol is the first of its word
-        first[1:] |= symbols[:-1] == EOS_ID
-        first[:1] = True
+        first = _first_of_words(symbols, self._starts_word)
         index = np.arange(len(symbols))  # of the first letter of a symbol
         pieces = np.full(len(symbols), _NO_PIECE)
         while len(symbols):
@@ -125,38 +127,39 @@ class UnigramSampler:
         self._exponent = -math.log(dropout) / math.log(len(proto.pieces))
         self._processor = load_processor(proto.SerializeToString())
         self._pieces = [piece.piece for piece in proto.pieces]
-        self._scores = [piece.score for piece in proto.pieces]
+        self._added_prefix = _SPACE if proto.normalizer_spec.add_dummy_prefix else ""
+        self._scores = np.array([piece.score for piece in proto.pieces])
         self._normal = set(_normal_pieces(proto).values())
         self._starts_word = _word_starts(proto)
-        self._starts_word[EOS_ID] = True
-        # The segmentations of each word, and their cumulative probabilities.
-        self._words: dict[tuple[int, ...], tuple[list[list[int]], list[float]]] = {}
+        self._segmentations = functools.lru_cache(maxsize=_MAX_WORDS)(self._find_segmentations)
 
     def sample(self, sentences: RaggedIds, seed: Seed) -> RaggedIds:
         """Samples other ids of the same sentences."""
         ids = sentences.ids.tolist()
-        bounds = [*np.flatnonzero(self._starts_word[sentences.ids]).tolist(), len(ids)]
-        if bounds[0]:
-            bounds.insert(0, 0)
-        numbers = np.random.default_rng(seed).random(len(bounds)).tolist()
-        pieces: list[int] = []
-        for start, end, number in zip(bounds, bounds[1:], numbers, strict=False):
-            segmentations, cumulative = self._segmentations(tuple(ids[start:end]))
-            pieces += segmentations[bisect.bisect(cumulative, number)]
+        bounds = [*np.flatnonzero(_first_of_words(sentences.ids, self._starts_word)).tolist(), len(ids)]
+        pieces = array.array("i")
+        for start, end, number in zip(
+            bounds, bounds[1:], np.random.default_rng(seed).random(len(bounds)), strict=False
+        ):
+            flat, ends, cumulative = self._segmentations(tuple(ids[start:end]))
+            chosen = bisect.bisect(cumulative, number)
+            pieces.extend(flat[ends[chosen] : ends[chosen + 1]])
         return RaggedIds.from_flat(np.array(pieces, np.int32))
 
-    def _segmentations(self, word: tuple[int, ...]) -> tuple[list[list[int]], list[float]]:
-        if word not in self._words:
-            best = [list(word)]
-            if self._normal.issuperset(word):
-                text = self._text(word)
-                found = self._processor.nbest_encode_as_ids(text.removeprefix(_SPACE), _NUM_BEST)
-                best = [each for each in found if self._text(each) == text] or best
-            scores = np.array([sum(self._scores[piece] for piece in each) for each in best])
-            weights = np.exp(self._exponent * (scores - scores.max()))
-            # The last is left out, so that rounding cannot lead past it.
-            self._words[word] = best, (weights.cumsum() / weights.sum())[:-1].tolist()
-        return self._words[word]
+    def _find_segmentations(self, word: tuple[int, ...]) -> tuple[array.array, list[int], array.array]:
+        """The ids of the segmentations of a word, where each of them ends, and their cumulative probabilities."""
+        best: list[Sequence[int]] = [word]
+        if self._normal.issuperset(word):
+            text = self._text(word)
+            found = self._processor.nbest_encode_as_ids(text.removeprefix(self._added_prefix), _NUM_BEST)
+            if found and self._text(found[0]) == text:  # not normalised to another
+                best = [each for each in found if self._normal.issuperset(each)]
+        ends = list(itertools.accumulate(map(len, best), initial=0))
+        flat = array.array("i", itertools.chain.from_iterable(best))
+        scores = np.add.reduceat(self._scores[np.array(flat)], ends[:-1])
+        weights = np.exp(self._exponent * (scores - scores.max()))
+        # The last is left out, so that rounding cannot lead past it.
+        return flat, ends, array.array("d", (weights.cumsum() / weights.sum())[:-1])
 
     def _text(self, pieces: Sequence[int]) -> str:
         return "".join(self._pieces[piece] for piece in pieces)
@@ -168,7 +171,15 @@ def _normal_pieces(proto: "ModelProto") -> dict[str, int]:
 
 
 def _word_starts(proto: "ModelProto") -> np.ndarray:
-    """Whether each piece (V,) is the first of a word; none is if there are pieces of several words."""
+    """Whether each piece (V,) always begins a word; none does if there are pieces of several words."""
     texts = list(_normal_pieces(proto))
     several = any(_SPACE in text[1:] for text in texts)
     return np.array([piece.piece.startswith(_SPACE) and not several for piece in proto.pieces])
+
+
+def _first_of_words(ids: np.ndarray, starts_word: np.ndarray) -> np.ndarray:
+    """Whether each id is the first of its word; the end of a sentence is a word of its own."""
+    first = starts_word[ids] | (ids == EOS_ID)
+    first[1:] |= ids[:-1] == EOS_ID
+    first[:1] = True
+    return first
