@@ -23,9 +23,9 @@ class PackedBatches(PairBatches):
     within the row, by which `Transformer.packed` keeps the pairs apart; 0 is padding. The side with more tokens in
     total has rows of `row_length`, the other side rows that are shorter in proportion.
 
-    The lengths that share a row are the same in every epoch. An epoch shuffles the pairs of equal lengths and the order
-    of the rows. The order follows from `(seed, epoch)` only, so that a run that stops can resume with the batches it
-    has not seen.
+    The lengths that share a row are the same in every epoch, unless `from_pairs` samples them. An epoch shuffles the
+    pairs of equal lengths and the order of the rows. The order follows from `(seed, epoch)` only, so that a run that
+    stops can resume with the batches it has not seen.
 
     Args:
         source_ids: Token ids of each source sentence, without BOS and EOS.

@@ -99,8 +99,8 @@ class PairBatches(abc.ABC):
         Args:
             pairs: `(source, target)` texts.
             tokenizer: Tokenizer of both sides.
-            subword_dropout: Dropout of `SubwordTokenizer.sample`, at least 0 and below 1. 0.0 gives each epoch
-                the ids of `SubwordTokenizer.encode`.
+            subword_dropout: Dropout of `SubwordTokenizer.sample`, at least 0 and below 1. 0.0 gives each epoch the ids
+                of `SubwordTokenizer.encode`.
             **options: Keyword arguments of the class.
 
         Returns:
@@ -255,6 +255,7 @@ class PairBatches(abc.ABC):
             division, needed = self._divide(np.where(fits[:, None], sampled, self._lengths))
             if needed <= len(self):
                 break
+            # The pairs that grow most keep their usual ids.
             fits &= growth < growth[fits].max()
         if not fits.all():
             source, target = source.where(fits, self._source), target.where(fits, self._target)

@@ -38,6 +38,7 @@ class SubwordSampler(Protocol):
         """Samples other ids of the same sentences."""
 
 
+@functools.lru_cache(maxsize=1)  # a tokenizer that samples again and again makes it once
 def subword_sampler(model: bytes, dropout: float) -> SubwordSampler:
     """Makes the sampler for a serialised SentencePiece model and a dropout above 0."""
     with needed_by("SubwordTokenizer"):
