@@ -32,7 +32,7 @@ ROOMS = {
         ("decoding/*",),
         ("hypotheses", "beam_search", "logits", "sampling", "score", "stream", "small_attention", "generate"),
     ),
-    "text": Room(("text/*",), ("batching", "packing", "corpus", "tokenizer")),
+    "text": Room(("text/*",), ("batching", "packing", "corpus", "tokenizer", "subword_sampling")),
     "training": Room(("training/*",), ("schedules", "muon", "fused_adam", "callbacks", "losses", "chunked_loss")),
     # Not what waits for a network: a change there hangs more often than it fails.
     "server": Room(

@@ -38,7 +38,7 @@ from keras_attention.pipeline import (
     evaluate as evaluation,
 )
 from keras_attention.pipeline.lock import training_lock
-from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text import UNK_ID, PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, Muon, paper_optimizer
 
 pytestmark = pytest.mark.tensorflow
@@ -248,8 +248,8 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     shapes = set()
     lay_out = PackedBatches.batch
 
-    def seen(batches, rows):
-        inputs, labels = lay_out(batches, rows)
+    def seen(batches, rows, epoch):
+        inputs, labels = lay_out(batches, rows, epoch)
         shapes.update((name, each.shape) for name, each in inputs.items())
         return inputs, labels
 
@@ -1124,3 +1124,79 @@ def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, 
     epochs.clear()
     train(tmp_path / "run", max_steps=step_of(RunFolder(tmp_path / "run")) + 1)
     assert epochs[0] == passes
+
+
+NOISE = {"subword_dropout": 0.3, "source_word_dropout": 0.1}
+
+
+@pytest.fixture
+def small(config):
+    """For time: a small model, few large batches, one evaluation."""
+    sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
+    return dataclasses.replace(config, evaluate_every=97, tokens_per_batch=2000, model=sizes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"packed_rows": 29, "max_length": 40}], ids=["by tokens", "packed"])
+def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, small, monkeypatch, changes):
+    """The training text only is sampled, other pieces in each epoch, the same in a run that resumes."""
+    kind = PackedBatches if changes else TokenBatches
+    config = dataclasses.replace(small, **changes, **NOISE)
+    monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    monkeypatch.setattr(JOBS, "_finish", lambda model, *_: model)
+    made, make = {}, kind.batch
+
+    def watched(batches, index, epoch):
+        inputs, labels = make(batches, index, epoch)
+        if getattr(batches, "shuffle", True):  # not those that validate
+            made.setdefault(epoch, []).append((inputs["source"].tolist(), labels.tolist()))
+        else:
+            assert not (batches.source_word_dropout or UNK_ID in inputs["source"])
+        return inputs, labels
+
+    monkeypatch.setattr(kind, "batch", watched)
+    train(tmp_path / "whole", config, epochs=2)
+    whole = dict(made)
+    assert len(whole[0]) == len(whole[1]) > 1
+    assert any(UNK_ID in row for source, _ in whole[0] for row in source)
+    made.clear()
+    train(tmp_path / "halves", config, epochs=1)
+    halves = {0: made[0]}
+    made.clear()
+    train(tmp_path / "halves", max_steps=2 * len(whole[0]))
+    assert {**halves, 1: made[1]} == {0: whole[0], 1: whole[1]}
+
+
+def test_validation_and_translation_are_not_sampled(small, capsys):
+    noisy = JOBS._Data.read(dataclasses.replace(small, **NOISE), None)
+    usual = JOBS._Data.read(small, None)
+    for index, expected in zip(noisy.valid_batches.plan(0), usual.valid_batches.plan(0), strict=True):
+        tf.nest.map_structure(
+            np.testing.assert_array_equal, noisy.valid_batches.batch(index, 3), usual.valid_batches.batch(expected)
+        )
+    assert noisy.sample == usual.sample
+    assert noisy.tokenizer.model == usual.tokenizer.model
+    assert noisy.batches.num_tokens > 1.1 * usual.batches.num_tokens
+    assert noisy.batches.num_pairs == usual.batches.num_pairs == 300
+
+
+def test_the_command_sets_the_dropout_of_pieces(tmp_path, texts):
+    words = [word for name, value in NOISE.items() for word in ("--set", f"{name}={value}")]
+    files = ["--source", texts["train.en"], "--target", texts["train.de"]]
+    files += ["--valid-source", texts["valid.en"], "--valid-target", texts["valid.de"]]
+    sizes = ["--preset", "tiny", "--vocabulary-size", 200, "--set", "score_sentences=2", "--max-steps", 1]
+    done = command("train", tmp_path / "run", *files, *sizes, *words)
+    assert done.exit_code == 0, done.output
+    config = RunFolder(tmp_path / "run").config
+    assert {name: getattr(config, name) for name in NOISE} == NOISE
+    refused = command("train", tmp_path / "run", "--set", "subword_dropout=0.2", "--max-steps", 2)
+    assert refused.exit_code == 1
+    assert "subword_dropout: 0.3 in the run, 0.2 in the new config" in refused.output
+
+
+def test_a_run_of_version_0_2_resumes(copied):
+    """Its config lacks the settings that were added since."""
+    lines = [line for line in copied.config_file.read_text().splitlines() if not line.startswith(tuple(NOISE))]
+    copied.config_file.write_text("\n".join(lines) + "\n")
+    train(copied.path, max_steps=8)
+    assert step_of(copied) == 8
+    assert all(getattr(copied.config, name) == 0 for name in NOISE)

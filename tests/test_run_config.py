@@ -52,6 +52,9 @@ def test_a_count_is_a_positive_integer(name, value):
         ("learning_rate_scale", True, "Received: learning_rate_scale=True"),
         ("label_smoothing", 1.5, "`label_smoothing` must be a number, at least 0 and below 1. Received: .*=1.5"),
         ("label_smoothing", float("nan"), "Received: label_smoothing=nan"),
+        ("subword_dropout", 1, "`subword_dropout` must be a number, at least 0 and below 1. Received: .*=1"),
+        ("subword_dropout", -0.1, "Received: subword_dropout=-0.1"),
+        ("source_word_dropout", "some", "`source_word_dropout` must be a number, at least 0 and below 1"),
         ("seed", -1, r"`seed` must be an integer, at least 0 and below 2\*\*32. Received: seed=-1"),
         ("seed", 2**32, "Received: seed=4294967296"),
         ("model", None, "`model` must be a dictionary with names among num_layers, .* Received: model=None"),
@@ -160,6 +163,22 @@ def test_a_file_that_is_no_config_is_refused(damage, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         RunConfig.load(file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_an_earlier_version_has_the_defaults_of_new_settings(tmp_path):
+    """The settings of version 0.2, all of which a config must have."""
+    file = tmp_path / "config.yaml"
+    made(seed=3, subword_dropout=0.1, source_word_dropout=0.1).save(file)
+    added = ("subword_dropout", "source_word_dropout")
+    lines = [line for line in file.read_text().splitlines() if not line.startswith(added)]
+    names = [line.split(":")[0] for line in lines]
+    assert set(RunConfig.names()) - set(names) == set(added)
+    file.write_text("\n".join(lines))
+    assert RunConfig.load(file) == made(seed=3)
+    for name in names:
+        file.write_text("\n".join(line for line in lines if not line.startswith(f"{name}:")))
+        with pytest.raises(ValueError, match=f"it lacks {name}\\. Defaults do not replace"):
+            RunConfig.load(file)
 
 
 def test_a_config_is_written_atomically(tmp_path, monkeypatch):

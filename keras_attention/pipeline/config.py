@@ -28,6 +28,8 @@ from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
 FILES = ("source", "target", "valid_source", "valid_target")
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
+# Settings that runs of version 0.2 lack; such a run resumes with their defaults.
+ADDED_SINCE_0_2 = ("subword_dropout", "source_word_dropout")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class RunConfig:
         total_steps: Step at which training ends, for a run that is trained in several calls: the learning rate reaches
             zero there. None for a learning rate that reaches zero at the limit of each call.
         label_smoothing: ε of the loss.
+        subword_dropout: Dropout of the segmentation of the training text into pieces, sampled anew in each epoch; 0.1
+            is the value of the paper on BPE-dropout.
+        source_word_dropout: Probability with which a piece of a training source is replaced by the unknown piece.
         evaluate_every: Number of steps between evaluations; each writes a checkpoint.
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
@@ -92,6 +97,8 @@ class RunConfig:
     learning_rate_decay: float = DECAY
     total_steps: int | None = None
     label_smoothing: float = 0.1
+    subword_dropout: float = 0.0
+    source_word_dropout: float = 0.0
     evaluate_every: int = 500
     keep_checkpoints: int = 5
     score_sentences: int = 200
@@ -185,14 +192,14 @@ class RunConfig:
             The config.
 
         Raises:
-            ValueError: If the file is not a config, or lacks a setting.
+            ValueError: If the file is not a config, or lacks a setting that version 0.2 has.
         """
         try:
             settings = read_yaml(Path(path).read_text(encoding="utf-8"))
             if not isinstance(settings, dict):
                 raise ValueError("it does not map names to settings")
             known_names(settings, cls.names(), "A run")
-            missing = [name for name in cls.names() if name not in settings]
+            missing = [name for name in cls.names() if name not in settings and name not in ADDED_SINCE_0_2]
             if missing:
                 raise ValueError(
                     f"it lacks {', '.join(missing)}. Defaults do not replace the lines of a damaged file: "
@@ -310,6 +317,6 @@ _CHECKS: dict[str, Check] = {
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
     "learning_rate_decay": fraction_or_one,
-    "label_smoothing": fraction,
+    **dict.fromkeys(("label_smoothing", "subword_dropout", "source_word_dropout"), fraction),
     "seed": _seed,
 }

@@ -181,11 +181,12 @@ class _Data:
             files = [config.source, config.target]
             tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
         options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
+        noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
         if config.packed_rows is None:
-            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options)
+            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options, **noise)
         else:
             sizes = {"row_length": config.max_length, "rows_per_batch": config.packed_rows}
-            batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, seed=config.seed)
+            batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, **noise, seed=config.seed)
         valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
         sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
         return cls(tokenizer, batches, valid_batches, sample)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text.pair_batches import Batch, PairBatches
+from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
 
 
@@ -28,6 +28,8 @@ class TokenBatches(PairBatches):
             `tokens_per_batch` by themselves.
         seed: Seed of the order, together with the epoch.
         shuffle: Whether each epoch has another order. Without it, batches go from short to long.
+        source_word_dropout: Probability with which a piece of a source, except its EOS, is replaced by the unknown
+            piece, at least 0 and below 1. Each epoch replaces others.
 
     Attributes:
         num_pairs: Number of pairs in an epoch.
@@ -48,6 +50,8 @@ class TokenBatches(PairBatches):
         ([[6, 7, 3], [8, 3, 0]], [[2, 6, 0], [2, 7, 8]], [[6, 3, 0], [7, 8, 3]])
 
     Source: Vaswani et al. 2017, section 5.1 ("sentence pairs were batched together by approximate sequence length").
+    Word dropout by an unknown word: Bowman et al. 2016 (arXiv 1511.06349); Xie et al. 2017, "Data Noising as Smoothing
+    in Neural Network Language Models" (arXiv 1703.02573), which also applies it to translation.
     """
 
     def __init__(
@@ -59,19 +63,12 @@ class TokenBatches(PairBatches):
         max_length: int = 256,
         seed: int = 1,
         shuffle: bool = True,
+        source_word_dropout: float = 0.0,
     ):
         sizes = {"max_length": max_length, "tokens_per_batch": tokens_per_batch}
-        super().__init__(source_ids, target_ids, min(sizes.values()), seed, sizes)
+        super().__init__(source_ids, target_ids, min(sizes.values()), seed, sizes, source_word_dropout)
         self.tokens_per_batch, self.shuffle = tokens_per_batch, shuffle
-        # A shuffle exchanges pairs of equal lengths only, so every epoch has the same cuts and the same padding.
-        order = self._sorted(self._kept)
-        self._cuts = _cut(self._lengths[order].max(axis=1), tokens_per_batch)
-        lengths = [self._lengths[index] for index in np.split(order, self._cuts)]  # (B, 2) of each batch
-        self.padding = 1 - self.num_tokens / sum(len(each) * int(each.max(axis=0).sum()) for each in lengths)
-
-    def __len__(self) -> int:
-        """The number of batches of an epoch."""
-        return len(self._cuts) + 1
+        self._arrange()
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Assigns the pairs to the batches of an epoch.
@@ -86,26 +83,30 @@ class TokenBatches(PairBatches):
             ValueError: If `epoch` is negative.
         """
         random = self._random_generator(epoch)
+        each = self._epoch(epoch)
         if not self.shuffle:
-            return np.split(self._sorted(self._kept), self._cuts)
-        batches = np.split(self._sorted(random.permutation(self._kept)), self._cuts)
+            return np.split(self._sorted(self._kept, each.lengths), each.division)
+        # A shuffle exchanges pairs of equal lengths only, so it changes neither the cuts nor the padding.
+        batches = np.split(self._sorted(random.permutation(self._kept), each.lengths), each.division)
         return [batches[index] for index in random.permutation(len(batches))]
 
-    def batch(self, index: Sequence[int] | np.ndarray) -> Batch:
+    def batch(self, index: Sequence[int] | np.ndarray, epoch: int = 0) -> Batch:
         """Makes the arrays of one batch.
 
         Args:
             index: Indices of pairs, such as an element of `plan`.
+            epoch: The epoch, on which the ids depend if there is any dropout.
 
         Returns:
             `({"source": (B, S), "target": (B, T)}, labels (B, T))`, int32. Source and labels end with EOS; the target
             is BOS and the labels one position later. The rest is padding.
         """
         index = np.asarray(index)
-        labels = self._target.padded(index)  # (B, T)
+        each = self._epoch(epoch)
+        labels = each.target.padded(index)  # (B, T)
         target = np.full_like(labels, BOS_ID)
         target[:, 1:] = np.where(labels[:, 1:] != PAD_ID, labels[:, :-1], PAD_ID)
-        return {"source": self._source.padded(index), "target": target}, labels
+        return {"source": self._drop_words(each.source.padded(index), index, epoch), "target": target}, labels
 
     def _element_spec(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
         spec = tf.TensorSpec((None, None), tf.int32)
@@ -121,9 +122,28 @@ class TokenBatches(PairBatches):
     def _batch_size(self) -> str:
         return f"up to {self.tokens_per_batch:,} tokens a side"
 
-    def _sorted(self, index: np.ndarray) -> np.ndarray:
+    def _longest(self, lengths: np.ndarray) -> np.ndarray:
+        return np.full(2, self.max_length)
+
+    def _divide(self, lengths: np.ndarray) -> tuple[np.ndarray, int]:
+        cuts = _cut(lengths[self._sorted(self._kept, lengths)].max(axis=1), self.tokens_per_batch)
+        return cuts, len(cuts) + 1
+
+    def _spread(self, division: np.ndarray) -> np.ndarray:
+        bounds = [0, *division.tolist(), self.num_pairs]
+        while len(bounds) <= len(self):
+            sizes = np.diff(bounds)
+            fullest = int(sizes.argmax())
+            bounds.insert(fullest + 1, bounds[fullest] + int(sizes[fullest]) // 2)
+        return np.array(bounds[1:-1], dtype=np.int64)
+
+    def _num_cells(self, epoch: Epoch) -> int:
+        batches = np.split(self._sorted(self._kept, epoch.lengths), epoch.division)
+        return sum(len(index) * int(epoch.lengths[index].max(axis=0).sum()) for index in batches)
+
+    def _sorted(self, index: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Sorts pairs by target, then source length; a stable sort, so a shuffle before it decides among equals."""
-        source, target = self._lengths[index].T
+        source, target = lengths[index].T
         # Source lengths rise and fall in turn, so that a batch with two target lengths has similar source lengths.
         return index[np.lexsort((np.where(target % 2, -source, source), target))]
 

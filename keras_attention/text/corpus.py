@@ -113,6 +113,8 @@ class ParallelCorpus:
         max_length: int = 256,
         seed: int = 1,
         shuffle: bool = True,
+        subword_dropout: float = 0.0,
+        source_word_dropout: float = 0.0,
     ) -> tf.data.Dataset:
         """Makes the dataset that `model.fit` takes, and prints a summary of it and of the lines left out.
 
@@ -124,6 +126,10 @@ class ParallelCorpus:
             max_length: Pairs with more tokens on a side, EOS included, are left out.
             seed: Seed of the order, together with the epoch.
             shuffle: Whether each epoch has another order. Without it, batches go from short to long.
+            subword_dropout: Dropout of `SubwordTokenizer.sample`, which gives each epoch other segmentations of the
+                texts, at least 0 and below 1. See `TokenBatches.from_pairs`.
+            source_word_dropout: Probability with which a piece of a source, except its EOS, is replaced by the unknown
+                piece, at least 0 and below 1.
 
         Returns:
             A dataset of `({"source": (B, S), "target": (B, T)}, labels (B, T))`, int32. See `TokenBatches`, which can
@@ -139,6 +145,8 @@ class ParallelCorpus:
             max_length=max_length,
             seed=seed,
             shuffle=shuffle,
+            subword_dropout=subword_dropout,
+            source_word_dropout=source_word_dropout,
         )
         if self._problems:
             print(self.summary())

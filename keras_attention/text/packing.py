@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.text.bin_packing import pack, row_lengths
-from keras_attention.text.pair_batches import Batch, PairBatches, RaggedIds
+from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
+from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
 
 NO_PAIR = -1
@@ -22,9 +23,9 @@ class PackedBatches(PairBatches):
     within the row, by which `Transformer.packed` keeps the pairs apart; 0 is padding. The side with more tokens in
     total has rows of `row_length`, the other side rows that are shorter in proportion.
 
-    The lengths that share a row are the same in every epoch. An epoch shuffles the pairs of equal lengths and the order
-    of the rows. The order follows from `(seed, epoch)` only, so that a run that stops can resume with the batches it
-    has not seen.
+    The lengths that share a row are the same in every epoch, unless `from_pairs` samples them. An epoch shuffles the
+    pairs of equal lengths and the order of the rows. The order follows from `(seed, epoch)` only, so that a run that
+    stops can resume with the batches it has not seen.
 
     Args:
         source_ids: Token ids of each source sentence, without BOS and EOS.
@@ -32,6 +33,8 @@ class PackedBatches(PairBatches):
         row_length: Tokens of a row on the longer side. Pairs with more on a side, EOS included, are left out.
         rows_per_batch: B.
         seed: Seed of the order, together with the epoch.
+        source_word_dropout: Probability with which a piece of a source, except its EOS, is replaced by the unknown
+            piece, at least 0 and below 1. Each epoch replaces others. See `TokenBatches`.
 
     Attributes:
         source_length: S.
@@ -63,20 +66,13 @@ class PackedBatches(PairBatches):
         row_length: int = 256,
         rows_per_batch: int = 16,
         seed: int = 1,
+        source_word_dropout: float = 0.0,
     ):
         sizes = {"row_length": row_length, "rows_per_batch": rows_per_batch}
-        super().__init__(source_ids, target_ids, row_length, seed, sizes)
+        super().__init__(source_ids, target_ids, row_length, seed, sizes, source_word_dropout)
         self.row_length, self.rows_per_batch = row_length, rows_per_batch
-        lengths = self._lengths[self._sorted(self._kept)]
-        capacity = row_lengths(lengths, row_length)
-        self.source_length, self.target_length = map(int, capacity)
-        self._row_of_pair, self._num_rows = pack(lengths, capacity, rows_per_batch)
-        self._position_in_row = _count_before(self._row_of_pair)
-        self.padding = 1 - self.num_tokens / int(self._num_rows * capacity.sum())
-
-    def __len__(self) -> int:
-        """The number of batches of an epoch."""
-        return self._num_rows // self.rows_per_batch
+        self._min_rows = rows_per_batch
+        self._arrange()
 
     def plan(self, epoch: int) -> np.ndarray:
         """Assigns the pairs to the rows of an epoch.
@@ -91,25 +87,33 @@ class PackedBatches(PairBatches):
             ValueError: If `epoch` is negative.
         """
         random = self._random_generator(epoch)
-        pairs = self._sorted(random.permutation(self._kept))
-        rows = np.full((self._num_rows, int(self._position_in_row.max()) + 1), NO_PAIR)
-        rows[self._row_of_pair, self._position_in_row] = pairs
+        each = self._epoch(epoch)
+        pairs = self._sorted(random.permutation(self._kept), each.lengths)
+        position_in_row = _count_before(each.division)
+        rows = np.full((len(self) * self.rows_per_batch, int(position_in_row.max()) + 1), NO_PAIR)
+        rows[each.division, position_in_row] = pairs
         return random.permutation(rows).reshape(len(self), self.rows_per_batch, -1)
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray, epoch: int = 0) -> Batch:
         """Makes the arrays of one batch.
 
         Args:
             rows: Indices (B, P) of pairs, such as an element of `plan`.
+            epoch: The epoch of the plan, on which the ids depend if there is any dropout.
 
         Returns:
             `({"source": (B, S), "target": (B, T), …}, labels (B, T))`, int32, with "source_segments" (B, S) and
             "target_segments" (B, T) among the inputs. The source and the labels of each pair end with EOS; its target
             is BOS and the labels one position later. Segments count the pairs of a row from 1. The rest is 0.
+
+        Raises:
+            ValueError: If the pairs of a row have more tokens than a row.
         """
         rows = np.asarray(rows)
-        source, source_segments, _ = _lay_out(self._source, rows, self.source_length)
-        labels, target_segments, starts = _lay_out(self._target, rows, self.target_length)
+        each = self._epoch(epoch)
+        source, source_segments, _ = _lay_out(each.source, rows, self.source_length)
+        labels, target_segments, starts = _lay_out(each.target, rows, self.target_length)
+        source = self._drop_words(source, rows, epoch)
         target = np.where(target_segments > 0, np.roll(labels, 1), np.int32(PAD_ID))
         target.flat[starts] = BOS_ID
         inputs = {"source": source, "target": target}
@@ -128,9 +132,32 @@ class PackedBatches(PairBatches):
     def _batch_size(self) -> str:
         return f"{self.rows_per_batch} packed rows of {self.source_length:,} and {self.target_length:,} tokens"
 
-    def _sorted(self, index: np.ndarray) -> np.ndarray:
+    def _longest(self, lengths: np.ndarray) -> np.ndarray:
+        capacity = row_lengths(lengths, self.row_length)
+        self.source_length, self.target_length = map(int, capacity)
+        return capacity
+
+    def _divide(self, lengths: np.ndarray) -> tuple[np.ndarray, int]:
+        row_of_pair, num_rows = pack(lengths[self._sorted(self._kept, lengths)], self._limits, self.rows_per_batch)
+        return row_of_pair, num_rows // self.rows_per_batch
+
+    def _spread(self, division: np.ndarray) -> np.ndarray:
+        rows = division.copy()
+        sizes = np.bincount(rows, minlength=len(self) * self.rows_per_batch)
+        for empty in np.flatnonzero(sizes == 0):
+            fullest = sizes.argmax()
+            moved = np.flatnonzero(rows == fullest)[: sizes[fullest] // 2]
+            rows[moved] = empty
+            sizes[fullest] -= len(moved)
+            sizes[empty] = len(moved)
+        return rows
+
+    def _num_cells(self, epoch: Epoch) -> int:
+        return len(self) * self.rows_per_batch * (self.source_length + self.target_length)
+
+    def _sorted(self, index: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Sorts pairs from long to short; a stable sort, so a shuffle before it decides among equals."""
-        source, target = self._lengths[index].T
+        source, target = lengths[index].T
         return index[np.lexsort((source, target, -np.maximum(source, target)))]
 
 
@@ -151,6 +178,11 @@ def _lay_out(side: RaggedIds, rows: np.ndarray, length: int) -> tuple[np.ndarray
     first_of_row = np.searchsorted(row, row)
     starts = row * length + before - before[first_of_row]
     tokens = np.arange(lengths.sum())
+    if np.any(starts + lengths > (row + 1) * length):
+        raise ValueError(
+            f"The pairs of a row must have at most {length} tokens a side: pass rows of `plan(epoch)`, and with "
+            f"`subword_dropout` the same `epoch`. Received: rows={rows.tolist()}"
+        )
     positions = np.repeat(starts - before, lengths) + tokens
     ids, segments = (np.full((len(rows), length), PAD_ID, np.int32) for _ in range(2))
     ids.flat[positions] = side.ids[np.repeat(side.starts[pairs] - before, lengths) + tokens]

@@ -5,6 +5,7 @@ Shapes: N pairs, B rows of a batch, S and T their source and target lengths.
 
 import abc
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -12,16 +13,37 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text.sentencepiece_model import EOS_ID, PAD_ID
+from keras_attention.layers.arguments import fraction
+from keras_attention.text.ragged_ids import RaggedIds
+from keras_attention.text.sampled_ids import SampledIds
+from keras_attention.text.sentencepiece_model import EOS_ID, PAD_ID, UNK_ID
+from keras_attention.text.subword_sampling import subword_sampler
 from keras_attention.text.tokenizer import SubwordTokenizer
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray]
+# Sets the random numbers of word dropout apart from those of the order of an epoch.
+_WORD_DROPOUT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """The token ids of the pairs in an epoch, and how the pairs, sorted by these lengths, fill the batches."""
+
+    source: RaggedIds
+    target: RaggedIds
+    division: np.ndarray
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """The source and the target length of each pair (N, 2)."""
+        return _pair_lengths(self.source, self.target)
 
 
 class PairBatches(abc.ABC):
     """Base class: batches of the pairs within a length, in an order that follows from the seed and the epoch only."""
 
     padding: float
+    _min_rows = 1  # of a batch
 
     def __init__(
         self,
@@ -30,6 +52,7 @@ class PairBatches(abc.ABC):
         max_length: int,
         seed: int,
         sizes: Mapping[str, int],  # the arguments of the subclass that must be positive
+        source_word_dropout: float,
     ):
         if len(source_ids) != len(target_ids):
             raise ValueError(
@@ -41,9 +64,10 @@ class PairBatches(abc.ABC):
                 raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}")
         if seed < 0:
             raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
+        self.source_word_dropout = fraction(source_word_dropout, "source_word_dropout")
         self.max_length, self.seed = max_length, seed
         self._source, self._target = RaggedIds.from_lists(source_ids), RaggedIds.from_lists(target_ids)
-        self._lengths = np.stack([self._source.lengths, self._target.lengths], axis=1)  # (N, 2)
+        self._lengths = _pair_lengths(self._source, self._target)  # (N, 2)
         self._kept = np.flatnonzero((self._lengths <= max_length).all(axis=1))
         self.num_pairs = len(self._kept)
         self.num_left_out = len(self._lengths) - self.num_pairs
@@ -53,36 +77,57 @@ class PairBatches(abc.ABC):
                 f"No pair to train on: of {len(self._lengths)} pairs none has at most {max_length} tokens a side. "
                 f"Received: {received}"
             )
-        self.num_tokens = int(self._lengths[self._kept].sum())
+        self._sampled: SampledIds | None = None
+        self._sampled_epoch = functools.lru_cache(maxsize=2)(self._sample_epoch)
 
     @classmethod
-    def from_pairs(cls, pairs: Sequence[tuple[str, str]], tokenizer: SubwordTokenizer, **options: Any) -> Self:
+    def from_pairs(
+        cls,
+        pairs: Sequence[tuple[str, str]],
+        tokenizer: SubwordTokenizer,
+        *,
+        subword_dropout: float = 0.0,
+        **options: Any,
+    ) -> Self:
         """Tokenises pairs of texts and makes their batches.
+
+        With `subword_dropout`, each epoch has other segmentations, which follow from the seed and the epoch only. Those
+        of the next epoch are sampled little by little while the batches of an epoch are made. All epochs have the same
+        pairs, and as many batches as the first needs and a few more. A pair that becomes too long for the batches keeps
+        its usual segmentation in that epoch. `num_tokens` and `padding` are those of the first epoch.
 
         Args:
             pairs: `(source, target)` texts.
             tokenizer: Tokenizer of both sides.
+            subword_dropout: Dropout of `SubwordTokenizer.sample`, at least 0 and below 1. 0.0 gives each epoch the ids
+                of `SubwordTokenizer.encode`.
             **options: Keyword arguments of the class.
 
         Returns:
             The batches.
 
         Raises:
-            ValueError: If an argument is out of range or every pair is too long.
+            ValueError: If an argument is out of range, every pair is too long, or the tokenizer cannot sample.
         """
+        fraction(subword_dropout, "subword_dropout")
         source_ids, target_ids = (tokenizer.encode([pair[side] for pair in pairs]) for side in (0, 1))
-        return cls(source_ids, target_ids, **options)
+        batches = cls(source_ids, target_ids, **options)
+        if subword_dropout:
+            sampler = subword_sampler(tokenizer.model, subword_dropout)
+            batches._sampled = SampledIds(batches._source, batches._target, sampler, batches.seed)
+            batches._arrange()
+        return batches
 
-    @abc.abstractmethod
     def __len__(self) -> int:
         """The number of batches of an epoch."""
+        return self._num_batches
 
     @abc.abstractmethod
     def plan(self, epoch: int) -> Sequence[np.ndarray] | np.ndarray:
         """Returns the indices of the pairs of each batch."""
 
     @abc.abstractmethod
-    def batch(self, index: np.ndarray) -> Batch:
+    def batch(self, index: np.ndarray, epoch: int = 0) -> Batch:
         """Returns the inputs and labels of one batch."""
 
     def dataset(self, first_epoch: int = 0) -> tf.data.Dataset:
@@ -113,11 +158,17 @@ class PairBatches(abc.ABC):
 
         def next_plan(_: tf.Tensor) -> tf.data.Dataset:
             epoch = tf.numpy_function(lambda: next(epochs), [], tf.int64)
-            return tf.data.Dataset.from_tensor_slices(self._plan_tensor(epoch))
+            plan = tf.data.Dataset.from_tensor_slices(self._plan_tensor(epoch))
+            return plan.enumerate().map(lambda number, index: (epoch, number, index))
 
-        def make_batch(index: tf.Tensor) -> Any:
+        def arrays_of(epoch: np.ndarray, number: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
+            if self._sampled is not None:
+                self._sampled.prepare(int(epoch) + 1, share=(int(number) + 1) / len(self))
+            return tf.nest.flatten(self.batch(index, int(epoch)))
+
+        def make_batch(*position: tf.Tensor) -> Any:
             dtypes = [each.dtype for each in tf.nest.flatten(spec)]
-            arrays = tf.numpy_function(lambda index: tf.nest.flatten(self.batch(index)), [index], dtypes)
+            arrays = tf.numpy_function(arrays_of, position, dtypes)
             batch = tf.nest.pack_sequence_as(spec, arrays)
             return tf.nest.map_structure(lambda array, each: tf.ensure_shape(array, each.shape), batch, spec)
 
@@ -155,6 +206,70 @@ class PairBatches(abc.ABC):
     def _batch_size(self) -> str:
         """Describes the size of a batch, for the summary."""
 
+    @abc.abstractmethod
+    def _longest(self, lengths: np.ndarray) -> np.ndarray:
+        """Returns the most tokens of a source and of a target (2,), for pairs of these lengths (N, 2)."""
+
+    @abc.abstractmethod
+    def _divide(self, lengths: np.ndarray) -> tuple[np.ndarray, int]:
+        """Divides the pairs into batches by their lengths (N, 2); also returns the number of batches."""
+
+    @abc.abstractmethod
+    def _spread(self, division: np.ndarray) -> np.ndarray:
+        """Divides the fullest batches of an epoch, so that it has as many as the other epochs."""
+
+    @abc.abstractmethod
+    def _num_cells(self, epoch: Epoch) -> int:
+        """The number of source and target ids in the batches of an epoch, padding included."""
+
+    def _arrange(self) -> None:
+        """Sets what all epochs share, such as the number of batches, by the lengths of the first epoch."""
+        lengths = self._lengths
+        if self._sampled is not None:
+            sampled = _pair_lengths(*self._sampled.sample(0))
+            lengths = np.where((sampled <= self.max_length).all(axis=1, keepdims=True), sampled, lengths)
+        self._limits = self._longest(np.maximum(lengths, self._lengths)[self._kept])
+        division, self._num_batches = self._divide(lengths)
+        if self._sampled is None:
+            self._unsampled = Epoch(self._source, self._target, division)
+        else:
+            # Other epochs need some batches more or less. Enough batches for all pairs as they are without sampling
+            # make sure that every epoch can fit; each row of a batch has at least one pair.
+            spare = min(1 + self._num_batches // 200, self.num_pairs // self._min_rows - self._num_batches)
+            self._num_batches = max(self._num_batches + max(spare, 0), self._divide(self._lengths)[1])
+        first = self._epoch(0)
+        self.num_tokens = int(first.lengths[self._kept].sum())
+        self.padding = 1 - self.num_tokens / self._num_cells(first)
+
+    def _epoch(self, number: int) -> Epoch:
+        """The ids of an epoch and their division into batches."""
+        return self._unsampled if self._sampled is None else self._sampled_epoch(number)
+
+    def _sample_epoch(self, number: int) -> Epoch:
+        """Samples the ids of an epoch, except those of pairs that would not fit."""
+        source, target = self._sampled.sample(number)
+        sampled = _pair_lengths(source, target)
+        growth = (sampled - self._lengths).max(axis=1)
+        fits = (sampled <= self._limits).all(axis=1)
+        while True:
+            division, needed = self._divide(np.where(fits[:, None], sampled, self._lengths))
+            if needed <= len(self):
+                break
+            # The pairs that grow most keep their usual ids.
+            fits &= growth < growth[fits].max()
+        if not fits.all():
+            source, target = source.where(fits, self._source), target.where(fits, self._target)
+        return Epoch(source, target, self._spread(division))
+
+    def _drop_words(self, source: np.ndarray, index: np.ndarray, epoch: int) -> np.ndarray:
+        """Replaces random pieces of the sources of a batch (B, S) by the unknown piece."""
+        if not self.source_word_dropout:
+            return source
+        # The largest index of a pair is in one batch only, so it seeds the random numbers of that batch.
+        random = np.random.default_rng((self.seed, epoch, _WORD_DROPOUT, int(index.max())))
+        dropped = random.random(source.shape) < self.source_word_dropout
+        return np.where(dropped & (source != EOS_ID) & (source != PAD_ID), np.int32(UNK_ID), source)
+
     def _random_generator(self, epoch: int) -> np.random.Generator:
         """The random numbers of an epoch, from its number and the seed only, so that a resumed run repeats them."""
         if epoch < 0:
@@ -162,24 +277,5 @@ class PairBatches(abc.ABC):
         return np.random.default_rng((self.seed, epoch))
 
 
-@dataclasses.dataclass(frozen=True)
-class RaggedIds:
-    """Token ids of N sentences in one flat array, each sentence with EOS at its end."""
-
-    ids: np.ndarray  # (sum of lengths,)
-    starts: np.ndarray  # (N,)
-    lengths: np.ndarray  # (N,)
-
-    @classmethod
-    def from_lists(cls, sentences: Sequence[Sequence[int]]) -> "RaggedIds":
-        ids = itertools.chain.from_iterable(itertools.chain(sentence, (EOS_ID,)) for sentence in sentences)
-        lengths = np.fromiter(map(len, sentences), np.int64, len(sentences)) + 1
-        return cls(np.fromiter(ids, np.int32, int(lengths.sum())), lengths.cumsum() - lengths, lengths)
-
-    def padded(self, index: np.ndarray) -> np.ndarray:
-        """The sentences of these indices as a padded array (B, longest)."""
-        lengths = self.lengths[index, None]
-        columns = np.arange(lengths.max())
-        # Positions past a sentence's end read the next sentence, or past the array: padding replaces both.
-        ids = self.ids.take(self.starts[index, None] + columns, mode="clip")
-        return np.where(columns < lengths, ids, np.int32(PAD_ID))
+def _pair_lengths(source: RaggedIds, target: RaggedIds) -> np.ndarray:
+    return np.stack([source.lengths, target.lengths], axis=1)  # (N, 2)

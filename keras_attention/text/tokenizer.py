@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from keras_attention.extras import needed_by
 from keras_attention.files import make_folder, write_atomically
+from keras_attention.layers.arguments import fraction
 from keras_attention.text.lines import read_files
+from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
     EOS_ID,
@@ -21,6 +23,7 @@ from keras_attention.text.sentencepiece_model import (
     load_processor,
     train_model,
 )
+from keras_attention.text.subword_sampling import subword_sampler
 
 if TYPE_CHECKING:
     import tensorflow_text
@@ -188,9 +191,47 @@ class SubwordTokenizer(tf.Module):
         Raises:
             TypeError: If `texts` is a single string.
         """
-        if isinstance(texts, str | bytes):
-            raise TypeError(f"`texts` must be a list of strings. Received: texts={texts!r}")
+        _check_texts(texts)
         return self._processor.encode(list(texts), out_type=int)
+
+    def sample(self, texts: Sequence[str], dropout: float, seed: int | Sequence[int]) -> list[list[int]]:
+        """Converts texts to ids in Python with a random segmentation of each text, without BOS and EOS.
+
+        A BPE tokenizer drops each possible merge with probability p = `dropout` before it chooses the next one
+        (BPE-dropout). A unigram tokenizer samples each word from its 64 best segmentations x, with probabilities
+        proportional to P(x)^α, where α = ln(1/p) / ln(V) for a vocabulary of V pieces: one more piece, of the average
+        probability 1/V, makes a segmentation less probable by the factor p. Either way more dropout gives more and
+        shorter pieces, 0.1 is a good start, and 0 gives the ids of `encode`.
+
+        Args:
+            texts: List of strings.
+            dropout: p, at least 0 and below 1.
+            seed: Seed of the random numbers, one or several non-negative integers.
+
+        Returns:
+            One list of ids for each text.
+
+        Raises:
+            TypeError: If `texts` is a single string.
+            ValueError: If `dropout` is out of range, or the tokenizer is neither BPE nor unigram.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> file = pathlib.Path(tempfile.mkdtemp(), "train.en")
+            >>> _ = file.write_text("the cat sat\\nthe cat ate\\nthe hat\\n", encoding="utf-8")
+            >>> tokenizer = SubwordTokenizer.train(file, vocabulary_size=18)
+            >>> ids = tokenizer.sample(["the cat ate"], dropout=0.9, seed=1)
+            >>> len(ids[0]) > len(tokenizer.encode(["the cat ate"])[0]), tokenizer.decode(ids)
+            (True, ['the cat ate'])
+
+        Source: Provilkov et al. 2020, "BPE-Dropout" (arXiv 1910.13267); Kudo 2018, "Subword Regularization", section
+        3.3 (arXiv 1804.10959).
+        """
+        _check_texts(texts)
+        if not fraction(dropout, "dropout"):
+            return self.encode(texts)
+        sampler = subword_sampler(self._model, dropout)
+        return sampler.sample(RaggedIds.from_lists(self.encode(texts)), seed).to_lists()
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Converts ids to texts in Python.
@@ -266,6 +307,11 @@ class SubwordTokenizer(tf.Module):
 
         # Created in each graph that uses it: setting a seed invalidates the kernel of an eager one.
         return tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"`texts` must be a list of strings. Received: texts={texts!r}")
 
 
 def _valid_utf8(texts: tf.Tensor) -> tf.Tensor:
