@@ -206,6 +206,22 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     assert RunFolder(tmp_path / "run").translator(beam_size=1).translate(["eins"])
 
 
+def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
+    settings = {"consistency": "simcut", "consistency_weight": 1.5, "packed_rows": 3, "max_length": 40}
+    train(tmp_path / "run", dataclasses.replace(config, **settings), max_steps=2)
+    run = RunFolder(tmp_path / "run")
+    before = keras.models.load_model(run.model_file("last"))
+    trainer = JOBS._trainer(before, run.config)
+    assert (trainer.consistency, trainer.consistency_weight) == ("simcut", 1.5)
+    train(tmp_path / "run", max_steps=3)
+    after = keras.models.load_model(run.model_file("last"))
+    assert int(after.optimizer.iterations) == 3
+    assert_one_step_further(before, after)
+    assert all(float(row["loss"]) > float(np.log(float(row["perplexity"]))) for row in history_of(run))
+    with pytest.raises(ValueError, match="consistency: 'simcut' in the run, 'rdrop' in the new config"):
+        train(tmp_path / "run", dataclasses.replace(run.config, consistency="rdrop"), max_steps=4)
+
+
 def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys):
     train(tmp_path / "run", dataclasses.replace(config, gradient_accumulation=2, total_steps=5), max_steps=4)
     run = RunFolder(tmp_path / "run")

@@ -15,6 +15,7 @@ from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import boolean, fraction, known_names, one_of, positive_integer, positive_number
 from keras_attention.models import TransformerConfig
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
+from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
 FILES = ("source", "target", "valid_source", "valid_target")
@@ -47,6 +48,9 @@ class RunConfig:
         learning_rate_scale: Factor on the learning rate.
         total_steps: Step at which the learning rate reaches zero and training ends; None for no decay and no end.
         label_smoothing: ε of the loss.
+        consistency: "rdrop" or "simcut" to train on two passes over each batch that should predict the same, at about
+            twice the time per step; None for one pass. See `ChunkedTrainer`.
+        consistency_weight: α of the consistency loss; None for 5 with "rdrop" and 3 with "simcut".
         evaluate_every: Number of steps between evaluations; each writes a checkpoint.
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
@@ -80,6 +84,8 @@ class RunConfig:
     learning_rate_scale: float | None = None
     total_steps: int | None = None
     label_smoothing: float = 0.1
+    consistency: str | None = None
+    consistency_weight: float | None = None
     evaluate_every: int = 500
     keep_checkpoints: int = 5
     score_sentences: int = 200
@@ -92,6 +98,7 @@ class RunConfig:
                 object.__setattr__(self, name, value)
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
+        pass_weights(self.consistency, self.consistency_weight)
         transformer = self.transformer()
         object.__setattr__(self, "model", {name: getattr(transformer, name) for name in self.model})
 
@@ -292,5 +299,7 @@ _CHECKS: dict[str, Check] = {
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
     "label_smoothing": fraction,
+    "consistency": _optional(_one_of(CONSISTENCY_WEIGHTS)),
+    "consistency_weight": _optional(positive_number),
     "seed": _seed,
 }

@@ -239,7 +239,13 @@ def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
 def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
     """The model for `fit`: it trains the same weights with the same optimizer, without the logits of a whole batch."""
     inputs = None if config.packed_rows is None else model.packed().input
-    trainer = ChunkedTrainer(model, config.label_smoothing, inputs)
+    trainer = ChunkedTrainer(
+        model,
+        config.label_smoothing,
+        inputs,
+        consistency=config.consistency,
+        consistency_weight=config.consistency_weight,
+    )
     trainer.compile(model.optimizer)
     return trainer
 

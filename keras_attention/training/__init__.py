@@ -11,7 +11,8 @@ from keras_attention.training.callbacks import (
     Throughput,
     weight_files,
 )
-from keras_attention.training.chunked_loss import ChunkedTrainer, chunked_cross_entropy
+from keras_attention.training.chunked_cross_entropy import chunked_cross_entropy
+from keras_attention.training.chunked_trainer import ChunkedTrainer
 from keras_attention.training.fused_adam import FusedAdam
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
