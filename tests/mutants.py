@@ -34,7 +34,8 @@ ROOMS = {
     ),
     "text": Room(("text/*",), ("batching", "packing", "corpus", "tokenizer")),
     "training": Room(
-        ("training/*",), ("schedules", "muon", "fused_adam", "callbacks", "losses", "chunked_loss", "consistency")
+        ("training/*",),
+        ("schedules", "muon", "fused_adam", "callbacks", "moving_average", "losses", "chunked_loss", "consistency"),
     ),
     # Not what waits for a network: a change there hangs more often than it fails.
     "server": Room(

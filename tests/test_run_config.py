@@ -54,6 +54,7 @@ def test_a_count_is_a_positive_integer(name, value):
         ("consistency", "drop", "`consistency` is one of 'rdrop', 'simcut'. Received: consistency='drop'"),
         ("consistency_weight", -1, "`consistency_weight` must be a number above zero"),
         ("consistency_weight", 2.0, "`consistency_weight` is the weight of a consistency loss: set `consistency`"),
+        ("ema", 1, "`ema` must be a number, at least 0 and below 1. Received: ema=1"),
         ("seed", -1, r"`seed` must be an integer, at least 0 and below 2\*\*32. Received: seed=-1"),
         ("seed", 2**32, "Received: seed=4294967296"),
         ("model", None, "`model` must be a dictionary with names among num_layers, .* Received: model=None"),

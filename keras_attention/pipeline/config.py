@@ -51,6 +51,9 @@ class RunConfig:
         consistency: "rdrop" or "simcut" to train on two passes over each batch that should predict the same, at about
             twice the time per step; None for one pass. See `ChunkedTrainer`.
         consistency_weight: α of the consistency loss; None for 5 with "rdrop" and 3 with "simcut".
+        ema: Momentum of an exponential moving average of the weights, such as 0.999 for the average over about the last
+            1,000 steps; None for no average. See `ExponentialMovingAverage`. With it, the validation loss, BLEU and the
+            best checkpoint are those of the average.
         evaluate_every: Number of steps between evaluations; each writes a checkpoint.
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
@@ -86,6 +89,7 @@ class RunConfig:
     label_smoothing: float = 0.1
     consistency: str | None = None
     consistency_weight: float | None = None
+    ema: float | None = None
     evaluate_every: int = 500
     keep_checkpoints: int = 5
     score_sentences: int = 200
@@ -301,5 +305,6 @@ _CHECKS: dict[str, Check] = {
     "label_smoothing": fraction,
     "consistency": _optional(_one_of(CONSISTENCY_WEIGHTS)),
     "consistency_weight": _optional(positive_number),
+    "ema": _optional(fraction),
     "seed": _seed,
 }

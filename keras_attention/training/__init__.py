@@ -2,7 +2,7 @@
 
 from keras_attention.files import write_atomically
 from keras_attention.training import callbacks
-from keras_attention.training.averaging import average_checkpoints
+from keras_attention.training.averaging import ExponentialMovingAverage, average_checkpoints
 from keras_attention.training.callbacks import (
     Checkpoints,
     EpochMetrics,
@@ -25,6 +25,7 @@ __all__ = [
     "Checkpoints",
     "ChunkedTrainer",
     "EpochMetrics",
+    "ExponentialMovingAverage",
     "FailOnDivergence",
     "FusedAdam",
     "InverseSqrtSchedule",
