@@ -33,7 +33,10 @@ ROOMS = {
         ("hypotheses", "beam_search", "logits", "sampling", "score", "stream", "small_attention", "generate"),
     ),
     "text": Room(("text/*",), ("batching", "packing", "corpus", "tokenizer", "subword_sampling")),
-    "training": Room(("training/*",), ("schedules", "muon", "fused_adam", "callbacks", "losses", "chunked_loss")),
+    "training": Room(
+        ("training/*",),
+        ("schedules", "muon", "fused_adam", "callbacks", "moving_average", "losses", "chunked_loss", "consistency"),
+    ),
     # Not what waits for a network: a change there hangs more often than it fails.
     "server": Room(
         tuple(f"server/{name}.py" for name in ("batcher", "errors", "json_tensors", "limits", "metrics")),

@@ -12,6 +12,7 @@ from keras_attention.training import (
     MaskedCrossEntropy,
     Perplexity,
     chunked_cross_entropy,
+    chunked_loss,
 )
 from tests.backends import gradients, numpy
 
@@ -269,6 +270,12 @@ def test_a_quantized_embedding_is_refused(case):
     for use in (lambda: trainer.evaluate(*pairs(case[2]), verbose=0), lambda: ChunkedTrainer(model).compile("adam")):
         with pytest.raises(ValueError, match=r"Train first, then call `model.quantize`.* quantization_mode='int8'"):
             use()
+
+
+def test_the_former_module():
+    assert chunked_loss.ChunkedTrainer is ChunkedTrainer
+    assert chunked_loss.chunked_cross_entropy is chunked_cross_entropy
+    assert chunked_loss.TokenSums.__name__ == "TokenSums"
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,67 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     assert RunFolder(tmp_path / "run").translator(beam_size=1).translate(["eins"])
 
 
+def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
+    settings = {"consistency": "simcut", "consistency_weight": 1.5, "packed_rows": 3, "max_length": 40}
+    train(tmp_path / "run", dataclasses.replace(config, **settings), max_steps=2)
+    run = RunFolder(tmp_path / "run")
+    before = keras.models.load_model(run.model_file("last"))
+    trainer = JOBS._trainer(before, run.config)
+    assert (trainer.consistency, trainer.consistency_weight) == ("simcut", 1.5)
+    train(tmp_path / "run", max_steps=3)
+    after = keras.models.load_model(run.model_file("last"))
+    assert int(after.optimizer.iterations) == 3
+    assert_one_step_further(before, after)
+    assert all(float(row["loss"]) > float(np.log(float(row["perplexity"]))) for row in history_of(run))
+    with pytest.raises(ValueError, match="consistency: 'simcut' in the run, 'rdrop' in the new config"):
+        train(tmp_path / "run", dataclasses.replace(run.config, consistency="rdrop"), max_steps=4)
+
+
+def test_the_moving_average_of_a_run(tmp_path, config):
+    """It is evaluated, saved, resumed exactly, and may become the final model."""
+
+    def weights(name):
+        return keras.models.load_model(run.model_file(name), compile=False).get_weights()
+
+    train(tmp_path / "run", dataclasses.replace(config, ema=0.999), max_steps=4)
+    run = RunFolder(tmp_path / "run")
+    before = weights("ema")
+    model = keras.models.load_model(run.model_file("last"))
+    assert any((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))
+    model.load_weights(run.checkpoints / "ema-00000004.weights.h5")
+    for mine, wanted in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    data = JOBS._Data.read(run.config, run.tokenizer).valid_batches.dataset()
+    loss = model.evaluate(data, verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(float(history_of(run)[-1]["val_loss"]), loss, rtol=1e-5)
+    np.testing.assert_allclose(float((run.checkpoints / "best.txt").read_text()), loss, rtol=1e-5)
+    final = weights("final")
+    assert any(
+        all(np.array_equal(a, b) for a, b in zip(final, weights(name), strict=True))
+        for name in ("average", "best", "ema")
+    )
+
+    train(tmp_path / "run", max_steps=5)
+    kept = (1 + 5) / (10 + 5)
+    for mine, old, new in zip(weights("ema"), before, weights("last"), strict=True):
+        np.testing.assert_allclose(mine, kept * old + (1 - kept) * new, rtol=1e-5, atol=1e-7)
+    (run.checkpoints / "ema-00000005.weights.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"do not exist: .*ema-00000005\.weights\.h5"):
+        train(tmp_path / "run", max_steps=6)
+
+
+def test_the_moving_average_is_final_where_it_is_the_best(tmp_path, config, monkeypatch):
+    train(tmp_path / "run", dataclasses.replace(config, ema=0.5), max_steps=1)
+    run = RunFolder(tmp_path / "run")
+    values = {"best": 3.0, "average": 2.0, "ema": 1.0}
+    names = iter(values)
+    monkeypatch.setattr(
+        JOBS.Transformer, "evaluate", lambda *_, **options: dict.fromkeys(("loss", "perplexity"), values[next(names)])
+    )
+    train(tmp_path / "run", max_steps=1)
+    assert run.model_file("final").read_bytes() == run.model_file("ema").read_bytes()
+
+
 def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys):
     train(tmp_path / "run", dataclasses.replace(config, gradient_accumulation=2, total_steps=5), max_steps=4)
     run = RunFolder(tmp_path / "run")

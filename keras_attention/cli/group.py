@@ -146,7 +146,7 @@ def run() -> None:
 
 CHECKPOINT = click.option(
     "--checkpoint",
-    type=click.Choice(["final", "average", "best", "last"]),
+    type=click.Choice(["final", "average", "ema", "best", "last"]),
     help="Checkpoint of the run; the first of these that exists by default.",
 )
 

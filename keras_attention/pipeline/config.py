@@ -23,6 +23,7 @@ from keras_attention.layers.arguments import (
 )
 from keras_attention.models import TransformerConfig
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
+from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
 from keras_attention.training.decay import DECAY
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
@@ -63,6 +64,12 @@ class RunConfig:
         subword_dropout: Dropout of the segmentation of the training text into pieces, sampled anew in each epoch; 0.1
             is the value of the paper on BPE-dropout.
         source_word_dropout: Probability with which a piece of a training source is replaced by the unknown piece.
+        consistency: "rdrop" or "simcut" to train on two passes over each batch that should predict the same, at about
+            twice the time per step; None for one pass. See `ChunkedTrainer`.
+        consistency_weight: α of the consistency loss; None for 5 with "rdrop" and 3 with "simcut".
+        ema: Momentum of an exponential moving average of the weights, such as 0.999 for the average over about the last
+            1,000 steps; None for no average. See `ExponentialMovingAverage`. With it, the validation loss, BLEU and the
+            best checkpoint are those of the average.
         evaluate_every: Number of steps between evaluations; each writes a checkpoint.
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
@@ -99,6 +106,9 @@ class RunConfig:
     label_smoothing: float = 0.1
     subword_dropout: float = 0.0
     source_word_dropout: float = 0.0
+    consistency: str | None = None
+    consistency_weight: float | None = None
+    ema: float | None = None
     evaluate_every: int = 500
     keep_checkpoints: int = 5
     score_sentences: int = 200
@@ -111,6 +121,7 @@ class RunConfig:
                 object.__setattr__(self, name, value)
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
+        pass_weights(self.consistency, self.consistency_weight)
         transformer = self.transformer()
         if transformer.max_length is not None and transformer.max_length < self.max_length:
             raise ValueError(
@@ -318,5 +329,8 @@ _CHECKS: dict[str, Check] = {
     "learning_rate_scale": positive_number,
     "learning_rate_decay": fraction_or_one,
     **dict.fromkeys(("label_smoothing", "subword_dropout", "source_word_dropout"), fraction),
+    "consistency": _optional(_one_of(CONSISTENCY_WEIGHTS)),
+    "consistency_weight": _optional(positive_number),
+    "ema": _optional(fraction),
     "seed": _seed,
 }

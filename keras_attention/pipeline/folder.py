@@ -20,7 +20,7 @@ from keras_attention.training import weight_files
 
 # The dtypes to which a translator can convert the trained weights; None keeps them.
 WEIGHTS = (None, "bfloat16", "int8")
-CHECKPOINTS = ("final", "average", "best", "last")
+CHECKPOINTS = ("final", "average", "ema", "best", "last")
 
 
 class RunFolder:
@@ -73,7 +73,8 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None and not self.trained:
-            for path in self.weights:  # of a run that was interrupted at its first checkpoint
+            # Of a run that was interrupted at its first checkpoint.
+            for path in (*self.weights, *self.checkpoints.glob("ema-*.weights.h5")):
                 path.unlink()
             write_atomically(self.tokenizer_file, tokenizer.save)
             self._record_fingerprints(config)
@@ -135,8 +136,9 @@ class RunFolder:
         """Returns the path of a checkpoint, whether or not the file exists.
 
         Args:
-            checkpoint: "final" (the result of training: the average or the best), "average", "best" (by validation
-                loss) or "last".
+            checkpoint: "final" (the result of training: the one of the next three with the lowest validation loss),
+                "average" (of the last checkpoints), "ema" (the moving average, of a run with `ema`), "best" (by
+                validation loss) or "last".
 
         Returns:
             The path.

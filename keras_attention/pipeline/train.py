@@ -1,5 +1,6 @@
 """Training a run from text files to checkpoints, and resuming it."""
 
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -29,6 +30,7 @@ from keras_attention.training import (
     ChunkedTrainer,
     DecayToLimit,
     EpochMetrics,
+    ExponentialMovingAverage,
     FailOnDivergence,
     InverseSqrtSchedule,
     MaskedAccuracy,
@@ -39,6 +41,7 @@ from keras_attention.training import (
     average_checkpoints,
     keep_freed_memory,
 )
+from keras_attention.training.callbacks import ema_file
 from keras_attention.training.presets import OPTIMIZERS
 
 # Settings that may change when a run resumes, because no weight depends on them. `RunFolder.check_texts` checks that
@@ -59,9 +62,10 @@ def train(
     """Trains a translator, or resumes the run in the folder.
 
     One "epoch" of the progress bar is `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample
-    and a checkpoint. Training ends at the first limit or at `config.total_steps`, where the learning rate has fallen to
-    zero. A call with a later limit raises it again, unless the config has the `total_steps` of all calls. Then the last
-    checkpoints are averaged, and `final.keras` is the average or the best checkpoint, whichever has the lower
+    and a checkpoint; with `config.ema`, each evaluation is of the moving average. Training ends at the first limit or at
+    `config.total_steps`, where the learning rate has fallen to zero. A call with a later limit raises it again, unless
+    the config has the `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is that
+    average, the best checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest
     validation loss. Last, it prints what a longer training would have reached (see `forecast_run`). Everything is
     checked before anything is written. A folder without a checkpoint accepts a new config.
 
@@ -258,7 +262,13 @@ def _learning_rate(config: RunConfig, limit: int | None, max_minutes: float | No
 def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
     """The model for `fit`: it trains the same weights with the same optimizer, without the logits of a whole batch."""
     inputs = None if config.packed_rows is None else model.packed().input
-    trainer = ChunkedTrainer(model, config.label_smoothing, inputs)
+    trainer = ChunkedTrainer(
+        model,
+        config.label_smoothing,
+        inputs,
+        consistency=config.consistency,
+        consistency_weight=config.consistency_weight,
+    )
     trainer.compile(model.optimizer)
     return trainer
 
@@ -266,17 +276,27 @@ def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
 class _ModelCheckpoints(Checkpoints):
     """Saves the model instead of its trainer, and removes the checkpoints made from earlier ones."""
 
-    def __init__(self, model: keras.Model, folder: Path, keep: int):
-        super().__init__(folder, keep)
+    def __init__(self, model: keras.Model, folder: Path, keep: int, ema: ExponentialMovingAverage | None):
+        super().__init__(folder, keep, ema=ema)
         self.saved_model = model
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(self.saved_model)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        for name in ("final", "average"):
+        for name in ("final", "average", "ema"):
             (self.folder / f"{name}.keras").unlink(missing_ok=True)
         super().on_epoch_end(epoch, logs)
+
+
+def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> ExponentialMovingAverage | None:
+    """The callback of a run with `ema`, with the average of the last checkpoint."""
+    if config.ema is None:
+        return None
+    ema, step = ExponentialMovingAverage(config.ema), int(model.optimizer.iterations)
+    if step > 0:
+        ema.load(model, ema_file(run.checkpoints, step))
+    return ema
 
 
 def _load(run: RunFolder, config: RunConfig) -> Transformer:
@@ -323,13 +343,17 @@ def _fit(
     translator = Translator(model, data.tokenizer, beam_size=1)
     sources, references = map(list, zip(*data.sample, strict=True))
     valid_data = data.valid_batches.dataset()
+    ema = _moving_average(model, run, config)
+    averaged = contextlib.nullcontext if ema is None else ema.applied
 
     def validate() -> Mapping[str, float]:
-        results = model.evaluate(valid_data, verbose=0, return_dict=True)
+        with averaged():
+            results = model.evaluate(valid_data, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in results.items()}
 
     def bleu() -> Mapping[str, float]:
-        return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
+        with averaged():
+            return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
 
     throughput = Throughput(data.batches.num_tokens / len(data.batches))
     history = HistoryWriter(str(run.history_file), append=step > 0)
@@ -341,6 +365,7 @@ def _fit(
             epochs=MAX_EPOCHS if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
             shuffle=False,  # the dataset shuffles, by seed and epoch
             callbacks=[
+                *([] if ema is None else [ema]),
                 StopAfter(steps=limit, minutes=max_minutes),
                 _learning_rate(config, limit, max_minutes),
                 throughput,
@@ -349,7 +374,7 @@ def _fit(
                 EpochMetrics(bleu),
                 *_tensorboard(run),
                 history,
-                _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints),
+                _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema),
             ],
         )
     finally:
@@ -366,10 +391,14 @@ def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
 
 
 def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
-    """Writes `average.keras`, and `final.keras`: the average or the best, whichever has the lower validation loss."""
+    """Writes `average.keras`, `ema.keras` for `config.ema`, and `final.keras`, the best of these and `best.keras`."""
     average(run.path)
+    if run.config.ema is not None:
+        last = run.load(run.model_file("last"), compile=False)
+        average_checkpoints(last, [ema_file(run.checkpoints, int(model.optimizer.iterations))])
+        write_atomically(run.model_file("ema"), last.save)
     losses = {}
-    for name in ("best", "average"):
+    for name in ("best", "average", "ema"):
         if not run.model_file(name).exists():
             continue  # interrupted before the first best checkpoint was written
         model.set_weights(run.load(run.model_file(name), compile=False).get_weights())

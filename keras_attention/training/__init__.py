@@ -2,7 +2,7 @@
 
 from keras_attention.files import write_atomically
 from keras_attention.training import callbacks
-from keras_attention.training.averaging import average_checkpoints
+from keras_attention.training.averaging import ExponentialMovingAverage, average_checkpoints
 from keras_attention.training.callbacks import (
     Checkpoints,
     EpochMetrics,
@@ -11,7 +11,8 @@ from keras_attention.training.callbacks import (
     Throughput,
     weight_files,
 )
-from keras_attention.training.chunked_loss import ChunkedTrainer, chunked_cross_entropy
+from keras_attention.training.chunked_cross_entropy import chunked_cross_entropy
+from keras_attention.training.chunked_trainer import ChunkedTrainer
 from keras_attention.training.decay import DecayToLimit
 from keras_attention.training.fused_adam import FusedAdam
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
@@ -26,6 +27,7 @@ __all__ = [
     "ChunkedTrainer",
     "DecayToLimit",
     "EpochMetrics",
+    "ExponentialMovingAverage",
     "FailOnDivergence",
     "FusedAdam",
     "InverseSqrtSchedule",

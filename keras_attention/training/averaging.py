@@ -1,12 +1,16 @@
-"""Averaging of checkpoints."""
+"""Averages of the weights: of several checkpoints, and of all steps of a training."""
 
+import contextlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
+
+from keras_attention.layers.arguments import fraction, positive_integer
 
 # The dtypes in which Keras stores quantized weights.
 _QUANTIZED = ("int8", "uint8")
@@ -53,6 +57,122 @@ def average_checkpoints(model: Any, paths: Sequence[str | Path]) -> None:
         model.set_weights(before)
         raise
     model.set_weights(mean)
+
+
+class ExponentialMovingAverage(keras.callbacks.Callback):
+    """Averages the weights during `fit`: w̄ ← mⁿ w̄ + (1 − mⁿ) w at step t, with m = min(momentum, (1 + t) / (10 + t)).
+
+    n is the number of steps of the optimizer since the last update. The average is over about the last
+    1 / (1 − momentum) steps, and at first over the last ninth of all steps, so that the initial weights do not count.
+
+    The validation of `fit` uses the average; training continues from the weights themselves, which other callbacks such
+    as `ModelCheckpoint` see. To save the average, or to keep it after `fit`, use `applied`. `Checkpoints` saves and
+    resumes it. Of weights in half precision, the average is in float32.
+
+    Args:
+        momentum: The largest share of the average that one step keeps.
+        update_every: Number of steps between updates, each of which takes a few passes over all weights.
+
+    Raises:
+        ValueError: If the momentum is outside [0, 1), or `update_every` is not a positive integer.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+        >>> model.compile("adam", loss="mse")
+        >>> average = ExponentialMovingAverage(momentum=0.999)
+        >>> history = model.fit(np.ones((4, 8)), np.ones((4, 3)), epochs=2, callbacks=[average], verbose=0)
+        >>> with average.applied():
+        ...     weights = model.get_weights()
+
+    Source: Polyak and Juditsky 1992; the momentum of the first steps is that of TensorFlow and Marian.
+    """
+
+    def __init__(self, momentum: float = 0.999, update_every: int = 10):
+        super().__init__()
+        self.momentum = fraction(momentum, "momentum")
+        self.update_every = positive_integer(update_every, "update_every")
+        self.averages: list[Any] | None = None  # of the trainable variables, once training has begun
+        self._step = 0  # of the last update
+        self._weights: list[Any] | None = None  # while the average is in their place
+
+    def load(self, model: Any, path: str | Path) -> None:
+        """Reads the average of an earlier training, to resume it in the next `fit`.
+
+        Args:
+            model: The model with the weights and the optimizer to resume, which are left as they are.
+            path: File that `model.save_weights` wrote while the average was applied.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file is damaged or of another model.
+        """
+        before = model.get_weights()
+        average_checkpoints(model, [path])
+        self.averages = _copies(model)
+        model.set_weights(before)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self.averages is None:
+            self.averages = _copies(self.model)
+        self._step = int(self.model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if int(self.model.optimizer.iterations) - self._step >= self.update_every:
+            self._update()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._apply()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._restore()
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Sets the model's weights to the average within a `with` block, and back at its end.
+
+        Yields:
+            None.
+
+        Raises:
+            ValueError: Before the first `fit`.
+        """
+        self._apply()
+        try:
+            yield
+        finally:
+            self._restore()
+
+    def _update(self) -> None:
+        step = int(self.model.optimizer.iterations)
+        if step == self._step:
+            return
+        share = 1 - min(self.momentum, (1 + step) / (10 + step)) ** (step - self._step)
+        pairs = zip(self.averages, self.model.trainable_variables, strict=True)
+        self.averages = [average + share * (_wide(weight) - average) for average, weight in pairs]
+        self._step = step
+
+    def _apply(self) -> None:
+        if self.averages is None:
+            raise ValueError("There is no average yet: call `fit` with this callback first. Received: averages=None")
+        self._update()  # so that an evaluation or a checkpoint does not miss the last steps
+        variables = self.model.trainable_variables
+        self._weights = [ops.copy(variable) for variable in variables]
+        for variable, average in zip(variables, self.averages, strict=True):
+            variable.assign(ops.copy(average))  # JAX deletes what a compiled step takes
+
+    def _restore(self) -> None:
+        for variable, weight in zip(self.model.trainable_variables, self._weights, strict=True):
+            variable.assign(weight)
+        self._weights = None
+
+
+def _copies(model: Any) -> list[Any]:
+    return [ops.copy(_wide(variable)) for variable in model.trainable_variables]
+
+
+def _wide(variable: Any) -> Any:
+    """The value of a variable in float32 or wider; torch would otherwise record the average for its gradients."""
+    return ops.stop_gradient(ops.cast(variable, keras.backend.result_type(variable.dtype, "float32")))
 
 
 def _mean(model: Any, paths: Sequence[str | Path]) -> list[np.ndarray]:

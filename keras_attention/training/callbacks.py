@@ -1,5 +1,6 @@
 """Callbacks for `fit`, in addition to those of Keras."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ import keras
 
 from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
+from keras_attention.training.averaging import ExponentialMovingAverage
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -153,6 +155,8 @@ class Checkpoints(keras.callbacks.Callback):
         folder: Folder of the checkpoints.
         keep: Number of weight files that are kept.
         monitor: Entry of the logs that the best model minimizes.
+        ema: Callback of the same `fit` whose average the validation uses: `best.keras` then holds the average, and
+            `ema-00001200.weights.h5` the average of the newest checkpoint, for `ExponentialMovingAverage.load`.
 
     Raises:
         ValueError: If `keep` is not a positive integer.
@@ -162,11 +166,18 @@ class Checkpoints(keras.callbacks.Callback):
         5
     """
 
-    def __init__(self, folder: str | Path, keep: int = 10, monitor: str = "val_loss"):
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 10,
+        monitor: str = "val_loss",
+        ema: ExponentialMovingAverage | None = None,
+    ):
         super().__init__()
         self.folder = Path(folder)
         self.keep = positive_integer(keep, "keep")
         self.monitor = monitor
+        self.ema = ema
         self.best = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -196,13 +207,25 @@ class Checkpoints(keras.callbacks.Callback):
         write_atomically(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights, size)
         for path in weight_files(self.folder)[: -self.keep]:
             path.unlink()
+        if self.ema is not None:
+            with self.ema.applied():
+                write_atomically(ema_file(self.folder, step), self.model.save_weights, size)
         # After the weights and before the best model, so that a run interrupted at any of them can resume and average.
         write_atomically(self.folder / "last.keras", self.model.save)
+        for path in self.folder.glob("ema-*.weights.h5"):
+            if path != ema_file(self.folder, step):
+                path.unlink()
         value = (logs or {}).get(self.monitor)
         if value is not None and value < self.best:
             self.best = float(value)
-            write_atomically(self.folder / "best.keras", self.model.save)
+            with contextlib.nullcontext() if self.ema is None else self.ema.applied():
+                write_atomically(self.folder / "best.keras", self.model.save)
             write_atomically(self.folder / "best.txt", lambda path: Path(path).write_text(repr(self.best)))
+
+
+def ema_file(folder: str | Path, step: int) -> Path:
+    """The file in which `Checkpoints` saves the average of the weights at a step."""
+    return Path(folder) / f"ema-{step:08d}.weights.h5"
 
 
 def weight_files(folder: str | Path) -> list[Path]:
