@@ -62,10 +62,10 @@ def train(
     """Trains a translator, or resumes the run in the folder.
 
     One "epoch" of the progress bar is `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample
-    and a checkpoint; with `config.ema`, each evaluation is of the moving average. Training ends at the first limit or at
-    `config.total_steps`, where the learning rate has fallen to zero. A call with a later limit raises it again, unless
-    the config has the `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is that
-    average, the best checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest
+    and a checkpoint; with `config.ema`, each evaluation is of the moving average. Training ends at the first limit or
+    at `config.total_steps`, where the learning rate has fallen to zero. A call with a later limit raises it again,
+    unless the config has the `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is
+    that average, the best checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest
     validation loss. Last, it prints what a longer training would have reached (see `forecast_run`). Everything is
     checked before anything is written. A folder without a checkpoint accepts a new config.
 
