@@ -172,8 +172,10 @@ def test_a_file_that_is_no_config_is_refused(damage, message, tmp_path):
 def test_a_config_of_an_earlier_version_has_the_defaults_of_new_settings(tmp_path):
     """The settings of version 0.2, all of which a config must have."""
     file = tmp_path / "config.yaml"
-    made(seed=3, subword_dropout=0.1, source_word_dropout=0.1).save(file)
-    added = ("subword_dropout", "source_word_dropout")
+    others = {"subword_dropout": 0.1, "source_word_dropout": 0.1, "learning_rate_decay": 0.5}
+    others |= {"consistency": "rdrop", "consistency_weight": 2.0, "ema": 0.9}
+    made(seed=3, **others).save(file)
+    added = tuple(others)
     lines = [line for line in file.read_text().splitlines() if not line.startswith(added)]
     names = [line.split(":")[0] for line in lines]
     assert set(RunConfig.names()) - set(names) == set(added)

@@ -62,7 +62,10 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
     "--preset", type=click.Choice(["tiny", "small", "base", "big"]), show_default="small", help="Size of the model."
 )
 @click.option(
-    "--vocabulary-size", type=int, show_default="8000", help="Number of pieces of the tokenizer, for both languages."
+    "--vocabulary-size",
+    type=int,
+    show_default="by the size of the text",
+    help="Number of pieces of the tokenizer, for both languages.",
 )
 @click.option("--dtype", type=DTYPE, show_default="float32", help="Keras' dtype policy.")
 @click.option(

@@ -30,14 +30,25 @@ from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 FILES = ("source", "target", "valid_source", "valid_target")
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 # Settings that runs of version 0.2 lack; such a run resumes with their defaults.
-ADDED_SINCE_0_2 = ("subword_dropout", "source_word_dropout")
+ADDED_SINCE_0_2 = (
+    "learning_rate_decay",
+    "subword_dropout",
+    "source_word_dropout",
+    "consistency",
+    "consistency_weight",
+    "ema",
+)
+# Of the models that are described before the text is read.
+ANY_VOCABULARY_SIZE = 8000
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The data, the model and the training schedule of a run.
 
-    `optimizer`, `tokens_per_batch`, `warmup_steps` and `learning_rate_scale` default to those of the preset.
+    `optimizer`, `tokens_per_batch`, `warmup_steps` and `learning_rate_scale` default to those of the preset. When a
+    training begins, it chooses what the config leaves open: the vocabulary by the size of the text, the dropout of
+    "tiny" and "small" by the number of passes over it, and `evaluate_every` by the length of the training.
 
     Attributes:
         source: Text file to translate from, one sentence per line, plain or gzip.
@@ -45,9 +56,11 @@ class RunConfig:
         valid_source: Text file of validation sentences.
         valid_target: Text file of their translations.
         preset: "tiny", "small", "base" or "big".
-        vocabulary_size: Number of pieces of the tokenizer that source and target share.
+        vocabulary_size: Number of pieces of the tokenizer that source and target share; None for
+            `recommended_vocabulary_size` of the text.
         split_digits: Whether each digit is a piece of its own, for text with many numbers.
-        model: Attributes of `TransformerConfig` that differ from the preset.
+        model: Attributes of `TransformerConfig` that differ from the preset; without a "dropout", "tiny" and "small"
+            take the `recommended_dropout`.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
         tokens_per_batch: The most tokens of a batch on either side, padding included.
         max_length: Pairs with more tokens on a side are left out.
@@ -70,7 +83,8 @@ class RunConfig:
         ema: Momentum of an exponential moving average of the weights, such as 0.999 for the average over about the last
             1,000 steps; None for no average. See `ExponentialMovingAverage`. With it, the validation loss, BLEU and the
             best checkpoint are those of the average.
-        evaluate_every: Number of steps between evaluations; each writes a checkpoint.
+        evaluate_every: Number of steps between evaluations, each of which writes a checkpoint; None for ten of them, or
+            fewer in a short training.
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
         seed: Seed of the weights, the dropout and the order of the data.
@@ -90,7 +104,7 @@ class RunConfig:
     valid_source: str
     valid_target: str
     preset: str = "small"
-    vocabulary_size: int = 8000
+    vocabulary_size: int | None = None
     split_digits: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
@@ -109,7 +123,7 @@ class RunConfig:
     consistency: str | None = None
     consistency_weight: float | None = None
     ema: float | None = None
-    evaluate_every: int = 500
+    evaluate_every: int | None = None
     keep_checkpoints: int = 5
     score_sentences: int = 200
     seed: int = 1
@@ -179,9 +193,10 @@ class RunConfig:
         """Returns the config of the model.
 
         Returns:
-            The config of the preset with the changes of `model`.
+            The config of the preset with the changes of `model`; with a vocabulary of 8,000 where it is open.
         """
-        return TransformerConfig.from_preset(self.preset, self.vocabulary_size, **self.model)
+        vocabulary_size = self.vocabulary_size or ANY_VOCABULARY_SIZE
+        return TransformerConfig.from_preset(self.preset, vocabulary_size, **self.model)
 
     def save(self, path: str | Path) -> None:
         """Writes the config as YAML.
@@ -307,12 +322,10 @@ def _model_settings(value: Any, name: str) -> dict[str, Any]:
 
 
 _INTEGERS = (
-    "vocabulary_size",
     "tokens_per_batch",
     "max_length",
     "gradient_accumulation",
     "warmup_steps",
-    "evaluate_every",
     "keep_checkpoints",
     "score_sentences",
 )
@@ -320,11 +333,11 @@ _CHECKS: dict[str, Check] = {
     **dict.fromkeys(FILES, _file),
     "preset": _one_of(TRAINING_PRESETS),
     **dict.fromkeys(_INTEGERS, positive_int32),
-    "vocabulary_size": _vocabulary_size,
+    "vocabulary_size": _optional(_vocabulary_size),
     "split_digits": boolean,
     "model": _model_settings,
     "dtype": _one_of(DTYPES),
-    **dict.fromkeys(("packed_rows", "total_steps"), _optional(positive_int32)),
+    **dict.fromkeys(("packed_rows", "total_steps", "evaluate_every"), _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     "learning_rate_scale": positive_number,
     "learning_rate_decay": fraction_or_one,

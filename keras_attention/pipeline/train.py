@@ -22,6 +22,7 @@ from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
 from keras_attention.pipeline.lock import training_lock
+from keras_attention.pipeline.recipe import adopt_choices, choose_by_length, choose_vocabulary_size
 from keras_attention.serving import Translator
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.text.lines import STANDARD_INPUT, is_file
@@ -99,17 +100,19 @@ def train(
         )
     with training_lock(run.path):
         run.check_writable()
-        _check_resumable(run, config)
+        config = _check_resumable(run, config)
         keras.utils.set_random_seed(config.seed)
-        data = _Data.read(config, run.tokenizer if run.trained else None)
+        config, data = _Data.read(config, run.tokenizer if run.trained else None)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
+        steps_per_epoch = len(data.batches) / config.gradient_accumulation
+        steps = None if epochs is None else max(1, int(epochs * steps_per_epoch))
+        limits = [max_steps, config.total_steps, steps]
+        limit = min((value for value in limits if value is not None), default=None)
+        config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
         model = _load(run, config) if run.trained else _build(config)
         run.start(config, data.tokenizer)
 
-        steps = None if epochs is None else max(1, epochs * len(data.batches) // config.gradient_accumulation)
-        limits = [max_steps, config.total_steps, steps]
-        limit = min((value for value in limits if value is not None), default=None)
         try:
             step = int(model.optimizer.iterations)
             if limit is None or step < limit:
@@ -174,12 +177,14 @@ class _Data:
     sample: list[tuple[str, str]]
 
     @classmethod
-    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> "_Data":
+    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> tuple[RunConfig, "_Data"]:
+        """Reads the texts, and returns the config with the size of the vocabulary."""
         _check_files(config)
         corpus = ParallelCorpus(config.source, config.target)
         valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
         for each in (corpus, valid_corpus):
             print(each.summary())
+        config = choose_vocabulary_size(config, corpus.pairs)
         if tokenizer is None:
             print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
             files = [config.source, config.target]
@@ -193,7 +198,7 @@ class _Data:
             batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, **noise, seed=config.seed)
         valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
         sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
-        return cls(tokenizer, batches, valid_batches, sample)
+        return config, cls(tokenizer, batches, valid_batches, sample)
 
 
 def _check_files(config: RunConfig) -> None:
@@ -206,16 +211,18 @@ def _check_files(config: RunConfig) -> None:
             )
 
 
-def _check_resumable(run: RunFolder, config: RunConfig) -> None:
-    """Checks the config and its texts against those of a run with checkpoints."""
+def _check_resumable(run: RunFolder, config: RunConfig) -> RunConfig:
+    """Checks a config and its texts against those of a run with checkpoints, and returns it with the run's choices."""
     if not run.trained:
-        return
-    check_settings(run, config)
+        return config
+    config = check_settings(run, config)
     run.check_texts(config)
+    return config
 
 
-def check_settings(run: RunFolder, config: RunConfig) -> None:
-    """Checks that a run with checkpoints can resume with a config."""
+def check_settings(run: RunFolder, config: RunConfig) -> RunConfig:
+    """Checks that a run with checkpoints can resume with a config, and returns it with the run's choices."""
+    config = adopt_choices(config, run.config)
     old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
     differing = [
         f"{name}: {old[name]!r} in the run, {new[name]!r} in the new config"
@@ -227,6 +234,7 @@ def check_settings(run: RunFolder, config: RunConfig) -> None:
             f"{run.path} holds a run with another config: resume it without these settings, or train in another "
             f"folder. Received: {'; '.join(differing)}"
         )
+    return config
 
 
 def _build(config: RunConfig) -> Transformer:

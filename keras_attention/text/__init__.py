@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from keras_attention.text.batching import TokenBatches
     from keras_attention.text.corpus import ParallelCorpus
     from keras_attention.text.packing import PackedBatches
-    from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+    from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID, UNK_ID, recommended_vocabulary_size
     from keras_attention.text.tokenizer import SubwordTokenizer
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "SubwordTokenizer",
     "TokenBatches",
     "read_lines",
+    "recommended_vocabulary_size",
 ]
 
 _FILES = {
@@ -37,6 +38,7 @@ _FILES = {
     "ParallelCorpus": "corpus",
     "SubwordTokenizer": "tokenizer",
     "TokenBatches": "batching",
+    "recommended_vocabulary_size": "sentencepiece_model",
 }
 
 

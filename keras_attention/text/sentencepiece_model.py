@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from keras_attention.extras import needed_by
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 MIN_VOCABULARY_SIZE = 5  # one piece next to the special ones
 MODEL_TYPES = ("bpe", "unigram")
+# Of the recommended size: 8,000 pieces for 160,000 pairs, and the paper's 37,000 from 3.4 million pairs on.
+PIECES_PER_ROOT, MAX_RECOMMENDED_SIZE = 20, 37_000
 
 # More lines hardly change a vocabulary; a seeded sample of this size limits time and memory.
 MAX_TRAINING_LINES = 2_000_000
@@ -29,6 +31,28 @@ def check_vocabulary_size(vocabulary_size: int) -> None:
             f"`vocabulary_size` must be at least {MIN_VOCABULARY_SIZE}, since four pieces are special. "
             f"Received: vocabulary_size={vocabulary_size}"
         )
+
+
+def recommended_vocabulary_size(pairs: Sequence[tuple[str, str]]) -> int:
+    """Returns 20 √N for N pairs, rounded to hundreds, at most 37,000: the size of a vocabulary that both sides share.
+
+    A large vocabulary has pieces that a small text shows too rarely to learn them. There are at least two pieces for
+    each character of the text, for languages with thousands of characters.
+
+    Args:
+        pairs: `(source, target)` texts, such as `ParallelCorpus.pairs`.
+
+    Returns:
+        A `vocabulary_size` for `SubwordTokenizer.train`.
+
+    Example:
+        >>> from keras_attention.text import recommended_vocabulary_size
+        >>> recommended_vocabulary_size([("one", "eins"), ("two", "zwei")] * 5_000)
+        2000
+    """
+    characters = set().union(*(set(text) for pair in pairs for text in pair))
+    size = round(PIECES_PER_ROOT * len(pairs) ** 0.5, -2)
+    return int(max(100, min(size, MAX_RECOMMENDED_SIZE), 2 * len(characters)))
 
 
 def train_model(lines: Iterable[str], vocabulary_size: int, model_type: str, split_digits: bool, seed: int) -> bytes:

@@ -19,7 +19,7 @@ from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entr
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.muon import Muon, muon_optimizer
-from keras_attention.training.presets import preset_optimizer
+from keras_attention.training.presets import preset_optimizer, recommended_dropout
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "muon_optimizer",
     "paper_optimizer",
     "preset_optimizer",
+    "recommended_dropout",
     "token_cross_entropy",
     "weight_files",
     "write_atomically",

@@ -1,10 +1,11 @@
-"""Optimizer, batch size and learning rate of each preset, for `compile` and for the runs of the command line."""
+"""Optimizer, batch size, learning rate and dropout, for `compile` and for the runs of the command line."""
 
+import math
 from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import one_of
+from keras_attention.layers.arguments import one_of, positive_number
 from keras_attention.training.muon import muon_optimizer
 from keras_attention.training.schedules import paper_optimizer
 
@@ -65,3 +66,30 @@ def preset_optimizer(
         total_steps=total_steps,
         gradient_accumulation_steps=gradient_accumulation_steps,
     )
+
+
+# Passes over the text up to which no dropout is needed, and the largest dropout.
+FREE_EPOCHS, MAX_DROPOUT = 5, 0.3
+
+
+def recommended_dropout(epochs: float) -> float:
+    """Returns min(0.3, 0.1 · log₂(epochs / 5)), and at least 0: the dropout for a small model and so many epochs.
+
+    A model that reads each sentence only a few times cannot memorize the text, and dropout only slows its learning.
+    Each time the number of passes doubles, it needs 0.1 more.
+
+    Args:
+        epochs: Number of passes over the training text.
+
+    Returns:
+        A dropout rate, in hundredths.
+
+    Raises:
+        ValueError: If `epochs` is not above zero.
+
+    Example:
+        >>> recommended_dropout(4), recommended_dropout(10), recommended_dropout(100)
+        (0.0, 0.1, 0.3)
+    """
+    doublings = math.log2(positive_number(epochs, "epochs") / FREE_EPOCHS)
+    return round(min(max(0.1 * doublings, 0.0), MAX_DROPOUT), 2)

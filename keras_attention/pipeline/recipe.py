@@ -1,0 +1,82 @@
+"""The settings that a config leaves open, chosen by the size of the text and the length of the training."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_attention.pipeline.config import RunConfig
+from keras_attention.text import recommended_vocabulary_size
+from keras_attention.training import recommended_dropout
+
+# The paper's models keep the paper's dropout.
+PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
+# Part of the machine's rate in large matrix products that a training step reaches.
+SHARE_OF_RATE = 0.5
+EVALUATIONS = 10
+MIN_SECONDS_BETWEEN_EVALUATIONS = 75
+
+
+def choose_vocabulary_size(config: RunConfig, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+    """Sets the size of the vocabulary by the training text."""
+    if config.vocabulary_size is not None:
+        return config
+    return config.replace(vocabulary_size=recommended_vocabulary_size(pairs))
+
+
+def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:
+    """Sets the dropout and the steps between evaluations for a training that ends at the first of two limits."""
+    chooses_dropout = "dropout" not in config.model and config.preset in PRESETS_WITH_CHOSEN_DROPOUT
+    if not chooses_dropout and config.evaluate_every is not None:
+        return config
+    seconds = estimate_step_seconds(config)
+    limits = [steps, None if minutes is None else max(1, round(60 * minutes / seconds))]
+    expected = min(limit for limit in limits if limit is not None)
+    if chooses_dropout:
+        epochs = expected / steps_per_epoch
+        dropout = recommended_dropout(epochs)
+        print(f"dropout: {dropout:g}, for about {epochs:.1f} passes over the text")
+        config = config.replace(model={**config.model, "dropout": dropout})
+    if config.evaluate_every is None:
+        apart = max(expected // EVALUATIONS, round(MIN_SECONDS_BETWEEN_EVALUATIONS / seconds))
+        config = config.replace(evaluate_every=max(1, min(apart, expected)))
+    return config
+
+
+def adopt_choices(config: RunConfig, run_config: RunConfig) -> RunConfig:
+    """Sets what a config leaves open as it was chosen when the run began."""
+    values = dataclasses.asdict(run_config)
+    open_settings = {
+        name: values[name] for name in ("vocabulary_size", "evaluate_every") if getattr(config, name) is None
+    }
+    dropout = {"dropout": run_config.model["dropout"]} if "dropout" in run_config.model else {}
+    return config.replace(**open_settings, model={**dropout, **config.model})
+
+
+def estimate_step_seconds(config: RunConfig) -> float:
+    """Estimates the seconds of a training step, from its matrix products and the rate of this machine."""
+    passes = 1 if config.consistency is None else 2
+    tokens = passes * config.gradient_accumulation * config.tokens_per_batch
+    # Forward and backward, each weight takes part in three multiplications and additions of each token.
+    return 6 * config.transformer().num_parameters * tokens / (SHARE_OF_RATE * matrix_rate(config))
+
+
+def matrix_rate(config: RunConfig, seconds: float = 0.2) -> float:
+    """Measures the floating-point operations per second of a matrix product of the size of a training step's."""
+    model = config.transformer()
+    dtype = keras.dtype_policies.get(config.dtype).compute_dtype
+    rows, width, inner = config.tokens_per_batch, model.hidden_dim, model.intermediate_dim
+    x, kernel = ops.ones((rows, width), dtype), ops.ones((width, inner), dtype)
+
+    def products(count: int) -> float:
+        started = time.perf_counter()
+        for _ in range(count):
+            y = ops.matmul(x, kernel)
+        float(y[0, 0])  # waits for the result
+        return time.perf_counter() - started
+
+    products(1)
+    count = max(1, round(seconds / max(products(1), 1e-6)))
+    return 2 * rows * width * inner * count / products(count)

@@ -1,0 +1,114 @@
+"""What a run chooses by its text and its length: vocabulary, dropout, evaluations."""
+
+import dataclasses
+
+import pytest
+
+from keras_attention.demo import make_pairs
+from keras_attention.pipeline import RunConfig, RunFolder, recipe, train
+from keras_attention.pipeline.recipe import adopt_choices, choose_by_length, choose_vocabulary_size
+from keras_attention.text import recommended_vocabulary_size
+from keras_attention.training import recommended_dropout
+
+FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
+
+
+def made(preset="small", **changes):
+    return RunConfig.from_preset(preset, **FILES, **changes)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "dropout"), [(0.01, 0.0), (5, 0.0), (7, 0.05), (10, 0.1), (20, 0.2), (40, 0.3), (1e9, 0.3)]
+)
+def test_dropout_grows_by_a_tenth_with_each_doubling(epochs, dropout):
+    assert recommended_dropout(epochs) == dropout
+
+
+def test_no_epochs_have_no_dropout():
+    with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=0"):
+        recommended_dropout(0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "size"), [(7, 100), (300, 300), (10_000, 2000), (160_419, 8000), (4_500_000, 37_000)]
+)
+def test_the_vocabulary_grows_with_the_root_of_the_text(pairs, size):
+    assert recommended_vocabulary_size([("ab", "cd")] * pairs) == size
+
+
+def test_the_vocabulary_has_room_for_every_character():
+    assert recommended_vocabulary_size([("".join(map(chr, range(0x4E00, 0x4E00 + 331))), "b")] * 100) == 2 * 332
+
+
+@pytest.fixture
+def rate(monkeypatch):
+    """A machine on which a step of `small` takes half a second."""
+    config = made()
+    products = 6 * config.transformer().num_parameters * config.tokens_per_batch
+    monkeypatch.setattr(recipe, "matrix_rate", lambda config: 2 * products / recipe.SHARE_OF_RATE)
+
+
+@pytest.mark.parametrize(
+    ("steps", "minutes", "passes"), [(700, None, 7), (None, 10, 12), (700, 10, 7), (2000, 10, 12), (1, None, 0.01)]
+)
+def test_dropout_follows_the_passes_before_the_first_limit(rate, steps, minutes, passes):
+    chosen = choose_by_length(made(), steps_per_epoch=100, steps=steps, minutes=minutes)
+    assert chosen.model == {"dropout": recommended_dropout(passes)}
+
+
+def test_two_passes_and_accumulated_batches_take_longer(rate):
+    for changes in ({"consistency": "simcut"}, {"gradient_accumulation": 2}):
+        chosen = choose_by_length(made(**changes), steps_per_epoch=100, steps=None, minutes=20)
+        assert chosen.model == {"dropout": recommended_dropout(12)}, changes
+
+
+@pytest.mark.parametrize(
+    ("steps", "minutes", "every"),
+    [(6000, None, 600), (None, 90, 1080), (700, None, 150), (100, None, 100), (None, 1, 120)],
+)
+def test_evaluations_are_ten_or_more_than_a_minute_apart(rate, steps, minutes, every):
+    assert choose_by_length(made(), 100, steps, minutes).evaluate_every == every
+
+
+def test_what_is_set_stays(rate, capsys):
+    config = made(vocabulary_size=333, evaluate_every=7, model={"dropout": 0.4, "num_layers": 1})
+    assert choose_vocabulary_size(config, [("a", "b")] * 9) is config
+    assert choose_by_length(config, 100, 10, None) is config
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("preset", ["base", "big"])
+def test_the_models_of_the_paper_keep_their_dropout(rate, preset):
+    assert choose_by_length(made(preset), 1, 10**6, None).model == {}
+
+
+def test_a_rate_is_measured():
+    assert 1e7 < recipe.matrix_rate(made("tiny"), seconds=0.01) < 1e16
+
+
+def test_an_open_config_adopts_the_choices_of_a_run(rate):
+    chosen = choose_by_length(made(vocabulary_size=77, model={"num_layers": 1}), 100, 1000, None)
+    assert adopt_choices(made(model={"num_layers": 1}), chosen) == chosen
+    other = adopt_choices(made(model={"num_layers": 1, "dropout": 0.5}, vocabulary_size=78), chosen)
+    assert other.model["dropout"] == 0.5 and other.vocabulary_size == 78
+
+
+def test_a_run_records_and_keeps_its_choices(tmp_path, capsys):
+    pairs = make_pairs("de", 330)
+    for name, part in (("train", pairs[:300]), ("dev", pairs[300:])):
+        for side, language in enumerate(("en", "fr")):
+            (tmp_path / f"{name}.{language}").write_text("".join(f"{pair[side]}\n" for pair in part), encoding="utf-8")
+    files = {name: str(tmp_path / file) for name, file in FILES.items()}
+    small = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 8, "num_heads": 2}
+    config = RunConfig.from_preset("tiny", **files, model=small, score_sentences=1)
+    folder = tmp_path / "run"
+    train(folder, config, max_steps=3)
+    assert "dropout: 0, for about 0." in capsys.readouterr().out
+    run = RunFolder(folder)
+    assert (run.config.vocabulary_size, run.config.evaluate_every) == (300, 3)
+    assert run.config.model == {"dropout": 0.0, **small}
+    assert run.tokenizer.vocabulary_size == 300
+    train(folder, config, max_steps=3)
+    assert "dropout:" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"holds a run with another config.*Received: model: .*0\.0.*0\.4"):
+        train(folder, dataclasses.replace(config, model={**small, "dropout": 0.4}), max_steps=3)
