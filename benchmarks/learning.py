@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -82,7 +83,6 @@ def learn_ours(setting: Setting, curve: str) -> dict[int, float]:
     from keras_attention.layers.initializers import INITIALIZATIONS
     from keras_attention.training.presets import OPTIMIZERS
 
-    tf.config.threading.set_intra_op_parallelism_threads(setting.threads)
     keras.utils.set_random_seed(setting.seed)
     keras.config.set_dtype_policy(setting.task.dtype)
     names = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads", "dropout")
@@ -165,6 +165,7 @@ def learn_torch(setting: Setting) -> dict[int, float]:
 
 def learn(curve: str, setting: Setting) -> tuple[str, dict[int, float]]:
     """One curve, in a process of its own."""
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(setting.threads)  # before TensorFlow is imported
     return curve, learn_torch(setting) if curve == "torch" else learn_ours(setting, curve)
 
 
