@@ -69,7 +69,7 @@ def test_the_command_writes_and_draws_the_curves(setting, tmp_path, monkeypatch,
     monkeypatch.setattr(learning, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(learning, "learn", lambda curve, setting: (curve, {2: 50.0, 3: 40.0 + len(curve)}))
     monkeypatch.setattr(learning, "RESULTS", tmp_path)
-    options = "--steps 3 --every 2 --vocabulary-size 150 --curves glorot torch --image".split()
+    options = ["--steps", "3", "--every", "2", "--vocabulary-size", "150", "--curves", "glorot", "torch", "--image"]
     learning.main([*setting.texts, *options, str(tmp_path / "curves.png")])
     content = json.loads((tmp_path / "learning.json").read_text(encoding="utf-8"))
     assert content["perplexity"] == {"glorot": {"2": 50.0, "3": 46.0}, "torch": {"2": 50.0, "3": 45.0}}
