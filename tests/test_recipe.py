@@ -110,5 +110,10 @@ def test_a_run_records_and_keeps_its_choices(tmp_path, capsys):
     assert run.tokenizer.vocabulary_size == 300
     train(folder, config, max_steps=3)
     assert "dropout:" not in capsys.readouterr().out
+    run.config.replace(model=small).save(run.config_file)  # as a run of version 0.2, which chose nothing
+    train(folder, max_steps=4)
+    assert run.config.model == small
+    assert "dropout:" not in capsys.readouterr().out
+    run.config.replace(model={"dropout": 0.0, **small}).save(run.config_file)
     with pytest.raises(ValueError, match=r"holds a run with another config.*Received: model: .*0\.0.*0\.4"):
         train(folder, dataclasses.replace(config, model={**small, "dropout": 0.4}), max_steps=3)

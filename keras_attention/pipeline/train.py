@@ -109,7 +109,8 @@ def train(
         steps = None if epochs is None else max(1, int(epochs * steps_per_epoch))
         limits = [max_steps, config.total_steps, steps]
         limit = min((value for value in limits if value is not None), default=None)
-        config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
+        if not run.trained:
+            config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
         model = _load(run, config) if run.trained else _build(config)
         run.start(config, data.tokenizer)
 
