@@ -12,6 +12,8 @@ from keras_attention.training import recommended_dropout
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
 
+SMALLEST = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 8, "num_heads": 2}
+
 
 def made(preset="small", **changes):
     return RunConfig.from_preset(preset, **FILES, **changes)
@@ -93,27 +95,36 @@ def test_an_open_config_adopts_the_choices_of_a_run(rate):
     assert other.model["dropout"] == 0.5 and other.vocabulary_size == 78
 
 
-def test_a_run_records_and_keeps_its_choices(tmp_path, capsys):
+@pytest.fixture
+def open_config(tmp_path):
+    """A config with the smallest model, whose vocabulary, dropout and evaluations are open."""
     pairs = make_pairs("de", 330)
     for name, part in (("train", pairs[:300]), ("dev", pairs[300:])):
         for side, language in enumerate(("en", "fr")):
             (tmp_path / f"{name}.{language}").write_text("".join(f"{pair[side]}\n" for pair in part), encoding="utf-8")
     files = {name: str(tmp_path / file) for name, file in FILES.items()}
-    small = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 8, "num_heads": 2}
-    config = RunConfig.from_preset("tiny", **files, model=small, score_sentences=1)
+    return RunConfig.from_preset("tiny", **files, model=SMALLEST, score_sentences=1)
+
+
+def test_a_run_records_and_keeps_its_choices(tmp_path, open_config, capsys):
     folder = tmp_path / "run"
-    train(folder, config, max_steps=3)
+    train(folder, open_config, max_steps=3)
     assert "dropout: 0, for about 0." in capsys.readouterr().out
     run = RunFolder(folder)
     assert (run.config.vocabulary_size, run.config.evaluate_every) == (300, 3)
-    assert run.config.model == {"dropout": 0.0, **small}
+    assert run.config.model == {"dropout": 0.0, **SMALLEST}
     assert run.tokenizer.vocabulary_size == 300
-    train(folder, config, max_steps=3)
+    train(folder, open_config, max_steps=3)
     assert "dropout:" not in capsys.readouterr().out
-    run.config.replace(model=small).save(run.config_file)  # as a run of version 0.2, which chose nothing
-    train(folder, max_steps=4)
-    assert run.config.model == small
-    assert "dropout:" not in capsys.readouterr().out
-    run.config.replace(model={"dropout": 0.0, **small}).save(run.config_file)
     with pytest.raises(ValueError, match=r"holds a run with another config.*Received: model: .*0\.0.*0\.4"):
-        train(folder, dataclasses.replace(config, model={**small, "dropout": 0.4}), max_steps=3)
+        train(folder, dataclasses.replace(open_config, model={**SMALLEST, "dropout": 0.4}), max_steps=3)
+
+
+def test_a_run_that_chose_nothing_keeps_its_dropout(tmp_path, open_config, capsys):
+    """Version 0.2 trained with the dropout of the preset where the config had none."""
+    run = RunFolder(tmp_path / "run")
+    train(run.path, open_config.replace(model={"dropout": 0.1, **SMALLEST}), max_steps=1)
+    run.config.replace(model=SMALLEST).save(run.config_file)
+    train(run.path, max_steps=2)
+    assert run.config.model == SMALLEST
+    assert "dropout:" not in capsys.readouterr().out
