@@ -198,6 +198,23 @@ def test_a_sample_of_lines_is_announced(files, monkeypatch):
         SubwordTokenizer.train(files, vocabulary_size=71)
 
 
+def test_a_sample_of_lines_follows_from_the_seed(tmp_path, monkeypatch):
+    """SentencePiece is given the sample, whose lines it cannot choose in another way."""
+    (tmp_path / "text").write_text("".join(f"word{number}\n" for number in range(97)), encoding="utf-8")
+    monkeypatch.setattr("keras_attention.text.tokenizer.MAX_TRAINING_LINES", 11)
+    samples = []
+    monkeypatch.setattr(
+        "keras_attention.text.tokenizer.train_model", lambda lines, *_: samples.append(list(lines)) or b""
+    )
+    monkeypatch.setattr(SubwordTokenizer, "__init__", lambda self, model: None)
+    with pytest.warns(UserWarning, match="a sample of 11 of 97 lines"):
+        for seed in (1, 1, 2):
+            SubwordTokenizer.train(tmp_path / "text", 300, seed=seed)
+    first, same, other = samples
+    assert first == same != other
+    assert len(set(first)) == len(set(other)) == 11
+
+
 def test_saving_replaces_the_whole_file(tokenizer, tmp_path):
     place = tmp_path / "tokenizer.model"
     place.write_bytes(b"before")

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,11 +116,14 @@ class SubwordTokenizer(tf.Module):
         texts = read_files(paths)
         if not any(map(str.strip, itertools.chain.from_iterable(texts))):
             raise ValueError(f"`files` have no text to train on. Received: files={paths}")
+        lines = itertools.chain.from_iterable(texts)
         if (number := sum(map(len, texts))) > MAX_TRAINING_LINES:
             warnings.warn(
                 f"The tokenizer is trained on a sample of {MAX_TRAINING_LINES:,} of {number:,} lines", stacklevel=2
             )
-        lines = itertools.chain.from_iterable(texts)
+            # SentencePiece would sample as well, but other lines in each process.
+            chosen = set(random.Random(seed).sample(range(number), MAX_TRAINING_LINES))
+            lines = (line for index, line in enumerate(lines) if index in chosen)
         return cls(train_model(lines, vocabulary_size, model_type, split_digits, seed))
 
     @classmethod
