@@ -32,12 +32,12 @@ def bounds(layer):
 @pytest.mark.parametrize(
     ("arguments", "gain"), [({}, 0.2), ({"kernel_initializer": ResidualBranchInitializer(0.05)}, 0.05)]
 )
-def test_query_key_value_and_the_last_kernel_start_small(layer_class, arguments, gain):
+def test_the_last_kernel_of_each_sub_layer_starts_small(layer_class, arguments, gain):
     ratios = bounds(built(layer_class, **arguments))
     assert len(ratios) == 2 + 4 * (1 if layer_class is ka.EncoderLayer else 2)
     for path, ratio in ratios.items():
         name = path.split("/")[1]
-        expected = gain if name in ("query", "key", "value", "output") else 1
+        expected = gain if name in ("attention_output", "output") else 1
         assert 0.97 * expected < ratio <= 1.0001 * expected, path  # the largest of hundreds of uniform values
 
 
@@ -88,7 +88,7 @@ def test_a_config_names_the_initialization(model_class):
     def largest(**changes):
         config = ka.TransformerConfig(29, num_layers=1, hidden_dim=M, intermediate_dim=F, num_heads=H, **changes)
         ratios = bounds(model_class(config).get_layer("decoder"))
-        return max(ratio for path, ratio in ratios.items() if path.endswith(("query", "key", "value", "/output")))
+        return max(ratio for path, ratio in ratios.items() if path.endswith(("/attention_output", "/output")))
 
     assert largest() <= 0.2001
     assert 0.97 < largest(initialization="glorot") <= 1.0001

@@ -6,19 +6,18 @@ import keras
 
 from keras_attention.layers.arguments import integer_or_none, positive_number
 
-# The kernels of attention and of the feed-forward network.
-SMALL = ("query", "key", "value", "output")
-FULL = ("attention_output", "intermediate", "gate")
+# The kernels of attention and of the feed-forward network; those that end a residual branch start small.
+LAST = ("attention_output", "output")
+OTHERS = ("query", "key", "value", "intermediate", "gate")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class ResidualBranchInitializer(keras.initializers.Initializer):
-    """W ~ U(−a, a), a = gain · √(6 / (fan_in + fan_out)): Glorot's bound, times a gain below 1 for some kernels.
+    """W ~ U(−a, a), a = gain · √(6 / (fan_in + fan_out)): Glorot's bound, with a small gain where a sub-layer ends.
 
-    The gain applies to the kernels of queries, keys and values, and to the last kernel of the feed-forward network.
-    W_O and the first kernel of the feed-forward network keep Glorot's bound. So the sub-layers start close to zero,
-    LayerNorm(x + Sublayer(x)) close to x and attention nearly uniform, and gradients reach the first layers of a deep
-    model. In each product of two kernels one keeps its size, so that the other learns at once.
+    The gain applies to the last kernel of each sub-layer: W_O of attention and W_2 of the feed-forward network. All
+    others have Glorot's bound. So the sub-layers start small, LayerNorm(x + Sublayer(x)) starts close to x, and the
+    embeddings and the gradients reach every layer of a deep model.
 
     `EncoderLayer`, `DecoderLayer`, their stacks and the models start like this; `kernel_initializer="glorot_uniform"`
     is Keras' default.
@@ -37,8 +36,8 @@ class ResidualBranchInitializer(keras.initializers.Initializer):
         >>> bool(keras.ops.max(keras.ops.abs(last)) <= 0.1 * (6 / (64 + 16)) ** 0.5)
         True
 
-    Source: Glorot and Bengio 2010, equation 16. Small residual branches: Zhang et al. 2019 (Fixup), section 3; Huang et
-    al. 2020 (T-Fixup); Wang et al. 2022 (DeepNet), section 2.
+    Source: Glorot and Bengio 2010, equation 16. Small residual branches: Zhang et al. 2019 (Fixup), section 3; Radford
+    et al. 2019 (GPT-2), section 2.3; Huang et al. 2020 (T-Fixup).
     """
 
     def __init__(self, gain: float = 0.2, seed: int | None = None):
@@ -50,10 +49,10 @@ class ResidualBranchInitializer(keras.initializers.Initializer):
 
     def for_kernel(self, name: str) -> keras.initializers.Initializer:
         """Returns the initializer of the kernel with this name, or for a layer that holds kernels, itself."""
-        if name in SMALL:
+        if name in LAST:
             return self._glorot(self.gain)
         # Not itself, since Keras tells its own initializers which axes of a kernel are inputs.
-        return self._glorot(1.0) if name in FULL else self
+        return self._glorot(1.0) if name in OTHERS else self
 
     def _glorot(self, gain: float) -> keras.initializers.Initializer:
         return keras.initializers.VarianceScaling(gain**2, mode="fan_avg", distribution="uniform", seed=self.seed)
