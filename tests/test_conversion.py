@@ -39,6 +39,7 @@ def small(activation="relu", normalize_first=False, use_attention_bias=False, dt
         normalize_first=normalize_first,
         use_attention_bias=use_attention_bias,
         layer_norm_epsilon=3e-3,
+        initialization="glorot",
     )
     model = Transformer(config, dtype=dtype)
     random = np.random.default_rng(3)

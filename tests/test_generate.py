@@ -25,7 +25,7 @@ LONG_PROMPTS = np.array([[4, 5, 1], [5, 1, 0]], "int32")  # two tokens of each a
 
 def made(kind, seed=21, vocabulary=V, **changes):
     keras.utils.set_random_seed(seed)
-    sizes = {"num_layers": 2, "hidden_dim": 12, "intermediate_dim": 22, "num_heads": 2}
+    sizes = {"num_layers": 2, "hidden_dim": 12, "intermediate_dim": 22, "num_heads": 2, "initialization": "glorot"}
     config = TransformerConfig(vocabulary, **{**sizes, **changes})
     model = kind(config)
     for weight in model.weights:  # larger weights: outputs that depend on the input

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.tensorflow
 
 PAD, BOS, EOS = 0, 2, 3
 B, S, V, LONGEST = 3, 7, 13, 11
-CONFIG = ka.TransformerConfig(V, num_layers=2, hidden_dim=24, intermediate_dim=29, num_heads=3)
+CONFIG = ka.TransformerConfig(V, num_layers=2, hidden_dim=24, intermediate_dim=29, num_heads=3, initialization="glorot")
 NAN, NEG_INF = float("nan"), float("-inf")
 
 

@@ -204,6 +204,14 @@ def test_everything_survives_a_file(tmp_path):
         "layer_norm_epsilon": 1e-3,
         "use_attention_bias": True,
         "remat": True,
+        "num_decoder_layers": 2,
+        "key_dim": 10,
+        "value_dim": 4,
+        "positions": "learned",
+        "max_length": 19,
+        "num_kv_heads": 1,
+        "normalization": "rms",
+        "initialization": "glorot",
     }
     changes["num_layers"] = 1
     model, batch = make(**changes), padded_batch()

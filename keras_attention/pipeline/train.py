@@ -45,9 +45,10 @@ from keras_attention.training import (
 from keras_attention.training.callbacks import ema_file
 from keras_attention.training.presets import OPTIMIZERS
 
-# Settings that may change when a run resumes, because no weight depends on them. `RunFolder.check_texts` checks that
-# files at other paths hold the same text.
-CHANGEABLE = (*FILES, "keep_checkpoints", "score_sentences")
+# Settings that may change when a run resumes, because its checkpoints do not depend on them. `RunFolder.check_texts`
+# checks that files at other paths hold the same text.
+LEARNING_RATE = ("learning_rate_scale", "warmup_steps", "learning_rate_decay", "total_steps")
+CHANGEABLE = (*FILES, *LEARNING_RATE, "keep_checkpoints", "score_sentences")
 # The number of epochs that `fit` needs where only minutes limit the training: more than it can reach.
 MAX_EPOCHS = 9999
 
@@ -72,8 +73,9 @@ def train(
 
     Args:
         folder: Folder of the run.
-        config: Config of the run; None to resume an existing run. A run may resume with other values of
-            `keep_checkpoints` and `score_sentences`, and with other paths of the same texts.
+        config: Config of the run; None to resume an existing run. A run may resume with another learning rate
+            (`learning_rate_scale`, `warmup_steps`, `learning_rate_decay`, `total_steps`), other values of
+            `keep_checkpoints` and `score_sentences`, and other paths of the same texts.
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
         max_minutes: Minutes of this call.
