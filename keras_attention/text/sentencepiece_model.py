@@ -50,7 +50,9 @@ def recommended_vocabulary_size(pairs: Sequence[tuple[str, str]]) -> int:
         >>> recommended_vocabulary_size([("one", "eins"), ("two", "zwei")] * 5_000)
         2000
     """
-    characters = set().union(*(set(text) for pair in pairs for text in pair))
+    characters: set[str] = set()
+    for pair in pairs:
+        characters.update(*pair)
     size = round(PIECES_PER_ROOT * len(pairs) ** 0.5, -2)
     return int(max(100, min(size, MAX_RECOMMENDED_SIZE), 2 * len(characters)))
 
