@@ -38,6 +38,7 @@ from keras_attention.pipeline import (
     evaluate as evaluation,
 )
 from keras_attention.pipeline.lock import training_lock
+from keras_attention.pipeline.run_data import RunData
 from keras_attention.text import UNK_ID, PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, Muon, paper_optimizer
 
@@ -321,7 +322,7 @@ def test_the_moving_average_of_a_run(tmp_path, config):
     model.load_weights(run.checkpoints / "ema-00000004.weights.h5")
     for mine, wanted in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, wanted)
-    data = JOBS._Data.read(run.config, run.tokenizer)[1].valid_batches.dataset()
+    data = RunData.read(run.config, run.tokenizer)[1].valid_batches.dataset()
     loss = model.evaluate(data, verbose=0, return_dict=True)["loss"]
     np.testing.assert_allclose(float(history_of(run)[-1]["val_loss"]), loss, rtol=1e-5)
     np.testing.assert_allclose(float((run.checkpoints / "best.txt").read_text()), loss, rtol=1e-5)
@@ -394,7 +395,7 @@ def test_what_cannot_start_writes_nothing(tmp_path, config, changes):
 
 @pytest.mark.parametrize("limit", [{"epochs": 0}, {"max_steps": -1}, {"max_minutes": 0}, {"max_minutes": float("nan")}])
 def test_limits_are_checked_before_anything_is_read(tmp_path, config, limit, monkeypatch):
-    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    monkeypatch.setattr("keras_attention.pipeline.run_data.ParallelCorpus", lambda *_: pytest.fail("reads"))
     (name,) = limit
     with pytest.raises(ValueError, match=rf"`{name}` must be a .* Received: {name}={limit[name]}"):
         train(tmp_path / "run", config, **limit)
@@ -551,7 +552,7 @@ def test_the_demo_refuses_the_folder_of_another_locale(copied, monkeypatch):
     ],
 )
 def test_what_is_in_the_way_is_said_before_training(config, tmp_path, monkeypatch, name, message):
-    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    monkeypatch.setattr("keras_attention.pipeline.run_data.ParallelCorpus", lambda *_: pytest.fail("reads"))
     path = tmp_path / name
     path.mkdir() if name == "history.csv" else path.write_text("in the way")
     with pytest.raises(ValueError, match=rf"{message}.* Received: .*/{name}"):
@@ -561,7 +562,7 @@ def test_what_is_in_the_way_is_said_before_training(config, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["checkpoints", "logs", "history.csv"])
 def test_what_may_not_be_written_is_said_before_training(copied, monkeypatch, name):
-    monkeypatch.setattr(JOBS, "ParallelCorpus", lambda *_: pytest.fail("reads"))
+    monkeypatch.setattr("keras_attention.pipeline.run_data.ParallelCorpus", lambda *_: pytest.fail("reads"))
     allowed = os.access
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != name and allowed(path, mode))
     with pytest.raises(ValueError, match="is not writable: change its permissions"):
@@ -1245,8 +1246,8 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
 
 
 def test_validation_and_translation_are_not_sampled(small, capsys):
-    _, noisy = JOBS._Data.read(dataclasses.replace(small, **NOISE), None)
-    _, usual = JOBS._Data.read(small, None)
+    _, noisy = RunData.read(dataclasses.replace(small, **NOISE), None)
+    _, usual = RunData.read(small, None)
     for index, expected in zip(noisy.valid_batches.plan(0), usual.valid_batches.plan(0), strict=True):
         tf.nest.map_structure(
             np.testing.assert_array_equal, noisy.valid_batches.batch(index, 3), usual.valid_batches.batch(expected)

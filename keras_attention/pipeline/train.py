@@ -5,7 +5,6 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
 from keras_attention.pipeline.lock import training_lock
-from keras_attention.pipeline.recipe import adopt_choices, choose_by_length, choose_vocabulary_size
+from keras_attention.pipeline.recipe import adopt_choices, choose_by_length
+from keras_attention.pipeline.run_data import RunData
 from keras_attention.serving import Translator
-from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
-from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.training import (
     Checkpoints,
     ChunkedTrainer,
@@ -104,7 +102,7 @@ def train(
         run.check_writable()
         config = _check_resumable(run, config)
         keras.utils.set_random_seed(config.seed)
-        config, data = _Data.read(config, run.tokenizer if run.trained else None)
+        config, data = RunData.read(config, run.tokenizer if run.trained else None)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
         steps_per_epoch = len(data.batches) / config.gradient_accumulation
@@ -168,50 +166,6 @@ def average(folder: str | Path, last: int | None = None) -> Path:
     average_checkpoints(model, kept[-last:])
     write_atomically(run.model_file("average"), model.save)
     return run.model_file("average")
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The tokenizer, the batches and the sample for BLEU that a run makes from its text files."""
-
-    tokenizer: SubwordTokenizer
-    batches: TokenBatches | PackedBatches
-    valid_batches: TokenBatches
-    sample: list[tuple[str, str]]
-
-    @classmethod
-    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> tuple[RunConfig, "_Data"]:
-        """Reads the texts, and returns the config with the size of the vocabulary."""
-        _check_files(config)
-        corpus = ParallelCorpus(config.source, config.target)
-        valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
-        for each in (corpus, valid_corpus):
-            print(each.summary())
-        config = choose_vocabulary_size(config, corpus.pairs)
-        if tokenizer is None:
-            print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
-            files = [config.source, config.target]
-            tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
-        options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
-        noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
-        if config.packed_rows is None:
-            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options, **noise)
-        else:
-            sizes = {"row_length": config.max_length, "rows_per_batch": config.packed_rows}
-            batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, **noise, seed=config.seed)
-        valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
-        sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
-        return config, cls(tokenizer, batches, valid_batches, sample)
-
-
-def _check_files(config: RunConfig) -> None:
-    for name in FILES:
-        path = getattr(config, name)
-        if path == STANDARD_INPUT or (Path(path).exists() and not is_file(path)):
-            raise ValueError(
-                "A run reads its texts again when it resumes, so they must be files: save the text to a file first. "
-                f"Received: {name}={path!r}"
-            )
 
 
 def _check_resumable(run: RunFolder, config: RunConfig) -> RunConfig:
@@ -344,7 +298,7 @@ def _fit(
     model: Transformer,
     run: RunFolder,
     config: RunConfig,
-    data: _Data,
+    data: RunData,
     limit: int | None,
     max_minutes: float | None,
 ) -> None:

@@ -1,0 +1,53 @@
+"""What a run reads from its text files: tokenizer, batches, and sentences to score."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_attention.pipeline.config import FILES, RunConfig
+from keras_attention.pipeline.recipe import choose_vocabulary_size
+from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text.lines import STANDARD_INPUT, is_file
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The tokenizer, the batches and the sample for BLEU that a run makes from its text files."""
+
+    tokenizer: SubwordTokenizer
+    batches: TokenBatches | PackedBatches
+    valid_batches: TokenBatches
+    sample: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> tuple[RunConfig, "RunData"]:
+        """Reads the texts, and returns the config with the size of the vocabulary."""
+        _check_files(config)
+        corpus = ParallelCorpus(config.source, config.target)
+        valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
+        for each in (corpus, valid_corpus):
+            print(each.summary())
+        config = choose_vocabulary_size(config, corpus.pairs)
+        if tokenizer is None:
+            print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
+            files = [config.source, config.target]
+            tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
+        options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
+        noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
+        if config.packed_rows is None:
+            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options, **noise)
+        else:
+            sizes = {"row_length": config.max_length, "rows_per_batch": config.packed_rows}
+            batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, **noise, seed=config.seed)
+        valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
+        sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
+        return config, cls(tokenizer, batches, valid_batches, sample)
+
+
+def _check_files(config: RunConfig) -> None:
+    for name in FILES:
+        path = getattr(config, name)
+        if path == STANDARD_INPUT or (Path(path).exists() and not is_file(path)):
+            raise ValueError(
+                "A run reads its texts again when it resumes, so they must be files: save the text to a file first. "
+                f"Received: {name}={path!r}"
+            )
