@@ -25,6 +25,33 @@ def test_singular_values_become_alike_and_vectors_stay(shape):
     np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=1e-3)
 
 
+def test_in_bfloat16_singular_values_become_alike_too():
+    matrix = random(7, 19)
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    rounded = orthogonalize(keras.ops.array(matrix), 5, "bfloat16")
+    assert keras.backend.standardize_dtype(rounded.dtype) == "float32"
+    diagonal = left.T @ keras.ops.convert_to_numpy(rounded) @ right.T
+    assert np.diag(diagonal).min() > 0.5 and np.diag(diagonal).max() < 1.3
+    np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=0.05)
+
+
+def test_muon_iterates_in_its_dtype():
+    updates = []
+    for dtype in ("float32", "bfloat16"):
+        kernel = keras.Variable(np.zeros((7, 19)), name="kernel")
+        optimizer = Muon(learning_rate=1.0, iteration_dtype=dtype)
+        optimizer.apply([keras.ops.array(random(7, 19, seed=3))], [kernel])
+        updates.append(keras.ops.convert_to_numpy(kernel))
+    assert 1e-5 < np.abs(updates[0] - updates[1]).max()
+    assert np.linalg.norm(updates[0] - updates[1]) < 0.2 * np.linalg.norm(updates[0])
+    assert Muon.from_config(optimizer.get_config()).iteration_dtype == "bfloat16"
+
+
+def test_another_iteration_dtype_is_refused():
+    with pytest.raises(ValueError, match="`iteration_dtype` is one of 'float32', 'bfloat16'. Received: .*'float16'"):
+        Muon(iteration_dtype="float16")
+
+
 @pytest.mark.parametrize(
     ("shape", "matrix"),
     [((256, 4, 64), (256, 256)), ((4, 64, 256), (256, 256)), ((256, 2, 64), (256, 128)), ((5, 7), (5, 7))],

@@ -213,7 +213,10 @@ def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
         config.transformer(), gradient_accumulation_steps=config.gradient_accumulation
     )
     # A number instead of the schedule: `DecayToLimit` sets it before each step.
-    return type(optimizer).from_config({**optimizer.get_config(), "learning_rate": 0.0})
+    changes = {"learning_rate": 0.0}
+    if config.optimizer == "muon" and config.dtype == "mixed_bfloat16":
+        changes["iteration_dtype"] = "bfloat16"
+    return type(optimizer).from_config({**optimizer.get_config(), **changes})
 
 
 def _learning_rate(config: RunConfig, limit: int | None, max_minutes: float | None) -> DecayToLimit:
@@ -271,7 +274,7 @@ def _load(run: RunFolder, config: RunConfig) -> Transformer:
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
-    ignored = ("name", "learning_rate")
+    ignored = ("name", "learning_rate", "iteration_dtype")  # earlier versions lack the last
     differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
     if differing:
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import fraction, positive_integer, positive_number
+from keras_attention.layers.arguments import fraction, one_of, positive_integer, positive_number
 from keras_attention.training.dense_gradients import DenseGradients
 from keras_attention.training.schedules import InverseSqrtSchedule
 
@@ -14,6 +14,7 @@ from keras_attention.training.schedules import InverseSqrtSchedule
 QUINTIC = (3.4445, -4.7750, 2.0315)
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
+ITERATION_DTYPES = ("float32", "bfloat16")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -33,10 +34,12 @@ class Muon(DenseGradients, keras.optimizers.Optimizer):
         beta_2: β₂ of Adam.
         epsilon: ε of Adam.
         steps: Number of Newton-Schulz iterations.
+        iteration_dtype: Dtype of these iterations, "float32" or "bfloat16", which is accurate enough and twice as fast
+            where the processor multiplies it.
         **kwargs: See `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: If a momentum is outside [0, 1), or `steps` is below 1.
+        ValueError: If a momentum is outside [0, 1), `steps` is below 1, or the dtype is another one.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -57,6 +60,7 @@ class Muon(DenseGradients, keras.optimizers.Optimizer):
         beta_2: float = 0.98,
         epsilon: float = 1e-9,
         steps: int = 5,
+        iteration_dtype: str = "float32",
         **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, **{"name": "muon", **kwargs})
@@ -65,6 +69,7 @@ class Muon(DenseGradients, keras.optimizers.Optimizer):
         self.beta_2 = fraction(beta_2, "beta_2")
         self.epsilon = positive_number(epsilon, "epsilon")
         self.steps = positive_integer(steps, "steps")
+        self.iteration_dtype = one_of(iteration_dtype, "iteration_dtype", ITERATION_DTYPES)
 
     def build(self, variables: list[Any]) -> None:
         """Creates the moments: one for each matrix, two for every other variable.
@@ -101,7 +106,7 @@ class Muon(DenseGradients, keras.optimizers.Optimizer):
         self.assign(moment, ops.add(ops.multiply(moment, self.momentum), gradient))
         ahead = ops.add(gradient, ops.multiply(moment, self.momentum))
         rows, columns = matrix_shape(shape)
-        update = orthogonalize(ops.reshape(ahead, (rows, columns)), self.steps)
+        update = orthogonalize(ops.reshape(ahead, (rows, columns)), self.steps, self.iteration_dtype)
         return ops.reshape(update, shape) * (UPDATE_SIZE * max(rows, columns) ** 0.5)
 
     def _adam_update(self, gradient: Any, first: Any, second: Any) -> Any:
@@ -118,21 +123,21 @@ class Muon(DenseGradients, keras.optimizers.Optimizer):
         Returns:
             Keyword arguments of the constructor.
         """
-        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps")
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def orthogonalize(matrix: Any, steps: int) -> Any:
+def orthogonalize(matrix: Any, steps: int, dtype: str = "float32") -> Any:
     """Approximates U Vᵀ of a matrix U Σ Vᵀ, (m, n), by Newton-Schulz iterations, which only need matrix products."""
     # The singular values of the result are between about 0.7 and 1.2 where those of the matrix are not tiny.
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = ops.transpose(matrix) if tall else matrix
-    x = x / (ops.sqrt(ops.sum(ops.square(x))) + 1e-7)  # no singular value above 1
+    x = ops.cast(x / (ops.sqrt(ops.sum(ops.square(x))) + 1e-7), dtype)  # no singular value above 1
     for _ in range(steps):
         square = ops.matmul(x, ops.transpose(x))
         x = a * x + ops.matmul(b * square + c * ops.matmul(square, square), x)
-    return ops.transpose(x) if tall else x
+    return ops.cast(ops.transpose(x) if tall else x, matrix.dtype)
 
 
 def is_matrix(variable: Any) -> bool:
@@ -152,6 +157,7 @@ def muon_optimizer(
     scale: float = 1.0,
     total_steps: int | None = None,
     gradient_accumulation_steps: int = 1,
+    iteration_dtype: str = "float32",
 ) -> Muon:
     """Returns `Muon` with the paper's learning-rate schedule.
 
@@ -161,12 +167,13 @@ def muon_optimizer(
         scale: See `InverseSqrtSchedule`.
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
+        iteration_dtype: See `Muon`.
 
     Returns:
         An optimizer for `compile`.
 
     Raises:
-        ValueError: If a size or the scale is not above zero.
+        ValueError: If a size or the scale is not above zero, or the dtype is unknown.
 
     Example:
         >>> from keras_attention import TransformerConfig
@@ -177,4 +184,5 @@ def muon_optimizer(
     return Muon(
         InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
         gradient_accumulation_steps=batches if batches > 1 else None,
+        iteration_dtype=iteration_dtype,
     )
