@@ -42,7 +42,7 @@ class ChunkedTrainer(keras.Model):
         chunk_size: C, the most tokens of a chunk, those of both passes counted. The chunks of a batch have equal sizes.
         consistency: "rdrop" or "simcut"; None for one pass.
         consistency_weight: α; None for 5 with "rdrop" and 3 with "simcut".
-        **kwargs: See `keras.Model`, such as `name`.
+        name: Name of the trainer.
 
     Raises:
         ValueError: If ε is outside [0, 1), `chunk_size` is not a positive integer, `ignore_id` is not an integer,
@@ -70,7 +70,7 @@ class ChunkedTrainer(keras.Model):
         chunk_size: int = 1024,
         consistency: str | None = None,
         consistency_weight: float | None = None,
-        **kwargs: Any,
+        name: str | None = None,
     ):
         pass_weights(consistency, consistency_weight)
         if inputs is None:
@@ -80,7 +80,7 @@ class ChunkedTrainer(keras.Model):
         embedding = model.get_layer("embedding")
         if consistency == "simcut":
             inputs, outputs = with_cutoff(inputs, outputs, embedding)
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy = model.dtype_policy
         self.embedding = embedding
         self.label_smoothing = fraction(label_smoothing, "label_smoothing")
