@@ -9,6 +9,7 @@ import pytest
 from keras_attention.training import DecayToLimit, InverseSqrtSchedule, decay
 
 SCHEDULE = InverseSqrtSchedule(hidden_dim=7, warmup_steps=3, scale=0.11)
+WITHOUT_WARMUP = InverseSqrtSchedule(hidden_dim=7, warmup_steps=1, scale=0.11)
 
 
 class Rates(keras.callbacks.Callback):
@@ -70,15 +71,34 @@ def test_by_minutes_it_follows_the_clock(monkeypatch):
 def test_the_first_limit_counts(monkeypatch):
     clock = iter([0.0, 6.0, 12.0, 18.0, 57.0])
     monkeypatch.setattr(decay, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    rates, _ = trained(DecayToLimit(SCHEDULE, steps=5, minutes=1, decay=1), batches=4)
-    factors = [rate / float(SCHEDULE(step)) for step, rate in enumerate(rates)]
+    rates, _ = trained(DecayToLimit(WITHOUT_WARMUP, steps=5, minutes=1, decay=1), batches=4)
+    factors = [rate / float(WITHOUT_WARMUP(step)) for step, rate in enumerate(rates)]
     np.testing.assert_allclose(factors, [4 / 5, 3 / 5, 2 / 5, 3 / 60], atol=1e-5)
 
 
 @pytest.mark.parametrize(("limits", "decay_part"), [({}, 1 / 3), ({"steps": 4}, 0), ({"minutes": 1e-9}, 0)])
 def test_without_a_limit_or_a_decay_it_is_the_schedule(limits, decay_part):
-    rates, _ = trained(DecayToLimit(SCHEDULE, decay=decay_part, **limits), batches=4)
-    np.testing.assert_allclose(rates, [float(SCHEDULE(step)) for step in range(4)], rtol=1e-5)
+    schedule = WITHOUT_WARMUP if limits else SCHEDULE
+    rates, _ = trained(DecayToLimit(schedule, decay=decay_part, **limits), batches=4)
+    np.testing.assert_allclose(rates, [float(schedule(step)) for step in range(4)], rtol=1e-5)
+
+
+def test_a_long_warm_up_ends_after_a_quarter_of_the_steps():
+    schedule = InverseSqrtSchedule(hidden_dim=7, warmup_steps=11, scale=0.11)
+    rates, _ = trained(DecayToLimit(schedule, steps=20, decay=0), batches=13)
+    peak = float(schedule(10))
+    factors = [0.2, 0.4, 0.6, 0.8, *[1] * 7, (11 / 12) ** 0.5, (11 / 13) ** 0.5]
+    np.testing.assert_allclose(rates, peak * np.array(factors), rtol=1e-5)
+
+
+def test_a_long_warm_up_ends_after_a_quarter_of_the_minutes_without_the_first_step(monkeypatch):
+    clock = iter([0.0, 5.0, 20.0, 25.0, 31.0, 36.0, 40.0])  # the first step takes from 5 to 20; a quarter is 15 seconds
+    monkeypatch.setattr(decay, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    schedule = InverseSqrtSchedule(hidden_dim=7, warmup_steps=11, scale=0.11)
+    rates, _ = trained(DecayToLimit(schedule, minutes=1, decay=0), batches=6)
+    np.testing.assert_allclose(
+        rates, float(schedule(10)) * np.array([1 / 11, 2 / 11, 5 / 15, 11 / 15, 1, 1]), rtol=1e-5
+    )
 
 
 def test_accumulated_batches_share_a_rate_and_a_step():

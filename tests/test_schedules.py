@@ -38,6 +38,14 @@ def test_falls_to_zero_over_the_last_third_where_the_end_is_known():
         assert float(ending(step - 1)) == 0
 
 
+def test_a_long_warm_up_ends_after_a_quarter_where_the_end_is_known():
+    ending = InverseSqrtSchedule(512, 11, total_steps=36)
+    peak = float(InverseSqrtSchedule(512, 11)(10))
+    np.testing.assert_allclose(ending.peak, peak, rtol=1e-6)
+    for step, factor in ((1, 1 / 9), (7, 7 / 9), (9, 1), (10, 1), (11, 1), (15, (11 / 15) ** 0.5)):
+        np.testing.assert_allclose(numpy(ending(step - 1)), factor * peak, rtol=1e-5)
+
+
 def test_survives_serialisation():
     arguments = {"hidden_dim": 97, "warmup_steps": 13, "scale": 2.5, "total_steps": 41, "batches_per_step": 3}
     schedule = InverseSqrtSchedule(**arguments)

@@ -24,8 +24,8 @@ from keras_attention.layers.arguments import (
 from keras_attention.models import TransformerConfig
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
-from keras_attention.training.decay import DECAY
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
+from keras_attention.training.schedules import DECAY
 
 FILES = ("source", "target", "valid_source", "valid_target")
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")

@@ -16,7 +16,7 @@ PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
 # Part of the machine's rate in large matrix products that a training step reaches.
 SHARE_OF_RATE = 0.5
 EVALUATIONS = 10
-MIN_SECONDS_BETWEEN_EVALUATIONS = 75
+MIN_SECONDS_BETWEEN_EVALUATIONS = 120
 
 
 def choose_vocabulary_size(config: RunConfig, pairs: Sequence[tuple[str, str]]) -> RunConfig:

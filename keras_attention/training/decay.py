@@ -6,10 +6,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import fraction_or_one, positive_integer, positive_number
-from keras_attention.training.schedules import InverseSqrtSchedule
-
-# Warm-up, a high rate, and a linear decay over the last third: see `InverseSqrtSchedule`.
-DECAY = 1 / 3
+from keras_attention.training.schedules import DECAY, MAX_WARMUP, InverseSqrtSchedule
 
 
 class DecayToLimit(keras.callbacks.Callback):
@@ -17,7 +14,8 @@ class DecayToLimit(keras.callbacks.Callback):
 
     A schedule needs to know the number of steps in advance. This callback also decays the learning rate of a training
     that ends after some minutes: progress is the part of the steps or of the minutes that is over, whichever is larger.
-    The optimizer's `learning_rate` must be a number, which the callback replaces before each step.
+    A warm-up that would take more than a quarter of the training ends there, at the same peak. The optimizer's
+    `learning_rate` must be a number, which the callback replaces before each step.
 
     Args:
         schedule: The learning rate without a decay, such as an `InverseSqrtSchedule`.
@@ -64,20 +62,28 @@ class DecayToLimit(keras.callbacks.Callback):
             )
         self._batches_per_step = optimizer.gradient_accumulation_steps or 1
         self._first_step, self._batches = int(optimizer.iterations), 0
-        self._started = time.monotonic()
+        self._started = self._compiled = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        step = self._first_step + self._batches // self._batches_per_step
+        now = time.monotonic()
+        if self._batches <= 1:
+            self._compiled = now  # the first batch takes the time of compilation, in which nothing warms up
         if self._batches % self._batches_per_step == 0:
-            self._set_learning_rate(float(self.schedule(step)) * self._remaining(step))
+            self._set_learning_rate(self._rate(self._first_step + self._batches // self._batches_per_step, now))
         self._batches += 1
 
-    def _remaining(self, step: int) -> float:
-        """The factor on the learning rate of a step, counted from zero."""
+    def _rate(self, step: int, now: float) -> float:
+        """The learning rate of a step, counted from zero."""
+        rate, warmup = float(self.schedule(step)), self.schedule.warmup_steps
+        if step < warmup:
+            rate = max(rate, self.schedule.peak * min(1.0, self._progress(step, now - self._compiled) / MAX_WARMUP))
+        remaining = max(0.0, 1 - self._progress(step, now - self._started))
+        return rate * min(1.0, remaining / self.decay) if self.decay else rate
+
+    def _progress(self, step: int, seconds: float) -> float:
+        """The part of the training that is over."""
         by_steps = 0.0 if self.steps is None else (step + 1) / self.steps
-        by_time = 0.0 if self.minutes is None else (time.monotonic() - self._started) / (60 * self.minutes)
-        remaining = max(0.0, 1 - max(by_steps, by_time))
-        return min(1.0, remaining / self.decay) if self.decay else 1.0
+        return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
 
     def _set_learning_rate(self, value: float) -> None:
         if keras.config.backend() == "jax":

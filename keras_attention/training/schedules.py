@@ -9,12 +9,17 @@ from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.fused_adam import FusedAdam
 
 
+# The most of a training that the warm-up takes, and the part over which the learning rate falls to zero.
+MAX_WARMUP, DECAY = 1 / 4, 1 / 3
+
+
 @keras.saving.register_keras_serializable("keras_attention")
 class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): linear warm-up, then 1/√step.
 
     With `total_steps`, the learning rate is multiplied by a linear decay to zero over the last third of the steps,
-    which helps as averaging checkpoints does.
+    which helps as averaging checkpoints does, and it reaches its peak after a quarter of the steps where the warm-up
+    would take longer.
 
     Args:
         hidden_dim: d_model.
@@ -49,15 +54,20 @@ class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.total_steps = None if total_steps is None else positive_integer(total_steps, "total_steps")
         self.batches_per_step = positive_integer(batches_per_step, "batches_per_step")
 
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        return self.scale * (self.hidden_dim * self.warmup_steps) ** -0.5
+
     def __call__(self, step: Any) -> Any:
         # Keras passes the number of batches before this one.
         step = ops.cast(ops.floor_divide(step, self.batches_per_step), "float32") + 1.0
-        warmup = step * self.warmup_steps**-1.5
-        rate = self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), warmup)
         if self.total_steps is None:
-            return rate
-        remaining = (self.total_steps - step) / self.total_steps
-        return rate * ops.clip(3 * remaining, 0.0, 1.0)
+            return self.scale * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(step), step * self.warmup_steps**-1.5)
+        warmup = min(self.warmup_steps, MAX_WARMUP * self.total_steps)
+        after_warmup = ops.sqrt(self.warmup_steps / ops.maximum(step, self.warmup_steps))
+        remaining = ops.maximum(1 - step / self.total_steps, 0.0)
+        return self.peak * ops.minimum(step / warmup, after_warmup) * ops.minimum(remaining / DECAY, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {
