@@ -8,7 +8,6 @@ from keras import ops
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.fused_adam import FusedAdam
 
-
 # The most of a training that the warm-up takes, and the part over which the learning rate falls to zero.
 MAX_WARMUP, DECAY = 1 / 4, 1 / 3
 
