@@ -104,16 +104,22 @@ def test_comments_have_the_shapes(page):
     assert count > 70
 
 
-def test_a_wrong_shape_comment_is_noticed():
-    listing = "def f(x):  # x (T, M)\n    y = x.T  # (T, M)\n    return y  # (M, T)\n"
-    for wrong, right in (("y = x.T  # (T, M)", "y = x.T  # (M, T)"), ("x (T, M)", "x (T, M, M)")):
-        names = {"check_shape": check_shape}
-        code = (
-            listing if wrong.startswith("y") else listing.replace("y = x.T  # (T, M)", "y = x.T").replace(wrong, right)
-        )
-        exec(compile(ast.fix_missing_locations(ShapeComments(code).visit(ast.parse(code))), "f", "exec"), names)
-        with pytest.raises(AssertionError, match=r"where T is 2|is \(2, 3\)"):
-            names["f"](np.zeros((2, 3)))
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "def f(x):  # x (T, M, M)\n    return x\n",
+        "def f(x):  # x (T, M)\n    y = x.T  # (T, M)\n    return y\n",
+        "def f(x):  # x (T, M)\n    y, z = x, x  # (T, M), (M, T)\n    return y\n",
+        "def f(x):  # x (T, M)\n    return x.T  # (T, M)\n",
+        "def f(x):  # x (..., T, 2)\n    return x\n",
+    ],
+)
+def test_a_wrong_shape_comment_is_noticed(listing):
+    names = {"check_shape": check_shape}
+    tree = ShapeComments(listing).visit(ast.parse(listing))
+    exec(compile(ast.fix_missing_locations(tree), "listing", "exec"), names)
+    with pytest.raises(AssertionError, match=r"^\([\w., ]+\) is \(\d, \d\)"):
+        names["f"](np.zeros((2, 3)))
 
 
 def test_the_pencil_calculates_as_the_layers_do(page):
