@@ -245,6 +245,21 @@ def test_dropout_acts_only_in_training(model):
     assert_close(memory, model.encode(batch["source"])[0], atol=0)
 
 
+def test_sums_of_embeddings_and_positions_are_dropped():
+    model, batch = make(dropout=0.5), padded_batch()
+    network = model.network
+    for layer in (*network.encoder.layers, *network.decoder.layers):
+        layer.residual_dropout.rate = 0.0  # what is left is the dropout before the layers
+    memory = network.encode(batch["source"], training=False)
+    assert largest_difference(network.encode(batch["source"], training=True), memory) > 1e-2
+    output = network.decode(batch["target"], memory, training=False)
+    assert largest_difference(network.decode(batch["target"], memory, training=True), output) > 1e-2
+    for layer in (network.source_dropout, network.target_dropout):
+        layer.rate = 0.0
+    assert_close(network.encode(batch["source"], training=True), memory, atol=0)
+    assert_close(network.decode(batch["target"], memory, training=True), output, atol=0)
+
+
 def test_shapes_are_known_before_anything_runs(model):
     assert model.output_shape == (None, None, V)
     assert {name: tuple(each.shape) for name, each in model.input.items()} == {
