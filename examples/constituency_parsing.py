@@ -7,19 +7,9 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
+import bracketed_trees as bt
 import keras
 import tensorflow as tf
-from bracketed_trees import (
-    WORD,
-    from_brackets,
-    labelled_f1,
-    pcfg_parses,
-    read_trees,
-    right_branching,
-    sample_trees,
-    tagged_words,
-    to_brackets,
-)
 from nltk import Tree
 
 import keras_attention as ka
@@ -38,8 +28,8 @@ class Vocabulary:
     def __init__(self, trees: Sequence[Tree]):
         counts = Counter(word for tree in trees for word in tree.leaves())
         self.frequent = {word for word, count in counts.items() if count > 1}
-        brackets = sorted({token for tree in trees for token in to_brackets(tree)} - {WORD})
-        self.tokens = list(dict.fromkeys([*SPECIAL, WORD, *brackets, *sorted(map(self.spelled, counts))]))
+        brackets = sorted({token for tree in trees for token in bt.to_brackets(tree)} - {bt.WORD})
+        self.tokens = list(dict.fromkeys([*SPECIAL, bt.WORD, *brackets, *sorted(map(self.spelled, counts))]))
         self.ids = {token: index for index, token in enumerate(self.tokens)}
 
     def spelled(self, word: str) -> str:
@@ -52,7 +42,7 @@ class Vocabulary:
 
     def target(self, tree: Tree) -> list[int]:
         """Returns the ids of the brackets of a tree."""
-        return [self.ids[token] for token in to_brackets(tree)]
+        return [self.ids[token] for token in bt.to_brackets(tree)]
 
 
 class WellFormed:
@@ -64,7 +54,7 @@ class WellFormed:
 
     def __init__(self, tokens: Sequence[str], num_words: tf.Tensor):
         self.num_words = num_words  # (B,)
-        self.is_word = tf.constant([token == WORD for token in tokens])  # (V,)
+        self.is_word = tf.constant([token == bt.WORD for token in tokens])  # (V,)
         self.is_opening = tf.constant([token.startswith("(") for token in tokens])
         self.is_closing = tf.constant([token.startswith(")") for token in tokens])
         # The bracket that closes each one.
@@ -126,7 +116,7 @@ def parse(model: ka.Transformer, vocabulary: Vocabulary, trees: Sequence[Tree]) 
         rows = [[*vocabulary.source(trees[index]), EOS] for index in batch]
         for index, ids in zip(batch, search(keras.utils.pad_sequences(rows, padding="post")).numpy(), strict=True):
             tokens = [vocabulary.tokens[token] for token in ids[: list(ids).index(EOS)]]
-            parses[index] = from_brackets(tokens, tagged_words(trees[index]))
+            parses[index] = bt.from_brackets(tokens, bt.tagged_words(trees[index]))
     return [parses[index] for index in range(len(trees))]
 
 
@@ -135,15 +125,15 @@ def main(
 ) -> dict[str, float]:
     """Trains a parser, and prints and returns the F1 of its parses of unseen sentences next to that of baselines."""
     keras.utils.set_random_seed(1)
-    trees = read_trees(path) if path else sample_trees(count, seed=1)
+    trees = bt.read_trees(path) if path else bt.sample_trees(count, seed=1)
     training, test = trees[:-num_test], trees[-num_test:]
     vocabulary = Vocabulary(training)
-    parses = {"right-branching": right_branching(training, test)}
+    parses = {"right-branching": bt.right_branching(training, test)}
     if path is None:  # nltk's parser is too slow for the grammar of a treebank
-        parses["PCFG"] = pcfg_parses(training, test)
+        parses["PCFG"] = bt.pcfg_parses(training, test)
     parses["Transformer"] = parse(train(vocabulary, training, epochs, **sizes), vocabulary, test)
-    print(" ".join(test[0].leaves()), " ".join(to_brackets(parses["Transformer"][0])), sep="\n")
-    scores = {name: labelled_f1(test, each) for name, each in parses.items()}
+    print(" ".join(test[0].leaves()), " ".join(bt.to_brackets(parses["Transformer"][0])), sep="\n")
+    scores = {name: bt.labelled_f1(test, each) for name, each in parses.items()}
     print(f"F1 of {len(test)} parses, labelled")
     for name, score in scores.items():
         print(f"{name:16}{score:5.1f}")
