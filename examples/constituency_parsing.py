@@ -19,15 +19,7 @@ SPECIAL, UNK, EOS = ["<pad>", "<unk>", "<bos>", "<eos>"], 1, 3
 BEAM_SIZE, LENGTH_PENALTY, EXTRA_LENGTH = 21, 0.3, 300  # the paper's; a tree has at most 300 tokens more than words
 SIZES = {"num_layers": 2, "hidden_dim": 128, "intermediate_dim": 512, "num_heads": 4}
 LEARNING_RATE = 0.02  # the highest
-SMOKE = {
-    "count": 1500,
-    "num_test": 20,
-    "epochs": 9,
-    "num_layers": 1,
-    "hidden_dim": 64,
-    "intermediate_dim": 128,
-    "dropout": 0.0,
-}
+SMOKE = dict(count=1500, num_test=20, epochs=9, num_layers=1, hidden_dim=64, intermediate_dim=128, dropout=0.0)
 
 
 class Vocabulary:
