@@ -101,6 +101,7 @@ def test_generation_listings_run():
     assert (names["longer"].lengths.numpy() >= 4).all()
     assert numbers["prefixed"][:, 0, 0].tolist() == [11, 13]
     assert numbers["lines"][:, 0, 0].tolist() == [11, 14]
+    assert (numbers["below_20"] < 20).all()
     streamed = np.stack(names["streamed"], axis=1)
     for ids in (*numbers.values(), streamed):
         assert ((ids == 3).sum(-1) == 1).all(), "each sentence ends"

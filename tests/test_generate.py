@@ -90,8 +90,8 @@ def divisor(length, options):
     return ((5 + length) / 6) ** options.length_penalty
 
 
-def enumerated(model, source, options, given=(), most=4):
-    """Every output that the options allow with its score, best first."""
+def enumerated(model, source, options, given=(), most=4, forbidden=lambda tokens: []):
+    """Every output that the options allow with its score, best first, without the tokens forbidden after others."""
     found = []
 
     def follow(tokens, total):
@@ -99,7 +99,9 @@ def enumerated(model, source, options, given=(), most=4):
             nexts = [EOS] if len(tokens) >= len(given) else [given[len(tokens)]]
         else:
             nexts = range(V) if len(tokens) >= len(given) else [given[len(tokens)]]
-        log_probs = ruled(log_probs_after(model, source, tokens), tokens, options, given if source is None else ())
+        logits = log_probs_after(model, source, tokens).copy()
+        logits[forbidden(tokens)] = -np.inf
+        log_probs = ruled(logits, tokens, options, given if source is None else ())
         for token in nexts:
             cost = 0.0 if len(tokens) < len(given) else log_probs[token]
             if not np.isfinite(cost):
@@ -138,6 +140,45 @@ OPTIONS = {
     "no word twice": {"no_repeat_ngram": 1},
     "no pair twice": {"no_repeat_ngram": 2, "min_length": 4},
 }
+
+
+FORBIDDEN = np.array([4, 1, 5])  # a token of each sentence
+
+
+def forbid_after_itself_or_first(logits, ids, sentences):
+    """Forbids the token of a sentence as its first and its last token again anywhere."""
+    rows = len(logits) // len(sentences)
+    first = tf.one_hot(np.repeat(FORBIDDEN[sentences.numpy()], rows), V) if not ids.shape[1] else 0.0
+    again = tf.one_hot(ids[:, -1], V) if ids.shape[1] else 0.0
+    return tf.where(first + again > 0, -np.inf, logits)
+
+
+@pytest.mark.parametrize("beams", [1, 40])
+def test_the_callers_processor_gets_tokens_and_sentences(beams, translator):
+    """It follows the constraints of the options, in generation and in a stream."""
+    options = DecodingOptions(beam_size=beams, max_length=4, min_length=3)
+    result = generate(translator, SOURCES, options, logits_processor=forbid_after_itself_or_first)
+    for sentence, source in enumerate(SOURCES):
+
+        def forbidden(tokens, sentence=sentence):
+            return [tokens[-1] if tokens else FORBIDDEN[sentence]]
+
+        best = enumerated(translator, tuple(source), options, forbidden=forbidden)
+        if beams == 1:
+            tokens = []
+            while EOS not in tokens:
+                best = [(score, ids) for score, ids in best if ids[: len(tokens)] == tokens]
+                logits = log_probs_after(translator, tuple(source), tokens).copy()
+                logits[forbidden(tokens)] = -np.inf
+                last = len(tokens) == options.max_length - 1
+                tokens.append(EOS if last else int(ruled(logits, tokens, options).argmax()))
+            best = [(score, ids) for score, ids in best if ids == tokens]
+        [(score, ids, *_)] = as_lists(result, sentence)
+        assert ids == best[0][1]
+        assert score == pytest.approx(best[0][0], abs=1e-5)
+    if beams == 1:
+        streamed = list(stream(translator, SOURCES, options, logits_processor=forbid_after_itself_or_first))
+        assert np.stack([token.ids for token in streamed], axis=1).tolist() == result.ids.numpy()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -26,6 +26,9 @@ from keras_attention.decoding.sampling import greedy, sample
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
 from keras_attention.layers.arguments import concrete_integer
 
+# From the logits of the next token, the tokens before and the indices of the sentences to the logits.
+LogitsProcessor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
 # The paper's limit of how many tokens longer than its input an output is.
 EXTRA_LENGTH = 50
 
@@ -36,6 +39,7 @@ def generate(
     options: DecodingOptions | None = None,
     *,
     prefix: Any = None,
+    logits_processor: LogitsProcessor | None = None,
     bos_id: int = 2,
     eos_id: int = 3,
     pad_id: int = 0,
@@ -51,6 +55,10 @@ def generate(
             prompts (B, P), without bos.
         options: Decoding options; a beam search as in the paper by default.
         prefix: Tokens that the outputs start with (B, P), padded at the end; for a model with a source.
+        logits_processor: Function of the logits (R, V), the tokens before them (R, t) and the indices of their N
+            sentences among the inputs, which returns the logits, with -inf for forbidden tokens. The R rows are R / N
+            beams of each sentence, next to each other. With `options.num_return` samples, an index counts samples. It
+            follows the constraints of the options and precedes those of sampling.
         bos_id: Token before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that pads shorter rows.
@@ -95,7 +103,7 @@ def generate(
         pad_id=pad_id,
         prompt=task.prompt,
         prefix=task.prefix,
-        logits_processor=_logits_processor(options, task.prompt_lengths, eos_id),
+        logits_processor=_logits_processor(options, task.prompt_lengths, eos_id, logits_processor),
         sampler=_sampler(options) if options.sample else None,
     )
     return Hypotheses(*(_group(x, copies) for x in hypotheses)) if copies > 1 else hypotheses
@@ -106,6 +114,7 @@ def stream(
     inputs: Any,
     options: DecodingOptions | None = None,
     *,
+    logits_processor: LogitsProcessor | None = None,
     bos_id: int = 2,
     eos_id: int = 3,
     pad_id: int = 0,
@@ -116,6 +125,7 @@ def stream(
         model: See `generate`.
         inputs: See `generate`.
         options: Decoding options; greedy by default. With several beams no token is certain before the end.
+        logits_processor: See `generate`.
         bos_id: Token before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that pads shorter rows.
@@ -141,7 +151,8 @@ def stream(
             f"Received: beam_size={options.beams}, num_return={options.num_return}"
         )
     task = _Task.of(model, check_ids(inputs, "inputs"), options, bos_id, pad_id)
-    process, sampler = _logits_processor(options, task.prompt_lengths, eos_id), _sampler(options)
+    process = _logits_processor(options, task.prompt_lengths, eos_id, logits_processor)
+    sampler = _sampler(options)
     sentences = tf.range(tf.size(task.prompt_lengths))
 
     def choose(logits: tf.Tensor, written: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -223,8 +234,10 @@ def _group(x: tf.Tensor, copies: int) -> tf.Tensor:
     return tf.reshape(x, tf.concat([[tf.shape(x)[0] // copies, copies], tf.shape(x)[2:]], axis=0))
 
 
-def _logits_processor(options: DecodingOptions, prompt_lengths: tf.Tensor, eos_id: int) -> Callable | None:
-    """Returns the `logits_processor` of `beam_search`, or None where all tokens are allowed."""
+def _logits_processor(
+    options: DecodingOptions, prompt_lengths: tf.Tensor, eos_id: int, last: LogitsProcessor | None
+) -> LogitsProcessor | None:
+    """Returns the `logits_processor` of `beam_search`, the caller's `last`, or None where all tokens are allowed."""
     processors = []
     if options.min_length > 1:
 
@@ -240,6 +253,8 @@ def _logits_processor(options: DecodingOptions, prompt_lengths: tf.Tensor, eos_i
             return forbid_repeats(logits, ids, options.no_repeat_ngram, eos_id)
 
         processors.append(no_repeats)
+    if last is not None:
+        processors.append(last)
     if not processors:
         return None
 
