@@ -100,21 +100,23 @@ def train_row(row: Row, texts: Texts, setting: Setting) -> dict[str, Any]:
     """Trains a row and returns its perplexity and BLEU of the dev text."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(row.seed)
-    # The learning rate of another width is that of the paper's schedule.
     setting = replace(setting, vocabulary_size=texts.tokenizer.vocabulary_size)
     config = setting.config(**row.config)
     model = make_model(config, row.parts)
     smoothing = setting.label_smoothing if row.label_smoothing is None else row.label_smoothing
     trainer = ChunkedTrainer(model, label_smoothing=smoothing)
+    # A model of another width has another rate, by the paper's schedule.
     trainer.compile(paper_optimizer(config, setting.warmup_steps, setting.rate_scale, total_steps=setting.steps))
     ordered, shuffled = texts, texts.shuffled()
     own, other = (shuffled, ordered) if row.is_shuffled else (ordered, shuffled)
     batches = token_batches(own.train, texts.tokenizer, setting, row.seed)
+    print("   ", batches.summary(), flush=True)
     # Each repetition is the next epoch.
     trainer.fit(batches.dataset().repeat().take(setting.steps), shuffle=False, verbose=0)
-    result = {"parameters": model.count_params(), **evaluate(model, trainer, own, setting)}
+    translator = Translator(model, texts.tokenizer, beam_size=1, max_source_length=setting.max_length)
+    result = {"parameters": model.count_params(), **evaluate(trainer, translator, own, setting)}
     if row.reads_shuffled:
-        result["other_order"] = evaluate(model, trainer, other, setting)
+        result["other_order"] = evaluate(trainer, translator, other, setting)
     return result
 
 
@@ -124,14 +126,13 @@ def token_batches(pairs: Pairs, tokenizer: SubwordTokenizer, setting: Setting, s
     return TokenBatches.from_pairs(pairs, tokenizer, **sizes, seed=seed, **options)
 
 
-def evaluate(model: keras.Model, trainer: ChunkedTrainer, texts: Texts, setting: Setting) -> dict[str, Any]:
+def evaluate(trainer: ChunkedTrainer, translator: Translator, texts: Texts, setting: Setting) -> dict[str, Any]:
     """The perplexity of the dev text and the BLEU of some of it, greedy; both None where training diverged."""
     batches = token_batches(texts.dev, texts.tokenizer, setting, seed=1, shuffle=False)
     perplexity = trainer.evaluate(batches.dataset(), verbose=0, return_dict=True)["perplexity"]
     if not math.isfinite(perplexity):
         return {"perplexity": None, "bleu": None}
     sources, references = map(list, zip(*texts.scored, strict=True))
-    translator = Translator(model, texts.tokenizer, beam_size=1, max_source_length=setting.max_length)
     return {
         "perplexity": round(perplexity, 4),
         "bleu": round(corpus_bleu(translator.translate(sources), references), 3),

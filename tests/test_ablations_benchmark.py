@@ -12,8 +12,8 @@ from keras import ops
 import keras_attention as ka
 from benchmarks import ablations
 from benchmarks.tools import ablation_report
-from benchmarks.tools.ablated import AblatedTransformer, Parts, SubLayer, make_attention
-from benchmarks.tools.ablation_rows import ROWS, Row
+from benchmarks.tools.ablated import AblatedTransformer, SubLayer, make_attention
+from benchmarks.tools.ablation_rows import ROWS, Parts, Row
 from keras_attention.decoding import DecodingOptions, generate
 from keras_attention.demo import make_pairs
 
@@ -274,24 +274,38 @@ def test_a_row_is_compared_with_its_reference():
     assert ablation_report.verdict("no-scaling-dk256", rows, "perplexity") == "–"
 
 
+def test_the_summary_counts_the_rows_that_agree():
+    rows = results(a_h1=(22.5, 10.2), a_h16=(20.1, 9.9), d_smoothing0=(17.0, 11.5), shared_projection=(17.0, 11.5))
+    perplexity, bleu, missing = ablation_report.summary({"rows": rows}).splitlines()
+    assert perplexity == "- Perplexity: as in the paper: 3 (`a-h1`, `a-h16`, `d-smoothing0`)."
+    assert bleu == (
+        "- BLEU: as in the paper: 1 (`a-h16`); no difference seen: 1 (`a-h1`); unlike the paper: 1 (`d-smoothing0`)."
+    )
+    assert missing.startswith(f"- Not trained yet: {len(ROWS) - 7} of {len(ROWS)} rows (`a-h4`, ")
+    only_base = {"rows": {"base": rows["base"]}}
+    assert ablation_report.summary(only_base).startswith("- Not trained yet: ")
+
+
 def test_the_report_writes_the_page_and_draws(tmp_path):
     content = {"rows": results(a_h1=(22.5, 10.2), no_skip=(None, None), shuffled=(31.0, 4.0))}
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- tables -->\nold\n<!-- end of the tables -->\nafter\n", encoding="utf-8")
+    blocks = [f"<!-- {name} -->\nold\n<!-- end of {name} -->\n" for name in ("summary", "tables")]
+    page.write_text("before\n" + "between\n".join(blocks) + "after\n", encoding="utf-8")
     for _ in range(2):
         ablation_report.write_page(content, page)
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("before\n<!-- tables -->\n\n### The base model\n") and text.endswith("-->\nafter\n")
+    assert text.startswith("before\n<!-- summary -->\n\n- Perplexity: ") and text.endswith("-->\nafter\n")
+    assert "<!-- end of summary -->\nbetween\n<!-- tables -->\n\n### The base model\n" in text
     assert "old" not in text and text.count("| `a-h1` |") == 1
     assert "| `a-h1` | 1 head of 128 | 9 | 22.50 | 10.20 | `base` | **worse**: as in the paper |" in text
     assert "| `no-skip` | no skip connections | 9 | diverged | diverged |" in text
     assert "|  | largest − smallest |  | 1.00 | 0.50 |" in text
     # Of a row trained on shuffled words, the other order is that of the sentence.
-    assert "| `shuffled` | sinusoids | shuffled words | 50.00 | 2.00 | 31.00 | 4.00 |" in text
-    assert "| `base` | sinusoids | ordered words | 20.00 | 10.00 | 50.00 | 2.00 |" in text
+    assert "| `shuffled` | sinusoids | shuffled words | 50.00 | 2.00 | 31.00 | 4.00 | `base` | worse | worse |" in text
+    assert "| `base` | sinusoids | ordered words | 20.00 | 10.00 | 50.00 | 2.00 |  |  |  |" in text
     assert ablation_report.draw(content, tmp_path / "rows.png").stat().st_size > 5000
     page.write_text("nothing", encoding="utf-8")
-    with pytest.raises(SystemExit, match="must contain the lines <!-- tables --> and <!-- end of the tables -->"):
+    with pytest.raises(SystemExit, match="must contain the lines <!-- summary --> and <!-- end of summary -->"):
         ablation_report.write_page(content, page)
 
 

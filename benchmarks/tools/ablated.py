@@ -5,37 +5,16 @@ The library has no options for what only an ablation does. With all its parts, `
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import ops
 
 import keras_attention as ka
+from benchmarks.tools.ablation_rows import Parts
 from keras_attention.layers import KeyValueCache, ResidualBranchInitializer
 from keras_attention.layers.positions import NoPositionalEncoding
 from keras_attention.models import DecoderCache, TransformerConfig
-
-ATTENTIONS = ("dot_product", "shared_projection", "no_projections", "additive")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a model; the defaults are the paper's.
-
-    Attributes:
-        attention: One of `ATTENTIONS`.
-        score_factor: Factor on the scores, after their division by √d_k.
-        has_skips: Whether the input of a sub-layer is added to its output.
-        has_norms: Whether a normalization follows each sub-layer.
-        has_positions: Whether positions are added to the embeddings.
-    """
-
-    attention: str = "dot_product"
-    score_factor: float = 1.0
-    has_skips: bool = True
-    has_norms: bool = True
-    has_positions: bool = True
 
 
 class ScaledScoresAttention(ka.MultiHeadAttention):

@@ -1,6 +1,7 @@
 """The tables and the picture of the ablations: `python -m benchmarks.tools.ablation_report`, from their JSON file.
 
-It also writes the tables into the page, between the lines `<!-- tables -->` and `<!-- end of the tables -->`.
+It also writes a summary and the tables into the page, between lines such as `<!-- tables -->` and `<!-- end of tables
+-->`.
 """
 
 import json
@@ -14,7 +15,6 @@ from benchmarks.tools.ablation_rows import BASE, ROWS, SEEDS, Row
 
 DOCS = RESULTS.parent.parent / "docs"
 IMAGE, PAGE = DOCS / "images" / "ablations.png", DOCS / "experiments" / "ablations.md"
-START, END = "<!-- tables -->\n", "<!-- end of the tables -->"
 TITLES = {
     "base": "The base model",
     "A": "Table 3, rows A: heads",
@@ -87,17 +87,37 @@ def verdict(name: str, rows: dict[str, Any], measure: str) -> str:
     return f"**{here}**: as in the paper" if here == there else f"{here}; the paper: {there}"
 
 
+def summary(content: dict[str, Any]) -> str:
+    """Lists the rows that point where the paper points, those that do not, and those that are missing, as Markdown."""
+    rows = content["rows"]
+    compared = [name for name, row in ROWS.items() if name in rows and name not in SEEDS and (row.paper or row.claim)]
+    lines = []
+    for measure, title in zip(MEASURES, ("Perplexity", "BLEU"), strict=True):
+        groups: dict[str, list[str]] = {"as in the paper": [], "no difference seen": [], "unlike the paper": []}
+        for name in compared:
+            here, there = seen(name, rows, measure), expected(ROWS[name], measure)
+            if here is not None:
+                agrees = "as in the paper" if here == there else "unlike the paper"
+                groups["no difference seen" if here == "same" != there else agrees].append(f"`{name}`")
+        parts = [f"{text}: {len(names)} ({', '.join(names)})" for text, names in groups.items() if names]
+        lines += [f"- {title}: {'; '.join(parts)}."] if parts else []
+    missing = [f"`{name}`" for name in ROWS if name not in rows]
+    lines += [f"- Not trained yet: {len(missing)} of {len(ROWS)} rows ({', '.join(missing)})."] if missing else []
+    return "\n".join(lines)
+
+
 def tables(content: dict[str, Any]) -> str:
     """The results as Markdown, a table for each group that has some."""
     return "\n".join(line for group in TITLES for line in _table(group, content["rows"]))
 
 
 def _table(group: str, rows: dict[str, Any]) -> Iterator[str]:
-    names = [name for name, row in ROWS.items() if row.group == group and name in rows]
+    is_order = group == "order"
+    names = [n for n, row in ROWS.items() if n in rows and (row.reads_shuffled if is_order else row.group == group)]
     if not names:
         return
     yield f"### {TITLES[group]}\n"
-    if group == "order":
+    if is_order:
         yield from _order(names, rows)
         return
     is_base, has_paper = group == "base", ROWS[names[0]].paper is not None
@@ -120,16 +140,26 @@ def _table(group: str, rows: dict[str, Any]) -> Iterator[str]:
 
 def _order(names: list[str], rows: dict[str, Any]) -> Iterator[str]:
     """Perplexity and BLEU of models that read the words of the source in their order, and in a random one."""
-    names = [name for name, row in ROWS.items() if row.reads_shuffled and name in rows]
-    heading = ["row", "", "trained on", "reads words in order: perplexity", "BLEU", "shuffled: perplexity", "BLEU"]
+    heading = [
+        "row",
+        "positions",
+        "trained on",
+        "reads words in order: perplexity",
+        "BLEU",
+        "shuffled: perplexity",
+        "BLEU",
+    ]
+    heading += ["compared with", "perplexity is", "BLEU is"]
     yield _line(heading)
     yield _line(["---"] * len(heading))
     for name in names:
         row, result = ROWS[name], rows[name]
         own, other = ([_number(each[measure]) for measure in MEASURES] for each in (result, result["other_order"]))
-        text = "sinusoids" if name == BASE else row.text.partition(",")[0]
-        values = other + own if row.is_shuffled else own + other
-        yield _line([f"`{name}`", text, "shuffled words" if row.is_shuffled else "ordered words", *values])
+        positions = "sinusoids" if name == BASE else row.text.partition(",")[0].removesuffix(" positions")
+        cells = [f"`{name}`", positions, "shuffled words" if row.is_shuffled else "ordered words"]
+        cells += other + own if row.is_shuffled else own + other
+        cells += [f"`{row.reference}`", *(verdict(name, rows, each) for each in MEASURES)]
+        yield _line(cells if name != BASE else [*cells[:-3], "", "", ""])
     yield ""
 
 
@@ -170,6 +200,7 @@ def draw(content: dict[str, Any], image: Path = IMAGE) -> Path:
         axes.legend(frameon=False, loc="upper right")
     labels = [f"{name}: {ROWS[name].text}" for name, _ in finite]
     axes.set_yticks(range(len(finite)), labels, fontsize=7)
+    axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.set(xlabel="perplexity of the dev text (lower is better)", xscale="log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -184,13 +215,15 @@ def draw(content: dict[str, Any], image: Path = IMAGE) -> Path:
 
 
 def write_page(content: dict[str, Any], page: Path = PAGE) -> Path:
-    """Writes the tables into the page, and returns its path."""
+    """Writes the summary and the tables into the page, and returns its path."""
     text = page.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise SystemExit(f"{page} must contain the lines {START.strip()} and {END}")
-    page.write_text(f"{before}{START}\n{tables(content)}\n{END}{after}", encoding="utf-8")
+    for name, block in (("summary", summary(content)), ("tables", tables(content))):
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if not 0 <= text.find(start) < text.find(end):
+            raise SystemExit(f"{page} must contain the lines {start.strip()} and {end}")
+        before, after = text.partition(start)[0], text.partition(end)[2]
+        text = f"{before}{start}\n{block.strip()}\n\n{end}{after}"
+    page.write_text(text, encoding="utf-8")
     return page
 
 

@@ -3,7 +3,26 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.tools.ablated import Parts
+ATTENTIONS = ("dot_product", "shared_projection", "no_projections", "additive")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model; the defaults are the paper's.
+
+    Attributes:
+        attention: One of `ATTENTIONS`.
+        score_factor: Factor on the scores, after their division by √d_k.
+        has_skips: Whether the input of a sub-layer is added to its output.
+        has_norms: Whether a normalization follows each sub-layer.
+        has_positions: Whether positions are added to the embeddings.
+    """
+
+    attention: str = "dot_product"
+    score_factor: float = 1.0
+    has_skips: bool = True
+    has_norms: bool = True
+    has_positions: bool = True
 
 
 @dataclass(frozen=True)
