@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
         raise SystemExit(f"`--rows` are of {', '.join(ROWS)}. Received: rows={','.join(unknown)}")
-    setting = replace(Setting(), steps=options.steps)
+    setting = replace(Setting(), steps=options.steps, warmup_steps=options.warmup_steps, rate=options.rate)
     print(tables(run(options.texts, names, setting, RESULTS / f"{options.name}.json")))
 
 
@@ -195,6 +195,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("texts", nargs=4, metavar="text", help="training source and target, dev source and target")
     parser.add_argument("--rows", help="comma-separated, such as base,a-h1 (all)")
     parser.add_argument("--steps", type=int, default=Setting().steps, help="of each row (%(default)s)")
+    parser.add_argument("--warmup-steps", type=int, default=Setting().warmup_steps, help="(%(default)s)")
+    parser.add_argument("--rate", type=float, default=Setting().rate, help="highest of the base model (%(default)s)")
     parser.add_argument("--name", default="ablations", help="name of the JSON file in benchmarks/results (%(default)s)")
     return parser
 
