@@ -10,8 +10,8 @@ from rich.console import Console
 import benchmarks
 from benchmarks.harness import RESULTS
 
-# `python -m benchmarks.gpu` is a command of its own: it needs a GPU.
-NOT_BENCHMARKS = {"__main__", "harness", "gpu"}
+# Commands of their own: `gpu` needs a GPU, `learning` and `ablations` need texts.
+NOT_BENCHMARKS = {"__main__", "harness", "gpu", "learning", "ablations"}
 ROUNDS = 15
 
 
