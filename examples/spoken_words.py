@@ -21,32 +21,25 @@ NOISES = (20, 0, -10)  # signal-to-noise ratios in dB
 SMOKE = {"sounds": 400, "epochs": 8}
 
 
-def say(words: np.ndarray, random: np.random.Generator, noise: tuple[float, float]) -> np.ndarray:
-    """Makes the sounds (B, samples) of words, indices (B,), with a signal-to-noise ratio between the two of `noise`."""
-    size = len(words)
-    pitch = random.uniform(90, 240, size)
-    mouth = random.normal(1, 0.07, size)
-    bend = random.uniform(-0.2, 0.2, (size, 1))
+def say(word: str, random: np.random.Generator) -> np.ndarray:
+    """Makes the sound (samples,) of a word: harmonics of the pitch, strong where they are close to a formant."""
     time = np.arange(SAMPLES) / SAMPLES
-    sounds = np.zeros((size, SAMPLES))
-    for row, word in enumerate(words):
-        targets = np.array([FORMANTS[vowel] for vowel in WORDS[word]]) * mouth[row]  # (vowels, 3)
-        start, end = random.uniform(0, 0.2), random.uniform(0.7, 1)
-        places = start + (end - start) * (
-            np.arange(len(targets)) + 0.5 + random.uniform(-0.2, 0.2, len(targets))
-        ) / len(targets)
-        pitches = pitch[row] * (1 + bend[row] * time)
-        phase = 2 * np.pi * np.cumsum(pitches) / RATE
-        harmonics = np.arange(1, int(3600 / pitches.max()) + 1)[:, None]
-        formants = [np.interp(time, places, targets[:, index]) for index in range(3)]  # glides between the vowels
-        strength = sum(
-            1 / (1 + ((harmonics * pitches - formant) / 80) ** 2) for formant in formants
-        )  # (harmonics, samples)
-        loud = np.clip(np.minimum(time - start, end - time) * 20, 0, 1)
-        sounds[row] = loud * (strength * np.sin(harmonics * phase)).sum(0)
-    sounds /= sounds.std(-1, keepdims=True)
-    ratio = 10 ** (random.uniform(*noise, (size, 1)) / 20)
-    return sounds + random.normal(size=sounds.shape) / ratio
+    start, end = random.uniform(0, 0.2), random.uniform(0.7, 1)
+    vowels = np.array([FORMANTS[vowel] for vowel in word]) * random.normal(1, 0.07)  # (vowels, 3), size of the mouth
+    middles = np.linspace(start, end, 2 * len(word) + 1)[1::2]  # of the vowels, in time
+    formants = [np.interp(time, middles, vowels[:, index]) for index in range(3)]  # glide from vowel to vowel
+    pitch = random.uniform(90, 240) * (1 + random.uniform(-0.2, 0.2) * time)
+    harmonics = np.arange(1, int(3600 / pitch.max()) + 1)[:, None]
+    strength = sum(1 / (1 + ((harmonics * pitch - formant) / 80) ** 2) for formant in formants)  # (harmonics, samples)
+    loudness = np.clip(np.minimum(time - start, end - time) * 20, 0, 1)
+    return loudness * (strength * np.sin(harmonics * 2 * np.pi * np.cumsum(pitch) / RATE)).sum(0)
+
+
+def make_sounds(words: np.ndarray, random: np.random.Generator, noise: tuple[float, float]) -> np.ndarray:
+    """Makes the sounds (B, samples) of words, indices (B,), with a signal-to-noise ratio between these two, in dB."""
+    sounds = np.stack([say(WORDS[word], random) for word in words])
+    ratio = 10 ** (random.uniform(*noise, (len(words), 1)) / 20)
+    return sounds / sounds.std(-1, keepdims=True) + random.normal(size=sounds.shape) / ratio
 
 
 def spectrogram(sounds: np.ndarray) -> np.ndarray:
@@ -58,18 +51,20 @@ def spectrogram(sounds: np.ndarray) -> np.ndarray:
 
 def build_model(frames: int, width: int = 64) -> keras.Model:
     """Builds the embedding of frames, positions, three encoder layers, mean pooling and the logits of the words."""
-    x = inputs = keras.Input((frames, BANDS))
-    x = keras.layers.Dense(width)(keras.layers.LayerNormalization()(x))
+    inputs = keras.Input((frames, BANDS))
+    x = keras.layers.Dense(width)(keras.layers.LayerNormalization()(inputs))
     x = ka.PositionalEncoding(scale=False)(x)
     x = ka.Encoder(3, intermediate_dim=2 * width, num_heads=4, dropout=0.1)(x)
-    return keras.Model(inputs, keras.layers.Dense(len(WORDS))(keras.layers.GlobalAveragePooling1D()(x)))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(len(WORDS))(x))
 
 
 def mean_spectrum(frames: int) -> keras.Model:
     """Builds a network with a hidden layer on the mean of the frames."""
     inputs = keras.Input((frames, BANDS))
     x = keras.layers.GlobalAveragePooling1D()(keras.layers.LayerNormalization()(inputs))
-    return keras.Model(inputs, keras.layers.Dense(len(WORDS))(keras.layers.Dense(128, activation="relu")(x)))
+    x = keras.layers.Dense(128, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(len(WORDS))(x))
 
 
 def main(sounds: int = 2000, epochs: int = 15) -> dict[str, list[float]]:
@@ -77,9 +72,9 @@ def main(sounds: int = 2000, epochs: int = 15) -> dict[str, list[float]]:
     keras.utils.set_random_seed(1)
     random = np.random.default_rng(1)
     words = random.integers(0, len(WORDS), sounds)
-    frames = spectrogram(say(words, random, (-10, 25)))
+    frames = spectrogram(make_sounds(words, random, (-10, 25)))
     test_words = np.arange(500) % len(WORDS)
-    tests = [spectrogram(say(test_words, random, (noise, noise))) for noise in NOISES]
+    tests = [spectrogram(make_sounds(test_words, random, (noise, noise))) for noise in NOISES]
 
     accuracy = {}
     print("words right at", ", ".join(f"{noise} dB" for noise in NOISES))

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import keras
 import numpy as np
 import pytest
-from test_examples import ROOT, load
+from test_examples import ROOT, listings, load
 
 from benchmarks.tools import other_uses
 
@@ -184,6 +184,24 @@ def test_answers_follow_from_the_stories():
         kinds.add(owner == asked)
         assert [fact[-1] for fact in facts if fact[:2] == [owner, "went"]][-1] == example.PLACES[answer]
     assert kinds == {True, False}
+
+
+def test_the_listings_of_the_page_run():
+    names = {}
+    for code in listings("docs/experiments/other_uses.md"):
+        exec(compile(code, "other_uses.md", "exec"), names)
+    outputs = {
+        "classifier": (None, 1),
+        "language_model": (None, None, 152),
+        "masked_words": (None, None, 176),
+        "praise": (None, 1),
+        "digits": (None, 10),
+        "forecaster": (None, 24),
+        "words": (None, 10),
+        "memory_network": (None, 6),
+        "encoder": (None, 6),
+    }
+    assert {name: names[name].output_shape for name in outputs} == outputs
 
 
 class Here:
