@@ -23,7 +23,7 @@ END, UNKNOWN, FIRST = (
     3,
 )  # ids of the end of a file, a character that training does not have, the first character; 0 is padding
 LENGTH, BATCH = 256, 16
-SMOKE = {"paths": [ROOT / "docs" / "tutorial.md"], "steps": 60, "num_layers": 1, "width": 64}
+SMOKE = {"paths": [ROOT / "docs" / "tutorial.md"], "steps": 100, "num_layers": 1, "width": 64}
 
 
 def read(paths: list[Path]) -> tuple[list[str], list[str]]:
@@ -62,7 +62,7 @@ def train_model(ids: np.ndarray, vocabulary_size: int, steps: int, num_layers: i
         vocabulary_size, num_layers, width, intermediate_dim=4 * width, num_heads=4, dropout=0.0, positions="rotary"
     )
     model = ka.CausalTransformer(config)
-    optimizer = ka.training.muon_optimizer(config, warmup_steps=100, learning_rate_scale=1.5, total_steps=steps)
+    optimizer = ka.training.muon_optimizer(config, warmup_steps=steps // 10, learning_rate_scale=1.5, total_steps=steps)
     model.compile(optimizer, loss=ka.training.MaskedCrossEntropy(), metrics=[ka.training.Perplexity()])
     starts = np.random.default_rng(1).integers(0, len(ids) - LENGTH, (steps * BATCH, 1))
     windows = ids[starts + np.arange(LENGTH + 1)]  # (steps · B, T + 1)
@@ -81,7 +81,7 @@ def model_bits(model: ka.CausalTransformer, ids: np.ndarray) -> float:
 
 
 def main(
-    paths: list[Path] | None = None, steps: int = 1500, num_layers: int = 4, width: int = 128, prompt: str = "The "
+    paths: list[Path] | None = None, steps: int = 800, num_layers: int = 4, width: int = 128, prompt: str = "The "
 ) -> tuple[dict[str, float], str]:
     """Returns the bits per character of each model on the test text, and the text that continues the prompt."""
     keras.utils.set_random_seed(1)

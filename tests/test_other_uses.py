@@ -91,12 +91,14 @@ def test_reviews_praise_or_blame_throughout():
     ids, labels = example.make_reviews(200, seed=1)
     polarity = {}
     for row, label in zip(ids, labels, strict=True):
-        clauses = " ".join(example.VOCABULARY[id] for id in row).strip().split(" and ")
+        clauses = " ".join(example.VOCABULARY[id] for id in row).strip().split(" , ")
         assert len(clauses) == example.CLAUSES
         for clause in clauses:
-            *_, before, adjective = clause.split()
-            assert polarity.setdefault(adjective, label != (before == "not")) == (label != (before == "not"))
-    assert sorted(polarity.values()).count(True) > 60
+            *start, first, link, second = clause.split()
+            praise = label != (start[-1] == "not")
+            assert link == "and"
+            assert all(polarity.setdefault(word, praise) == praise for word in (first, second))
+    assert sorted(polarity.values()) == [False] * 40 + [True] * 40
 
 
 def test_naive_bayes_knows_the_words():
@@ -193,7 +195,7 @@ def test_the_listings_of_the_page_run():
     outputs = {
         "classifier": (None, 1),
         "language_model": (None, None, 152),
-        "masked_words": (None, None, 176),
+        "masked_words": (None, None, 97),
         "praise": (None, 1),
         "digits": (None, 10),
         "forecaster": (None, 24),
