@@ -22,7 +22,7 @@ VOCABULARY = ["", "[MASK]", "the", "was", "not", "and", ",", *NOUNS, *ADJECTIVES
 IDS = {word: index for index, word in enumerate(VOCABULARY)}
 MASK, FIRST_NOUN = 1, 7
 CLAUSES = 3
-SMOKE = {"unlabelled": 6000, "epochs": 8, "numbers": (32,), "repeats": 1, "image": None}
+SMOKE = {"unlabelled": 8000, "epochs": 8, "numbers": (16,), "repeats": 1, "image": None}
 
 
 def make_reviews(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
