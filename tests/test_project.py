@@ -15,7 +15,7 @@ import pytest
 import keras_attention
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = {"text", "tensorboard", "serving", "cli", "convert", "test", "backends", "docs", "examples", "all"}
+EXTRAS = {"text", "tensorboard", "serving", "cli", "convert", "examples", "test", "backends", "docs", "all"}
 # Joined here so that this file does not contain what it forbids.
 MACHINE_PATH = re.compile(rf"(?<![\w.~/<>-])/(?:{'|'.join(['home', 'root', 'tmp', 'work'])})/")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
