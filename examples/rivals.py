@@ -4,7 +4,8 @@ Run it: python examples/rivals.py train.en train.de dev.en dev.de test.en test.d
 
 Five models of the same number of parameters, four of them of Keras' own recurrent and convolutional layers, learn the
 same batches for the same time. A table has their BLEU, perplexity and speed; a picture has the BLEU by the length of
-the source. `--tune` tries learning rates for each model instead. `--smoke` takes seconds and needs no files.
+the source. With `--tune` first, each has the learning rate with the lowest perplexity of a sweep that is equally long
+for all. `--smoke` takes seconds and needs no files.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import platform
 import random
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 Pair = tuple[str, str]
 WIDTH, UNITS = 128, 176  # of embeddings and convolutions, of recurrent layers
 MAX_LENGTH = 256
-WARMUP_STEPS = 100
 # Source tokens up to which a sentence belongs to a bucket; the last bucket has the longer ones.
 BUCKETS = (10, 20, 30, 40)
 
@@ -126,7 +126,7 @@ def transformer(vocabulary_size: int) -> keras.Model:
     return ka.Transformer(ka.TransformerConfig(vocabulary_size, **sizes))
 
 
-# How each is built, its optimizer, and its learning rate after the warm-up, which `--tune` chose.
+# How each is built, its optimizer, and its learning rate after the warm-up without a sweep.
 RIVALS = {
     "last state": (last_state, "adam", 0.004),
     "additive attention": (additive, "adam", 0.004),
@@ -215,7 +215,8 @@ def train(name: str, data: Data, options: argparse.Namespace, rate: float) -> tu
         metrics=[ka.training.Perplexity()],
         run_eagerly=options.smoke,  # a graph takes longer to build than a few steps
     )
-    schedule = ka.training.InverseSqrtSchedule(WIDTH, WARMUP_STEPS, scale=rate * (WIDTH * WARMUP_STEPS) ** 0.5)
+    scale = rate * (WIDTH * options.warmup_steps) ** 0.5
+    schedule = ka.training.InverseSqrtSchedule(WIDTH, options.warmup_steps, scale)
     limits = {"steps": options.steps, "minutes": options.minutes}
     history = model.fit(
         data.train.dataset().repeat(),
@@ -242,32 +243,65 @@ def train(name: str, data: Data, options: argparse.Namespace, rate: float) -> tu
     }
 
 
-def tune(data: Data, options: argparse.Namespace, results: dict[str, Any], save: Any) -> None:
-    """Adds the perplexity of each model after each learning rate of the sweep."""
+def tune(data: Data, options: argparse.Namespace, content: dict[str, Any], save: Callable[[], None]) -> None:
+    """Adds the perplexity of each model after each learning rate, until the best is neither the lowest nor highest."""
     for name in options.models:
-        tried = results.setdefault(name, {})
-        for rate in options.rates:
-            if f"{rate:g}" not in tried:
+        tried = content["tuning"]["results"].setdefault(name, {})
+        rates = sorted({*options.rates, *map(float, tried)})
+        while missing := [rate for rate in rates if f"{rate:g}" not in tried]:
+            for rate in missing:
                 print(f"{name}, learning rate {rate:g}")
                 tried[f"{rate:g}"] = train(name, data, options, rate)[1]["perplexity"]
                 save()
-        print(f"{name}: " + ", ".join(f"{value:.1f} with {rate}" for rate, value in tried.items()))
+            best = best_rate(content, name)
+            rates += [2 * best] * (best == max(rates)) + [best / 2] * (best == min(rates))
+    rates = sorted({float(rate) for tried in content["tuning"]["results"].values() for rate in tried})
+    print_table(
+        ["model", *(f"{rate:g}" for rate in rates)],
+        {
+            name: [f"{tried[f'{rate:g}']:.1f}" if f"{rate:g}" in tried else "" for rate in rates]
+            for name, tried in content["tuning"]["results"].items()
+        },
+    )
 
 
-def compare(data: Data, options: argparse.Namespace, results: dict[str, Any], save: Any) -> None:
-    """Adds the results of each model, and prints the table."""
+def best_rate(content: dict[str, Any], name: str) -> float:
+    """The learning rate with the lowest perplexity in the sweep; without a sweep, the one of `RIVALS`."""
+    tried = content.get("tuning", {}).get("results", {}).get(name)
+    return float(min(tried, key=tried.get)) if tried else RIVALS[name][2]
+
+
+def compare(data: Data, options: argparse.Namespace, content: dict[str, Any], save: Callable[[], None]) -> None:
+    """Adds the results of each model, and prints them."""
+    results = content["training"]["results"]
     for name in options.models:
         if name not in results:
             print(f"{name}: {RIVALS[name][0].__doc__.splitlines()[0]}")
-            model, measured = train(name, data, options, RIVALS[name][2])
+            model, measured = train(name, data, options, best_rate(content, name))
             results[name] = measured | data.score(model)
             save()
-    print(f"\n{'':<22}{'parameters':>11}{'steps':>7}{'minutes':>8}{'tokens/s':>9}{'perplexity':>11}{'BLEU':>6}")
-    for name, each in results.items():
-        print(
-            f"{name:<22}{each['parameters']:>11,}{each['steps']:>7,}{each['minutes']:>8.1f}"
-            f"{each['tokens_per_second']:>9,}{each['perplexity']:>11.2f}{each['bleu']:>6.1f}"
-        )
+    columns = {"parameters": ",", "rate": "g", "steps": ",", "minutes": ".1f", "tokens_per_second": ","}
+    columns |= {"perplexity": ".2f", "bleu": ".1f"}
+    print_table(
+        ["model", *columns],
+        {name: [format(each[key], form) for key, form in columns.items()] for name, each in results.items()},
+    )
+    lengths = {
+        length: bucket["pairs"] for each in results.values() for length, bucket in each["bleu_by_length"].items()
+    }
+    print_table(
+        ["BLEU by source tokens", *(f"{length} ({pairs} pairs)" for length, pairs in lengths.items())],
+        {
+            name: [f"{each['bleu_by_length'][length]['bleu']:.1f}" for length in lengths]
+            for name, each in results.items()
+        },
+    )
+
+
+def print_table(header: list[str], rows: dict[str, list[str]]) -> None:
+    """Prints a table in Markdown."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *([name, *cells] for name, cells in rows.items())]
+    print("\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def draw(results: dict[str, Any], image: str) -> None:
@@ -306,8 +340,8 @@ def machine() -> dict[str, Any]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Tunes or compares the models, resumes what the JSON file already has, and returns its content."""
     path, part = Path(options.output), "tuning" if options.tune else "training"
-    names = ("join", "vocabulary_size", "tokens_per_batch", "steps", "minutes", "seed")
-    setting = {"texts": [Path(text).name for text in options.texts], "warmup_steps": WARMUP_STEPS}
+    names = ("join", "vocabulary_size", "tokens_per_batch", "warmup_steps", "steps", "minutes", "seed")
+    setting = {"texts": [Path(text).name for text in options.texts]}
     setting |= {name: getattr(options, name) for name in names}
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if content.setdefault(part, {"setting": setting, "results": {}})["setting"] != setting:
@@ -319,7 +353,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     data = Data(options)
     ka.training.keep_freed_memory()
-    (tune if options.tune else compare)(data, options, content[part]["results"], save)
+    (tune if options.tune else compare)(data, options, content, save)
     if options.image and not options.tune:
         draw(content[part]["results"], options.image)
     return content
@@ -330,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if options.smoke:
-            small = {"vocabulary_size": 300, "tokens_per_batch": 256, "steps": 4, "every": 2}
+            small = {"vocabulary_size": 300, "tokens_per_batch": 256, "steps": 3, "every": 1, "warmup_steps": 1}
             vars(options).update(small, texts=write_smoke_files(folder))
         if len(options.texts) != 6 or (options.steps is None and options.minutes is None):
             parser().error("give six texts, and --steps or --minutes; or --smoke")
@@ -344,11 +378,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="of each training")
     parser.add_argument("--minutes", type=float, help="of each training")
     parser.add_argument("--tune", action="store_true", help="try learning rates instead")
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.001, 0.002, 0.004, 0.008], help="(%(default)s)")
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[0.002, 0.004, 0.008], help="first of the sweep (%(default)s)"
+    )
     parser.add_argument("--models", nargs="+", default=list(RIVALS), choices=list(RIVALS), metavar="name", help="all")
     parser.add_argument("--join", type=int, default=1, help="most pairs to join into one (%(default)s)")
     parser.add_argument("--vocabulary-size", type=int, default=4000, help="(%(default)s)")
     parser.add_argument("--tokens-per-batch", type=int, default=2048, help="on either side (%(default)s)")
+    parser.add_argument("--warmup-steps", type=int, default=50, help="(%(default)s)")
     parser.add_argument("--every", type=int, default=100, help="steps between printed losses (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     parser.add_argument("--output", default="rivals.json", help="results, which a second call resumes (%(default)s)")

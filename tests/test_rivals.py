@@ -19,6 +19,8 @@ spec.loader.exec_module(rivals)
 
 MODELS = [name for name in rivals.RIVALS if name != "Transformer, Muon"]
 VOCABULARY_SIZE = 101
+# The others take longer without a graph; `test_each_learns` trains all.
+COMPARED = ["last state", "convolutional", "Transformer, Muon"]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -90,18 +92,18 @@ def test_join_keeps_the_pairs_together():
 
 def test_comparison_in_small(tmp_path, capsys, monkeypatch):
     output, image = tmp_path / "rivals.json", tmp_path / "rivals.png"
-    arguments = ["--smoke", "--output", str(output), "--image", str(image)]
+    arguments = ["--smoke", "--output", str(output), "--image", str(image), "--models", *COMPARED]
     results = rivals.main(arguments)["training"]["results"]
-    assert list(results) == list(rivals.RIVALS)
+    assert list(results) == COMPARED
     for each in results.values():
-        assert each["steps"] == 4
+        assert each["steps"] == 3
         assert each["loss"][-1] < each["loss"][0]
         assert each["perplexity"] > 1
         assert each["tokens_per_second"] > 0
         assert sum(bucket["pairs"] for bucket in each["bleu_by_length"].values()) == 5
     assert image.stat().st_size > 0
     printed = capsys.readouterr().out
-    assert all(f"\n{name:<22}" in printed for name in rivals.RIVALS)
+    assert all(f"\n| {name} | " in printed for name in COMPARED)
 
     # A second call has nothing to train.
     monkeypatch.setattr(rivals, "train", None)
@@ -110,11 +112,31 @@ def test_comparison_in_small(tmp_path, capsys, monkeypatch):
         rivals.main([*arguments, "--join", "2"])
 
 
-def test_tuning_keeps_the_perplexity_of_each_rate(tmp_path, monkeypatch):
-    monkeypatch.setattr(rivals, "train", lambda name, data, options, rate: (None, {"perplexity": 1000 * rate}))
-    output = str(tmp_path / "rivals.json")
-    tuning = rivals.main(["--smoke", "--tune", "--rates", "0.002", "0.004", "--output", output])["tuning"]
-    assert tuning["results"] == {name: {"0.002": 2.0, "0.004": 4.0} for name in rivals.RIVALS}
+def test_tuning_goes_on_where_the_best_rate_is_the_last(tmp_path, monkeypatch):
+    tried = []
+
+    def train(name, data, options, rate):
+        tried.append(rate)
+        return None, {"perplexity": 5 + abs(rate - (0.016 if name == "last state" else 0.003))}
+
+    monkeypatch.setattr(rivals, "train", train)
+    arguments = [
+        "--smoke",
+        "--tune",
+        "--output",
+        str(tmp_path / "rivals.json"),
+        "--models",
+        "last state",
+        "Transformer",
+    ]
+    content = rivals.main(arguments)
+    assert list(content["tuning"]["results"]["last state"]) == ["0.002", "0.004", "0.008", "0.016", "0.032"]
+    assert list(content["tuning"]["results"]["Transformer"]) == ["0.002", "0.004", "0.008", "0.001"]
+    assert rivals.best_rate(content, "last state") == 0.016
+    assert rivals.best_rate(content, "convolutional") == rivals.RIVALS["convolutional"][2]
+    assert len(tried) == 9
+    assert rivals.main(arguments) == content
+    assert len(tried) == 9, "a second call tries none again"
 
 
 def test_an_error_says_what_to_give(capsys):
