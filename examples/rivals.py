@@ -9,6 +9,7 @@ for all. `--smoke` takes seconds and needs no files.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -142,11 +143,9 @@ def join(pairs: Sequence[Pair], most: int, seed: int = 1) -> list[Pair]:
     if most == 1:
         return list(pairs)
     generator, joined = random.Random(seed), []
-    rest = generator.sample(list(pairs), len(pairs))
-    while rest:
-        count = generator.randint(1, most)
-        joined.append(tuple(" ".join(texts) for texts in zip(*rest[:count], strict=True)))
-        del rest[:count]
+    rest = iter(generator.sample(list(pairs), len(pairs)))
+    while several := list(itertools.islice(rest, generator.randint(1, most))):
+        joined.append(tuple(" ".join(texts) for texts in zip(*several, strict=True)))
     return joined
 
 
@@ -218,8 +217,10 @@ def train(name: str, data: Data, options: argparse.Namespace, rate: float) -> tu
     scale = rate * (WIDTH * options.warmup_steps) ** 0.5
     schedule = ka.training.InverseSqrtSchedule(WIDTH, options.warmup_steps, scale)
     limits = {"steps": options.steps, "minutes": options.minutes}
+    batches = data.train.dataset().repeat()
+    model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)  # builds the graph; the learning rate is still zero
     history = model.fit(
-        data.train.dataset().repeat(),
+        batches,
         steps_per_epoch=options.every,
         epochs=10**6,
         shuffle=False,  # the dataset has its own order
@@ -230,7 +231,8 @@ def train(name: str, data: Data, options: argparse.Namespace, rate: float) -> tu
             throughput := ka.training.Throughput(data.train.num_tokens / len(data.train)),
         ],
     ).history
-    measured = model.evaluate(data.dev.dataset(), verbose=0, return_dict=True)
+    perplexity = model.evaluate(data.dev.dataset(), verbose=0, return_dict=True)["perplexity"]
+    guessing = data.tokenizer.vocabulary_size  # the perplexity of a model that knows nothing, such as a diverged one
     return model, {
         "parameters": model.count_params(),
         "optimizer": optimizer,
@@ -239,7 +241,7 @@ def train(name: str, data: Data, options: argparse.Namespace, rate: float) -> tu
         "minutes": round(throughput.seconds / 60, 2),
         "tokens_per_second": round(statistics.median(history["tokens_per_second"])),
         "loss": history["loss"],
-        "perplexity": round(measured["perplexity"], 3),
+        "perplexity": round(float(np.nan_to_num(perplexity, nan=guessing, posinf=guessing)), 3),
     }
 
 
@@ -364,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if options.smoke:
-            small = {"vocabulary_size": 300, "tokens_per_batch": 256, "steps": 3, "every": 1, "warmup_steps": 1}
+            small = {"vocabulary_size": 300, "tokens_per_batch": 256, "steps": 4, "every": 1, "warmup_steps": 1}
             vars(options).update(small, texts=write_smoke_files(folder))
         if len(options.texts) != 6 or (options.steps is None and options.minutes is None):
             parser().error("give six texts, and --steps or --minutes; or --smoke")
