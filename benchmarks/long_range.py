@@ -7,12 +7,10 @@ A sequence starts with one of 8 symbols, noise of 8 other tokens follows, and at
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 import keras_attention as ka
-from benchmarks.harness import RESULTS, machine
+from benchmarks.harness import RESULTS
+from benchmarks.tools.parts import markdown, panels, resume, save
 
 IMAGE = RESULTS.parent.parent / "docs" / "images" / "long_range.png"
 SYMBOLS, NOISE = 8, 8
@@ -40,9 +39,9 @@ class Setting:
     width: int = 32
     num_layers: int = 2
     units: int = 60
-    steps: int = 300
+    steps: int = 600
     rates: tuple[float, ...] = (0.001, 0.003, 0.01)
-    tuning_distance: int = 64
+    tuning_distance: int = 16
     stacked_window: int = 16
     stacks: tuple[int, ...] = (1, 2, 3, 4)
     stacked_distances: tuple[int, ...] = (12, 24, 36, 48, 60)
@@ -243,13 +242,9 @@ def report(name: str, distance: int, outcome: dict[str, Any]) -> None:
     print(f"{name}, distance {distance}: {outcome['accuracy']:.1%} after {outcome['steps']} steps", flush=True)
 
 
-def table(content: dict[str, Any]) -> str:
-    """The results as Markdown tables: accuracy by distance, gradients by distance, layers of a window."""
+def tables(content: dict[str, Any]) -> str:
+    """The results as Markdown: accuracy by distance, gradients by distance, layers of a window."""
     models, distances = content["models"], [str(each) for each in content["setting"]["distances"]]
-
-    def rows(corner: str, lines: dict[str, list[str]], columns: Sequence[str]) -> str:
-        head = [f"| {corner} | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-        return "\n".join(head + [f"| {name} | {' | '.join(cells)} |" for name, cells in lines.items()])
 
     def accuracy(outcome: dict[str, Any]) -> str:
         return f"{outcome['accuracy']:.1%}" + (" (beyond reach)" if "beyond_reach" in outcome else "")
@@ -271,19 +266,20 @@ def table(content: dict[str, Any]) -> str:
         for number, stack in content["stacks"].items()
     }
     stacked = [str(each) for each in content["setting"]["stacked_distances"]]
-    parts = (("accuracy at distance", accuracies, distances), ("gradient at distance", gradients, distances),
-             ("layers", stacks, stacked))  # fmt: skip
-    return "\n\n".join(rows(*part) for part in parts)
+    parts = (
+        ("accuracy at distance", distances, accuracies),
+        ("gradient at distance", distances, gradients),
+        (f"layers with window {content['setting']['stacked_window']}, accuracy at distance", stacked, stacks),
+    )
+    return "\n\n".join(
+        markdown((corner, *columns), [(name, *cells) for name, cells in rows.items()])
+        for corner, columns, rows in parts
+    )
 
 
 def draw(content: dict[str, Any], image: Path) -> None:
     """Draws accuracy and gradients by distance, and the accuracy by layers of a window."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained", facecolor="white")
+    pyplot, figure, (left, middle, right) = panels(3)
     for (name, model), color, marker in zip(
         content["models"].items(), ("C0", "C3", "C7", "C8", "C2"), "osv^D", strict=False
     ):
@@ -316,7 +312,6 @@ def draw(content: dict[str, Any], image: Path) -> None:
         axes.set_xticks(setting["distances"], setting["distances"])
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize="small")
-        axes.spines[["top", "right"]].set_visible(False)
     image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(image, dpi=120)
     pyplot.close(figure)
@@ -324,20 +319,10 @@ def draw(content: dict[str, Any], image: Path) -> None:
 
 def run(setting: Setting, path: Path) -> dict[str, Any]:
     """Runs the parts that the file does not have yet, and saves after each."""
-    wanted = json.loads(json.dumps(asdict(setting)))
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if content.get("setting") != wanted:
-        content = {"benchmark": path.stem, "setting": wanted, "machine": machine()}
-        content |= {"mean_loss_by_rate": {}, "models": {}, "from_scratch": {}, "stacks": {}}
-
-    def save() -> None:
-        content["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
+    content = resume(path, asdict(setting), mean_loss_by_rate={}, models={}, from_scratch={}, stacks={})
     if not content["mean_loss_by_rate"] and len(setting.rates) > 1:
         content["mean_loss_by_rate"] = tune(setting)
-        save()
+        save(path, content)
         print("mean loss by learning rate:", content["mean_loss_by_rate"], flush=True)
     rate = {name: best_rate(setting, content["mean_loss_by_rate"], name) for name in setting.models()}
     parts = [
@@ -348,7 +333,7 @@ def run(setting: Setting, path: Path) -> dict[str, Any]:
     for kind, name, part in parts:
         if name not in content[kind]:
             content[kind][name] = part(setting)
-            save()
+            save(path, content)
     return content
 
 
@@ -361,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     name = "long_range-smoke" if options.smoke else "long_range"
     content = run(SMOKE if options.smoke else Setting(), options.results or RESULTS / f"{name}.json")
-    print(table(content))
+    print(tables(content))
     draw(content, options.image or IMAGE.with_stem(name))
 
 
