@@ -39,7 +39,7 @@ class Setting:
     width: int = 32
     num_layers: int = 2
     units: int = 60
-    steps: int = 600
+    steps: int = 400
     rates: tuple[float, ...] = (0.001, 0.003, 0.01)
     tuning_distance: int = 16
     stacked_window: int = 16
@@ -116,17 +116,13 @@ def gradient_norm(model: keras.Sequential, distance: int, setting: Setting) -> f
     count = min(16, setting.batch_size(distance))
     ids, labels = sequences(distance, count, np.random.default_rng(setting.seed + 2))
     embedding, body = model.layers
-
-    @tf.function
-    def gradient(ids: Any, labels: Any) -> Any:
-        embedded = embedding(ids)
-        with tf.GradientTape() as tape:
-            tape.watch(embedded)
-            logits = body(embedded, training=False)
-            right = tf.reduce_sum(tf.gather(logits - tf.reduce_mean(logits, -1, keepdims=True), labels, batch_dims=1))
-        return tape.gradient(right, embedded)[:, 0]  # (B, M)
-
-    return float(np.linalg.norm(gradient(ids, labels).numpy(), axis=-1).mean())
+    embedded = embedding(ids)  # (B, T, M)
+    with tf.GradientTape() as tape:
+        tape.watch(embedded)
+        logits = body(embedded, training=False)
+        answers = tf.gather(logits - tf.reduce_mean(logits, -1, keepdims=True), labels, batch_dims=1)
+    gradients = tape.gradient(answers, embedded)[:, 0]  # (B, M)
+    return float(np.linalg.norm(gradients.numpy(), axis=-1).mean())
 
 
 def train(model: keras.Sequential, distance: int, rate: float, setting: Setting) -> dict[str, float]:
