@@ -43,18 +43,22 @@ class Setting:
     rates: tuple[float, ...] = (0.001, 0.003, 0.01)
     tuning_distance: int = 16
     stacked_window: int = 16
-    stacks: tuple[int, ...] = (1, 2, 3, 4)
-    stacked_distances: tuple[int, ...] = (12, 24, 36, 48, 60)
+    stacks: tuple[int, ...] = (1, 2, 3)
+    stacked_distances: tuple[int, ...] = (14, 28, 42, 56)
     test_sequences: int = 512
     seed: int = 1
 
     def batch_size(self, distance: int) -> int:
         """64 sequences, fewer of long ones."""
-        return min(64, max(8, 8192 // distance))
+        return min(64, max(4, 4096 // distance))
 
     def most_steps(self, distance: int) -> int:
-        """Half as many for the longest sequences, whose steps take most of the time."""
-        return self.steps if distance <= 256 else self.steps // 2
+        """A quarter for the longest sequences, whose steps take most of the time."""
+        return self.steps if distance <= 256 else self.steps // 4
+
+    def tests(self, distance: int) -> int:
+        """Sequences of a test, fewer long ones."""
+        return min(self.test_sequences, 131_072 // distance)
 
     def models(self) -> dict[str, int | None]:
         """Names of the models and their windows."""
@@ -158,8 +162,8 @@ def train(model: keras.Sequential, distance: int, rate: float, setting: Setting)
 
 
 def test(model: keras.Sequential, distance: int, setting: Setting) -> float:
-    """Accuracy on new sequences."""
-    ids, labels = sequences(distance, setting.test_sequences, np.random.default_rng([setting.seed, distance, 1]))
+    """Accuracy on sequences of another seed."""
+    ids, labels = sequences(distance, setting.tests(distance), np.random.default_rng([setting.seed, distance, 1]))
     predict = tf.function(lambda ids: tf.argmax(model(ids, training=False), -1), reduce_retracing=True)
     size = setting.batch_size(distance)
     hits = [predict(ids[i : i + size]).numpy() == labels[i : i + size] for i in range(0, len(ids), size)]
