@@ -40,7 +40,7 @@ class Setting:
     num_layers: int = 2
     units: int = 60
     steps: int = 400
-    rates: tuple[float, ...] = (0.001, 0.003, 0.01)
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     tuning_distance: int = 16
     stacked_window: int = 16
     stacks: tuple[int, ...] = (1, 2, 3)
