@@ -109,7 +109,7 @@ def build(kind: str, setting: Setting, width: int, *, window: int = 0, kernel: i
 def compiled(kind: str, layer: keras.layers.Layer, mode: str, x: Any) -> Callable[[], Any]:
     """The layer, or the layer and its gradients, compiled for x (1, n, d) and called with it."""
 
-    # XLA makes the steps of a long loop several times faster; the others are a few large operations, fast without it.
+    # XLA makes the steps of a long loop faster; the others are a few large operations, fast without it.
     @tf.function(jit_compile=kind == RECURRENT and x.shape[1] >= 64)
     def step(x: Any) -> list[Any]:
         if mode == "forward":

@@ -136,7 +136,7 @@ def train(model: keras.Sequential, distance: int, rate: float, setting: Setting)
     optimizer.build(model.trainable_variables)
     is_recurrent = any(isinstance(layer, keras.layers.GRU) for layer in model.layers[1].layers)
 
-    # XLA makes the steps of a loop several times faster; elsewhere its compilation would take longer than it saves.
+    # XLA makes the steps of a loop faster; elsewhere its compilation would take longer than it saves.
     @tf.function(jit_compile=is_recurrent and distance >= 64)
     def step(ids: Any, labels: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
