@@ -305,8 +305,8 @@ def draw(content: dict[str, Any], image: Path) -> None:
     for color, kind in zip(("C0", "C2", "C3", "C1"), TABLE_1, strict=True):
         counts = np.array([operations(kind, int(n), width, **sizes) for n in lengths])
         measured = np.array([each for _, d, each in times_of(content, kind, "gradients") if d == width])
-        left.plot(lengths, counts, color=color, label=f"{kind}: {TABLE_1[kind]}")
         line = "--" if kind in (RESTRICTED, CONVOLUTION) else "-"
+        left.plot(lengths, counts, line, color=color, label=f"{kind}: {TABLE_1[kind]}", zorder=3 if line == "--" else 2)
         middle.plot(lengths, [sequential_steps(kind, int(n)) for n in lengths], line, color=color, label=kind)
         right.plot(lengths, measured, "o", color=color, label=f"{kind}, measured")
         right.plot(lengths, counts * measured[-1] / counts[-1], color=color, linewidth=1)
