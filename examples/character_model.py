@@ -62,7 +62,7 @@ def train_model(ids: np.ndarray, vocabulary_size: int, steps: int, num_layers: i
         vocabulary_size, num_layers, width, intermediate_dim=4 * width, num_heads=4, dropout=0.0, positions="rotary"
     )
     model = ka.CausalTransformer(config)
-    optimizer = ka.training.muon_optimizer(config, warmup_steps=steps // 10, scale=1.5, total_steps=steps)
+    optimizer = ka.training.muon_optimizer(config, warmup_steps=100, scale=1.0, total_steps=steps)
     model.compile(optimizer, loss=ka.training.MaskedCrossEntropy(), metrics=[ka.training.Perplexity()])
     starts = np.random.default_rng(1).integers(0, len(ids) - LENGTH, (steps * BATCH, 1))
     windows = ids[starts + np.arange(LENGTH + 1)]  # (steps · B, T + 1)

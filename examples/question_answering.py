@@ -23,7 +23,7 @@ PLACES = ("kitchen", "garden", "office", "hall", "cellar", "attic")
 THINGS = ("ball", "book", "lamp", "apple")
 VOCABULARY = ["", *PEOPLE, *PLACES, *THINGS, "went", "took", "to", "the", "where", "is"]
 FACTS, WORDS = 10, 5  # sentences of a story, words of a sentence
-SMOKE = {"stories": 4000, "epochs": 6}
+SMOKE = {"stories": 8000, "epochs": 5}
 
 
 def make_stories(count: int, two_facts: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
