@@ -13,7 +13,6 @@ from nltk import PCFG, Nonterminal, Tree, ViterbiParser, induce_pcfg
 from nltk.corpus import treebank
 from nltk.tokenize import SExprTokenizer
 
-WORD = "XX"  # every tag becomes XX
 MAX_WORDS = 20  # of a sampled sentence
 # The labels that EVALB, the scorer of the field, deletes with its settings COLLINS.prm.
 DELETED = {"TOP", "-NONE-", ",", ":", "``", "''", "."}
@@ -65,21 +64,27 @@ def tagged_words(tree: Tree) -> list[Tree]:
 
 
 def to_brackets(tree: Tree) -> list[str]:
-    """Returns the brackets of a tree: (S (NP (DT the) (NN dog)) (VP (VBZ sleeps))) as (S (NP XX XX )NP (VP XX )VP )S.
+    """Returns the brackets of a tree: (S (NP (DT the) (NN dog)) (VP (VBZ sleeps))) as (S (NP DT NN )NP (VP VBZ )VP )S.
 
-    Source: Vinyals et al. 2015, "Grammar as a Foreign Language", section 2.2.
+    Source: Vinyals et al. 2015, "Grammar as a Foreign Language", section 2.2, but with the tags of the words.
     """
     if tree.height() == 2:
-        return [WORD]
+        return [tree.label()]
     return [f"({tree.label()}", *(token for child in tree for token in to_brackets(child)), f"){tree.label()}"]
 
 
+def is_bracket(token: str) -> bool:
+    """Returns True for brackets, and False for tags."""
+    return token.startswith(("(", ")"))
+
+
 def from_brackets(tokens: Sequence[str], words: Sequence[Tree]) -> Tree:
-    """Puts tagged words into brackets; raises ValueError unless these are a tree of exactly that many words."""
+    """Puts tagged words in the places of the tags; raises ValueError unless these are a tree of that many words."""
     tree = Tree.fromstring(" ".join(")" if token.startswith(")") else token for token in tokens))
     for position, word in zip(tree.treepositions("leaves"), words, strict=True):
         tree[position] = word
-    if to_brackets(tree) != list(tokens) or not all(map(len, tree.subtrees())):
+    brackets, written = (list(filter(is_bracket, each)) for each in (to_brackets(tree), tokens))
+    if brackets != written or not all(map(len, tree.subtrees())):
         raise ValueError(f"Each bracket must have words and close with its label. Received: {' '.join(tokens)}")
     return tree
 

@@ -23,13 +23,14 @@ SMOKE = dict(count=1500, num_test=20, epochs=9, num_layers=1, hidden_dim=64, int
 
 
 class Vocabulary:
-    """Ids of brackets and words; a word that occurs once in the training trees is known by its last two letters."""
+    """Ids of brackets, tags and words; words that occur once in training are known by their last two letters."""
 
     def __init__(self, trees: Sequence[Tree]):
         counts = Counter(word for tree in trees for word in tree.leaves())
         self.frequent = {word for word, count in counts.items() if count > 1}
-        brackets = sorted({token for tree in trees for token in bt.to_brackets(tree)} - {bt.WORD})
-        self.tokens = list(dict.fromkeys([*SPECIAL, bt.WORD, *brackets, *sorted(map(self.spelled, counts))]))
+        targets = sorted({token for tree in trees for token in bt.to_brackets(tree)})
+        self.tags = {token for token in targets if not bt.is_bracket(token)}
+        self.tokens = list(dict.fromkeys([*SPECIAL, *targets, *sorted(map(self.spelled, counts))]))
         self.ids = {token: index for index, token in enumerate(self.tokens)}
 
     def spelled(self, word: str) -> str:
@@ -41,7 +42,7 @@ class Vocabulary:
         return [self.ids.get(self.spelled(word), UNK) for word in tree.leaves()]
 
     def target(self, tree: Tree) -> list[int]:
-        """Returns the ids of the brackets of a tree."""
+        """Returns the ids of the brackets and tags of a tree."""
         return [self.ids[token] for token in bt.to_brackets(tree)]
 
 
@@ -52,9 +53,10 @@ class WellFormed:
     tokens so far.
     """
 
-    def __init__(self, tokens: Sequence[str], num_words: tf.Tensor):
+    def __init__(self, vocabulary: Vocabulary, num_words: tf.Tensor):
+        tokens = vocabulary.tokens
         self.num_words = num_words  # (B,)
-        self.is_word = tf.constant([token == bt.WORD for token in tokens])  # (V,)
+        self.is_word = tf.constant([token in vocabulary.tags for token in tokens])  # (V,)
         self.is_opening = tf.constant([token.startswith("(") for token in tokens])
         self.is_closing = tf.constant([token.startswith(")") for token in tokens])
         # The bracket that closes each one.
@@ -108,7 +110,7 @@ def parse(model: ka.Transformer, vocabulary: Vocabulary, trees: Sequence[Tree]) 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
     def search(source: tf.Tensor) -> tf.Tensor:
         num_words = tf.math.count_nonzero(source, axis=1, dtype=tf.int32) - 1
-        return generate(model, source, options, logits_processor=WellFormed(vocabulary.tokens, num_words)).ids[:, 0]
+        return generate(model, source, options, logits_processor=WellFormed(vocabulary, num_words)).ids[:, 0]
 
     parses = {}
     order = sorted(range(len(trees)), key=lambda index: len(trees[index].leaves()))

@@ -53,7 +53,7 @@ def test_treebank_is_read_as_parsers_are_trained_on_it(trees, tmp_path):
 def test_brackets_and_back(trees):
     tree = Tree.fromstring(GOLD)
     brackets = trees.to_brackets(tree)
-    assert " ".join(brackets) == "(S (NP XX XX )NP (VP XX (NP XX XX )NP (PP XX (NP XX )NP )PP )VP XX )S"
+    assert " ".join(brackets) == "(S (NP DT NN )NP (VP VBZ (NP DT NN )NP (PP IN (NP NN )NP )PP )VP . )S"
     assert trees.from_brackets(brackets, trees.tagged_words(tree)) == tree
     for sampled in trees.sample_trees(50, seed=3):
         assert trees.from_brackets(trees.to_brackets(sampled), trees.tagged_words(sampled)) == sampled
@@ -63,15 +63,15 @@ def test_brackets_and_back(trees):
     "brackets",
     [
         "",
-        "XX XX",
-        "(S XX XX",
-        "(S XX XX )NP",
-        "(S (NP XX XX )S )NP",
-        "(S XX )S",
-        "(S XX XX XX )S",
-        "(S XX (NP )NP XX )S",
-        "(S XX )S (S XX )S",
-        "(S XX XX )S )S",
+        "NN NN",
+        "(S NN NN",
+        "(S NN NN )NP",
+        "(S (NP NN NN )S )NP",
+        "(S NN )S",
+        "(S NN NN NN )S",
+        "(S NN (NP )NP NN )S",
+        "(S NN )S (S NN )S",
+        "(S NN NN )S )S",
     ],
 )
 def test_brackets_that_are_no_tree_of_the_words_raise_an_error(trees, brackets):
@@ -147,7 +147,7 @@ def test_an_untrained_model_writes_trees_of_the_words(example, trees, monkeypatc
 
 def allowed(example, vocabulary, tokens, num_words):
     """The tokens that may follow others in a sentence of so many words."""
-    processor = example.WellFormed(vocabulary.tokens, tf.constant([99, num_words]))
+    processor = example.WellFormed(vocabulary, tf.constant([99, num_words]))
     ids = tf.constant([[vocabulary.ids[token] for token in tokens]], tf.int32)
     logits = processor(tf.zeros([1, len(vocabulary.tokens)]), tf.reshape(ids, [1, -1]), tf.constant([1]))
     return {token for token, logit in zip(vocabulary.tokens, logits[0].numpy(), strict=True) if logit == 0}
@@ -155,22 +155,22 @@ def allowed(example, vocabulary, tokens, num_words):
 
 def test_only_what_a_tree_may_continue_with_is_allowed(example, trees, monkeypatch):
     vocabulary = example.Vocabulary([Tree.fromstring(GOLD)])
-    opening = {"(S", "(NP", "(VP", "(PP"}
+    opening, tags = {"(S", "(NP", "(VP", "(PP"}, {"DT", "NN", "VBZ", "IN", "."}
     for tokens, num_words, expected in (
         ("", 2, opening),
-        ("(S", 2, opening | {"XX"}),  # not empty
-        ("(S XX", 2, opening | {"XX"}),  # the root waits for the last word
-        ("(S (NP XX", 2, opening | {"XX", ")NP"}),
-        ("(S (NP XX )NP", 2, opening | {"XX"}),
-        ("(S (NP XX )NP (VP XX", 2, {")VP"}),  # no word is left
-        ("(S (NP XX )NP (VP XX )VP", 2, {")S"}),
-        ("(S (NP XX )NP (VP XX )VP )S", 2, {"<eos>"}),
-        ("(VP (NP XX (PP XX )PP", 3, opening | {"XX", ")NP"}),  # the innermost that is open
+        ("(S", 2, opening | tags),  # not empty
+        ("(S NN", 2, opening | tags),  # the root waits for the last word
+        ("(S (NP NN", 2, opening | tags | {")NP"}),
+        ("(S (NP NN )NP", 2, opening | tags),
+        ("(S (NP NN )NP (VP NN", 2, {")VP"}),  # no word is left
+        ("(S (NP NN )NP (VP NN )VP", 2, {")S"}),
+        ("(S (NP NN )NP (VP NN )VP )S", 2, {"<eos>"}),
+        ("(VP (NP NN (PP NN )PP", 3, opening | tags | {")NP"}),  # the innermost that is open
     ):
         assert allowed(example, vocabulary, tokens.split(), num_words) == expected
     monkeypatch.setattr(example, "EXTRA_LENGTH", 5)  # two brackets and the end
-    assert allowed(example, vocabulary, ["(S"], 2) == opening | {"XX"}
-    assert allowed(example, vocabulary, ["(S", "(NP"], 2) == {"XX"}
+    assert allowed(example, vocabulary, ["(S"], 2) == opening | tags
+    assert allowed(example, vocabulary, ["(S", "(NP"], 2) == tags
 
 
 def test_rare_words_become_their_endings(example):
