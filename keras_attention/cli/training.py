@@ -222,6 +222,8 @@ def _checked_run(
         raise click.UsageError("--preset, --dtype and --set are for --trial or --run.")
     config, tokenizer = None, None
     if run is not None:
+        if files["source"] is not None:
+            raise click.UsageError("Pass SOURCE and TARGET, or --run, but not both.")
         config = _config(run, changes, **settings, **{name: files[name] for name in FILES})
         files.update({name: getattr(config, name) for name in FILES})
         if RunFolder(run).tokenizer_file.exists():

@@ -98,7 +98,7 @@ def _draw_ratios(axes: "Axes", report: CheckReport) -> None:
         axes.stairs(shares, edges, color="tab:green", ls=style, label=TITLES[split.split])
     axes.set_xticks(range(-3, 4), ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlabel=f"target {report.unit} per source {report.unit[:-1]}", ylabel="share of the pairs")
-    axes.set(title="Length ratios", yscale="log")
+    axes.set(title="Length ratios", yscale="log" if report.splits[0].num_pairs else "linear")
     axes.legend(fontsize="small")
 
 
