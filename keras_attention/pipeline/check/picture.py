@@ -63,14 +63,20 @@ def _limit(report: CheckReport) -> int:
     return int(widest[order][np.searchsorted(share, _SHOWN)])
 
 
+def _edges(limit: int) -> np.ndarray:
+    """The edges of at most 60 ranges of lengths, each of whole lengths."""
+    return np.unique(np.linspace(0, limit + 1, min(limit + 1, 60) + 1).astype(int)) - 0.5
+
+
 def _draw_lengths(axes: "Axes", report: CheckReport) -> None:
     limit = _limit(report)
-    edges = np.linspace(0.5, limit + 0.5, min(limit, 60) + 1).round() + 0.5
+    edges = _edges(limit)
     for split, (lengths, counts), style in zip(report.splits, report.length_counts, ("-", "--", ":"), strict=False):
         for side, color in enumerate(("tab:blue", "tab:orange")):
-            shares, _ = np.histogram(lengths[:, side], np.unique(edges), weights=counts / max(counts.sum(), 1))
-            axes.stairs(shares, np.unique(edges), color=color, ls=style, label=f"{TITLES[split.split]} {SIDES[side]}")
+            shares, _ = np.histogram(lengths[:, side], edges, weights=counts / max(counts.sum(), 1))
+            axes.stairs(shares, edges, color=color, ls=style, label=f"{TITLES[split.split]} {SIDES[side]}")
     axes.set(xlabel=report.unit, ylabel="share of the texts", title="Lengths", xlim=(0, limit + 1))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize="small")
 
 
@@ -79,18 +85,20 @@ def _draw_pairs(axes: "Axes", report: CheckReport, figure: "Figure") -> None:
 
     lengths, counts = report.length_counts[0]
     limit = _limit(report)
-    edges = np.unique(np.linspace(0, limit + 1, min(limit + 1, 60) + 1).round()) - 0.5
+    edges = _edges(limit)
     grid, _, _ = np.histogram2d(lengths[:, 0], lengths[:, 1], [edges, edges], weights=counts)
     image = axes.pcolormesh(edges, edges, np.where(grid.T > 0, grid.T, np.nan), norm=LogNorm(1, max(grid.max(), 2)))
     figure.colorbar(image, ax=axes, label="pairs")
     axes.plot([0, limit], [0, limit * report.splits[0].ratio], color="black", lw=0.8, ls="--", label="mean ratio")
     axes.set(xlabel=f"source {report.unit}", ylabel=f"target {report.unit}", title="Training pairs by length")
     axes.set(xlim=(0, limit + 1), ylim=(0, limit + 1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize="small", loc="upper left")
 
 
 def _draw_ratios(axes: "Axes", report: CheckReport) -> None:
-    edges = np.linspace(-3, 3, 61)
+    edges = np.linspace(-3, 3, 32)  # an even number of edges, so that a range has the ratio 1 in its middle
     for split, (lengths, counts), style in zip(report.splits, report.length_counts, ("-", "--", ":"), strict=False):
         # Of the numbers of tokens and one, so that texts without a word have a ratio.
         logarithms = np.log2((lengths[:, 1] + 1) / (lengths[:, 0] + 1))
@@ -111,10 +119,10 @@ def _draw_problems(axes: "Axes", report: CheckReport) -> None:
         return
     values = [len(problem.lines) for problem in counted]
     names = [f"{problem.kind.replace('_', ' ')} ({TITLES[problem.split]})" for problem in counted]
-    bars = axes.barh(range(len(values)), values, color=_colors(counted))
+    bars = axes.barh(range(len(values)), values, height=0.6, color=_colors(counted))
     axes.bar_label(bars, [f" {value:,}" for value in values])
     axes.set_yticks(range(len(names)), names)
-    axes.set(xscale="log", xlim=(0.5, 10 * max(values)))
+    axes.set(xscale="log", xlim=(0.5, 10 * max(values)), ylim=(min(-0.5, len(values) - 6.5), len(values) - 0.5))
 
 
 def _colors(problems: Sequence[Problem]) -> list[str]:
