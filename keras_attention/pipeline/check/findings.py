@@ -138,7 +138,7 @@ def _of_pairs(scan: PairScan) -> list[Problem]:
         *problem(
             "duplicates",
             "pairs that are the same as an earlier one",
-            scan.numbers[later],
+            scan.numbers[later].tolist(),
             lambda index, line: f"{scan.name(0, line)}: the same pair as line {scan.numbers[firsts[index]]}",
         ),
         *problem(
@@ -181,4 +181,4 @@ def _leaks(scan: PairScan, other: PairScan) -> list[Problem]:
         f"{other.name(0, line)}: also in {scan.name(0, first)}"
         for line, first in zip(lines[:EXAMPLES].tolist(), earlier[:EXAMPLES].tolist(), strict=True)
     ]
-    return [Problem("leaks", other.split, message, lines, examples)]
+    return [Problem("leaks", other.split, message, lines.tolist(), examples)]
