@@ -1,13 +1,15 @@
 """The group of all commands, their common options and types of arguments, and how they report errors."""
 
 import errno
+import json
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -160,6 +162,23 @@ def decoding_options(command: Any) -> Any:
     ):
         command = option(command)
     return command
+
+
+def check_output_option(option: str, output: str, inputs: Sequence[str]) -> None:
+    """Checks, before any work, that the file of an option can be written, and that it replaces no input."""
+    from keras_attention.files import check_output
+
+    if not Path(os.path.realpath(output)).parent.is_dir():  # also of a broken link
+        raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: {option} {output}")
+    check_output(output, inputs=inputs)
+
+
+def write_json(output: str, results: dict[str, Any]) -> None:
+    """Writes the results of a command as JSON."""
+    from keras_attention.files import write_atomically
+
+    text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(output, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
 
 @contextmanager

@@ -1,32 +1,104 @@
 """Commands that prepare and train a run: check text, train a tokenizer, train, average, demo."""
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from keras_attention.cli.group import DTYPE, FILE, RUN, main, warnings_as_notes
+from keras_attention.cli.group import DTYPE, FILE, RUN, check_output_option, main, warnings_as_notes, write_json
 
 
 @main.command()
-@click.argument("source", type=FILE)
-@click.argument("target", type=FILE)
-def check(source: str, target: str) -> None:
-    """Checks two parallel text files.
+@click.argument("source", type=FILE, required=False)
+@click.argument("target", type=FILE, required=False)
+@click.option("--valid-source", type=FILE, help="Validation sentences.")
+@click.option("--valid-target", type=FILE, help="Their translations.")
+@click.option("--test-source", type=FILE, help="Test sentences.")
+@click.option("--test-target", type=FILE, help="Their translations.")
+@click.option("--run", type=RUN, help="Run whose texts, tokenizer and settings to check, instead of SOURCE and TARGET.")
+@click.option("--tokenizer", "tokenizer_file", type=FILE, help="Tokenizer, for lengths in tokens and unknown pieces.")
+@click.option("--trial", is_flag=True, help="Train a few steps, for the memory and the time that a run needs.")
+@click.option(
+    "--preset", type=click.Choice(["tiny", "small", "base", "big"]), help="Size of the model of the trial.  [small]"
+)
+@click.option("--dtype", type=DTYPE, help="Keras' dtype policy of the trial.  [float32]")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="See `train`; repeatable.")
+@click.option("--samples", default=3, type=click.IntRange(min=0), help="Number of training pairs to show.")
+@click.option("--json", "json_file", type=click.Path(), help="File for the report as JSON; - is standard output.")
+@click.option("--picture", type=click.Path(), help="PNG file for a picture of lengths and problems.")
+@click.option("--fix", type=RUN, help="New folder for copies of the files without the pairs that have a problem.")
+@click.pass_context
+def check(
+    context: click.Context,
+    source: str | None,
+    target: str | None,
+    run: str | None,
+    tokenizer_file: str | None,
+    trial: bool,
+    changes: Sequence[str],
+    samples: int,
+    json_file: str | None,
+    picture: str | None,
+    fix: str | None,
+    **options: str | None,
+) -> None:
+    """Checks the text files of a training, each in one reading.
 
-    Lists their problems with line numbers.
+    Prints lengths, problems with line numbers, and some pairs. The exit status is 1 if training would not start, or
+    would learn nothing of use, and 0 if there are no problems, or warnings only.
 
-    Example: keras-attention check train.en train.de
+    \b
+    Example: keras-attention check train.en train.de --valid-source dev.en --valid-target dev.de \\
+                 --test-source test.en --test-target test.de --fix cleaned
+    Memory:  keras-attention check train.en train.de --trial --preset base
     """
-    from keras_attention.text import ParallelCorpus
+    from keras_attention.files import is_standard_output
+    from keras_attention.pipeline import check_texts, draw_report, trial_training
 
-    corpus = ParallelCorpus(source, target)
-    problems = corpus.problems()
-    for problem in problems:
-        click.echo(problem)
-    blank = len(problems)
-    click.echo(f"{len(corpus):,} pairs of {corpus.num_lines:,} lines; {blank:,} are left out because a side is blank")
+    files = {"source": source, "target": target, **options}
+    test = _pair(files, "test_source", "test_target")
+    config, tokenizer = _checked_run(run, tokenizer_file, changes, trial, files)
+    source, target = _pair(files, "source", "target") or _no_files()
+    valid = _pair(files, "valid_source", "valid_target")
+    inputs = [path for pair in ((source, target), valid, test) if pair is not None for path in pair]
+    if trial and "-" in inputs:
+        raise click.UsageError("--trial reads the texts again, so they must be files: save the text to a file first.")
+    json_file = "/dev/stdout" if json_file == "-" else json_file
+    for option, path in (("--json", json_file), ("--picture", picture)):
+        if path is not None:
+            check_output_option(option, path, inputs)
+    max_length = None if config is None or tokenizer is None else min(config.max_length, config.tokens_per_batch)
+    report = check_texts(
+        source,
+        target,
+        valid=valid,
+        test=test,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        samples=samples,
+        fix=fix,
+        progress=True,
+    )
+    to_error = json_file is not None and is_standard_output(json_file)
+    click.echo(report, err=to_error)
+    results = report.to_dict()
+    if picture is not None:
+        draw_report(report, picture)
+    if trial and not report.errors:
+        measured = trial_training(config, tokenizer)
+        click.echo(f"\n{measured}", err=to_error)
+        results["trial"] = {**dataclasses.asdict(measured), "fits": measured.fits}
+    if json_file is not None:
+        write_json(json_file, results)
+    training = report.splits[0]
+    pairs, lines = training.num_pairs, max(training.num_lines)
+    blank = report.count("blank", "train")
+    summary = f"{pairs:,} pairs of {lines:,} lines; {blank:,} are left out because a side is blank"
+    click.echo(f"\n{summary}; errors: {len(report.errors)}, warnings: {len(report.warnings)}", err=to_error)
+    context.exit(1 if report.errors else 0)
 
 
 @main.command()
@@ -125,6 +197,49 @@ def demo(locale: str, minutes: float, folder: str | None, dtype: str) -> None:
     from keras_attention.demo import run_demo
 
     run_demo(locale, minutes, folder or f"runs/demo-{locale}", dtype)
+
+
+def _pair(files: dict[str, str | None], *names: str) -> tuple[str, str] | None:
+    """The two files of a split; None for neither."""
+    source, target = (files[name] for name in names)
+    if (source is None) != (target is None):
+        missing = names[source is not None]
+        option = missing.upper() if "_" not in missing else "--" + missing.replace("_", "-")
+        raise click.UsageError(f"Pass both files of a pair. Missing: {option}")
+    return None if source is None or target is None else (source, target)
+
+
+def _checked_run(
+    run: str | None, tokenizer_file: str | None, changes: Sequence[str], trial: bool, files: dict[str, str | None]
+) -> tuple[Any, Any]:
+    """The config and the tokenizer of a check, each None where it has none; puts the files of a run into `files`."""
+    from keras_attention.pipeline import RunFolder
+    from keras_attention.pipeline.config import FILES
+    from keras_attention.text import SubwordTokenizer
+
+    settings = {name: files.pop(name) for name in ("preset", "dtype")}
+    if run is None and not trial and (changes or any(settings.values())):
+        raise click.UsageError("--preset, --dtype and --set are for --trial or --run.")
+    config, tokenizer = None, None
+    if run is not None:
+        if files["source"] is not None:
+            raise click.UsageError("Pass SOURCE and TARGET, or --run, but not both.")
+        config = _config(run, changes, **settings, **{name: files[name] for name in FILES})
+        files.update({name: getattr(config, name) for name in FILES})
+        if RunFolder(run).tokenizer_file.exists():
+            tokenizer = RunFolder(run).tokenizer
+    elif trial and files["source"] is not None and files["target"] is not None:
+        # The trial of a training without validation files takes its memory for evaluations from the training files.
+        defaults = {"valid_source": files["source"], "valid_target": files["target"]}
+        names = {name: files[name] or defaults.get(name) for name in FILES}
+        config = _config(os.devnull, changes, **settings, **names)  # the folder of no run
+    if tokenizer_file is not None:
+        tokenizer = SubwordTokenizer.load(tokenizer_file)
+    return config, tokenizer
+
+
+def _no_files() -> NoReturn:
+    raise click.UsageError("Pass SOURCE and TARGET, or --run.")
 
 
 def _config(run: str, changes: Sequence[str], **options: Any) -> Any:

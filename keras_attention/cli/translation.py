@@ -1,14 +1,19 @@
 """Commands that translate with trained runs: translate a file, evaluate a test set, compare two runs on it."""
 
-import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keras_attention.cli.group import FILE, RUN, decoding_options, main, warnings_as_notes
+from keras_attention.cli.group import (
+    FILE,
+    RUN,
+    check_output_option,
+    decoding_options,
+    main,
+    warnings_as_notes,
+    write_json,
+)
 
 BLEU_TOKENIZE = click.option(
     "--bleu-tokenize",
@@ -36,7 +41,7 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
 
     to_file = output not in (None, "-")
     if to_file:
-        _check_output("--output", output, [file])
+        check_output_option("--output", output, [file])
     share_cores()
     translator = RunFolder(run).translator(**options)  # before reading: nobody types text for a broken run
     with warnings_as_notes():
@@ -46,14 +51,6 @@ def translate(run: str, file: str, output: str | None, **options: Any) -> None:
         _write(text, output)
     else:
         click.echo(text, nl=False)
-
-
-def _check_output(option: str, output: str, inputs: Sequence[str]) -> None:
-    from keras_attention.files import check_output
-
-    if not Path(os.path.realpath(output)).parent.is_dir():  # also of a broken link
-        raise FileNotFoundError(f"The folder of the output does not exist: make it first. Received: {option} {output}")
-    check_output(output, inputs=inputs)
 
 
 def _write(text: bytes, output: str) -> None:
@@ -134,13 +131,13 @@ def compare(
 
     Example: keras-attention compare runs/small runs/base test.en test.de
     """
-    from keras_attention.files import is_standard_output, write_atomically
+    from keras_attention.files import is_standard_output
     from keras_attention.pipeline import compare as compare_runs
     from keras_attention.serving import share_cores
 
     json_file = "/dev/stdout" if json_file == "-" else json_file
     if json_file is not None:
-        _check_output("--json", json_file, [source, reference])
+        check_output_option("--json", json_file, [source, reference])
     share_cores()
     settings = {"tokenize": bleu_tokenize, "samples": samples, "seed": seed}
     with warnings_as_notes():
@@ -148,5 +145,4 @@ def compare(
     click.echo(comparison, err=json_file is not None and is_standard_output(json_file))
     if json_file is not None:
         results = {**comparison.to_dict(), "source": source, "reference": reference, **options}
-        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(json_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
+        write_json(json_file, results)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_attention.pipeline.check import check_before_training
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.pipeline.recipe import choose_vocabulary_size
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
@@ -26,6 +27,9 @@ class RunData:
         valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
         for each in (corpus, valid_corpus):
             print(each.summary())
+        files, valid_files = (config.source, config.target), (config.valid_source, config.valid_target)
+        for warning in check_before_training(corpus, files, valid_corpus, valid_files):
+            print(f"warning: {warning}")
         config = choose_vocabulary_size(config, corpus.pairs)
         if tokenizer is None:
             print(f"training a tokenizer of {config.vocabulary_size:,} pieces")

@@ -1,12 +1,15 @@
 """Reading lines of text from files, pipes and standard input, with Python's standard library only."""
 
 import codecs
+import contextlib
 import gzip
+import io
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 PathLike = str | os.PathLike[str]
 
@@ -22,6 +25,8 @@ _BYTE_ORDER_MARKS = {
 }
 # Encodings that may lack a byte order mark: name, bytes per character, index of the lowest byte.
 _WIDE = (("UTF-32LE", 4, 0), ("UTF-32BE", 4, 3), ("UTF-16LE", 2, 0), ("UTF-16BE", 2, 1))
+# The part of a text by which `stream_lines` recognizes its encoding.
+_HEAD = 4096
 _ARCHIVES = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "unzip", _GZIP: "gzip"}
 
 
@@ -53,18 +58,40 @@ def read_lines(path: PathLike) -> list[str]:
     name = _display_name(path)
     data = _standard_input() if _is_standard_input(path) else Path(path).read_bytes()
     if data.startswith(_GZIP):
-        try:
+        with _gzip_errors(name):
             data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{name}: damaged gzip file: {error}") from error
     lines = _decoded(data, name).split("\n")
     if not lines[-1]:
         lines.pop()  # after the line feed at the end
     return [line.removesuffix("\r") for line in lines]
 
 
+def stream_lines(path: PathLike, advance: Callable[[int], Any] | None = None) -> Iterator[bytes]:
+    """Yields the lines that `read_lines` reads, undecoded, in little memory; `advance` gets numbers of bytes read."""
+    _check_exists(path)
+    name = _display_name(path)
+    with io.BufferedReader(_open(path), 2**16) as stored:
+        packed = stored.peek(_HEAD).startswith(_GZIP)
+        with gzip.GzipFile(fileobj=stored) if packed else stored as text, _gzip_errors(name, packed):
+            head = text.peek(_HEAD)[:_HEAD]
+            _check_head(head, name)
+            position = 0
+            for number, line in enumerate(text):
+                if advance is not None and number % 1000 == 0:
+                    position, before = stored.tell(), position
+                    advance(position - before)
+                line = line.removesuffix(b"\n").removesuffix(b"\r")
+                yield line if number else line.removeprefix(codecs.BOM_UTF8)
+
+
 def read_files(paths: Sequence[PathLike]) -> list[list[str]]:
     """Reads the lines of several texts, after a check that all of them can be read."""
+    check_readable(paths)
+    return [read_lines(path) for path in paths]
+
+
+def check_readable(paths: Sequence[PathLike]) -> None:
+    """Checks that all of several texts exist, and that none of them is a pipe that another reads."""
     for path in paths:
         _check_exists(path)
     streams = [_stream(path) for path in paths if not is_file(path)]
@@ -73,7 +100,6 @@ def read_files(paths: Sequence[PathLike]) -> list[list[str]]:
             "A pipe or standard input can be read only once: save its text to a file first. "
             f"Received: {', '.join(map(_display_name, paths))}"
         )
-    return [read_lines(path) for path in paths]
 
 
 def read_parallel(source: PathLike, target: PathLike) -> tuple[list[str], list[str]]:
@@ -96,6 +122,12 @@ def is_file(path: PathLike) -> bool:
     return not _is_standard_input(path) and Path(path).is_file()
 
 
+def is_gzip(path: PathLike) -> bool:
+    """Returns True for a file that is compressed with gzip, whatever its name."""
+    with open(path, "rb") as file:
+        return file.read(len(_GZIP)) == _GZIP
+
+
 def _is_standard_input(path: PathLike) -> bool:
     return os.fspath(path) == STANDARD_INPUT
 
@@ -104,6 +136,13 @@ def _standard_input() -> bytes:
     if sys.stdin is None:
         raise ValueError("Standard input is closed: name a file, or redirect a text to it. Received: -")
     return sys.stdin.buffer.read()
+
+
+def _open(path: PathLike) -> Any:
+    # Pipes and standard input are read whole, because a first part of their bytes may be too short to recognize gzip.
+    if is_file(path):
+        return open(path, "rb", buffering=0)
+    return io.BytesIO(_standard_input() if _is_standard_input(path) else Path(path).read_bytes())
 
 
 def _display_name(path: PathLike) -> str:
@@ -121,7 +160,40 @@ def _stream(path: PathLike) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+@contextlib.contextmanager
+def _gzip_errors(name: str, packed: bool = True) -> Iterator[None]:
+    """Raises a ValueError for a damaged gzip file."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        if not packed:
+            raise
+        raise ValueError(f"{name}: damaged gzip file: {error}") from error
+
+
+def _check_head(head: bytes, name: str) -> None:
+    """Refuses a text that is in another encoding, or compressed, judging by its beginning."""
+    _check_encoding(head, name)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be incomplete
+    except UnicodeDecodeError:
+        if (remedy := _remedy(head)).startswith("The file is compressed"):
+            raise ValueError(f"{name}: this is not UTF-8 text. {remedy}") from None
+
+
 def _decoded(data: bytes, name: str) -> str:
+    _check_encoding(data, name)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # Python counts from the end of the byte order mark.
+        start = error.start + len(data) - len(error.object)
+        line = data.count(b"\n", 0, start) + 1
+        raise ValueError(f"{name}:{line}: byte {data[start]:#04x} is not UTF-8. {_remedy(data)}") from error
+
+
+def _check_encoding(data: bytes, name: str) -> None:
+    """Refuses UTF-16, UTF-32 and data with many zero bytes."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             raise ValueError(
@@ -135,13 +207,6 @@ def _decoded(data: bytes, name: str) -> str:
         )
     if 3 * data.count(b"\0") > len(data):
         raise ValueError(f"{name}: more than a third of the bytes are zero, so this is not UTF-8 text. {_remedy(data)}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # Python counts from the end of the byte order mark.
-        start = error.start + len(data) - len(error.object)
-        line = data.count(b"\n", 0, start) + 1
-        raise ValueError(f"{name}:{line}: byte {data[start]:#04x} is not UTF-8. {_remedy(data)}") from error
 
 
 def _unmarked_encoding(data: bytes) -> str | None:
