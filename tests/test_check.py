@@ -316,6 +316,7 @@ def test_a_stream_tells_how_much_it_has_read(tmp_path):
         (gzip.compress(b"one\n" * 1000)[:-7], "damaged gzip file"),
         (gzip.compress(gzip.compress(b"one\n")), "unpack it with gzip first"),
     ],
+    ids=["UTF-16", "zeros", "xz", "cut gzip", "gzip twice"],
 )
 def test_files_that_are_no_text_are_refused(tmp_path, data, message):
     good, _ = write(tmp_path, "good", clean_pairs(3))
