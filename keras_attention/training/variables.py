@@ -59,4 +59,4 @@ def differences(saved: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _readable(description: Description) -> str:
     """A description without the numbers that Keras adds to names, which count all layers of a process."""
     path, shape, dtype = description
-    return f"{re.sub(r'_[0-9]+(?=/|$)', '', path)} {tuple(shape)} {dtype}"
+    return f"{re.sub(r'_[0-9]+(?=[/_]|$)', '', path)} {tuple(shape)} {dtype}"
