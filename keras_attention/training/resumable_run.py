@@ -16,7 +16,7 @@ from keras_attention.training.epoch_logs import remove_later_logs
 from keras_attention.training.state_files import (
     State,
     read_newest_state,
-    remove_unfinished,
+    remove_unreadable,
     state_file,
     write_state,
 )
@@ -150,7 +150,7 @@ class ResumableRun(keras.callbacks.Callback):
         self._check_fit()
         if self._state is not None:
             self._restore_callbacks(self._state)
-        remove_unfinished(self.folder)
+        remove_unreadable(self.folder, None if self._state is None else self._state.path)
         self._signals.install()
         self._saved = time.monotonic()
 

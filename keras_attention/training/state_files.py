@@ -38,7 +38,7 @@ def state_files(folder: Path) -> list[Path]:
 
 
 def write_state(path: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], keep: int) -> None:
-    """Writes a state file, then removes all but the newest files, of which this is the last."""
+    """Writes a state file, then removes all but the newest files."""
     text = json.dumps({"version": VERSION, **manifest})
     members = {_MANIFEST: np.frombuffer(text.encode(), np.uint8), **arrays}
     size = sum(array.nbytes + 1024 for array in members.values())  # with the headers of each member
@@ -53,16 +53,14 @@ def write_state(path: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np
         earlier = [each.name for each in state_files(path.parent)]
         error.add_note(f"The state needs {size:,} bytes. Earlier states remain: {', '.join(earlier) or 'none'}")
         raise
-    files = state_files(path.parent)
-    kept = [each for each in files if each <= path][-keep:]  # a later file is damaged, or training resumed before it
-    for each in files:
-        if each not in kept:
-            each.unlink()
+    for each in state_files(path.parent)[:-keep]:
+        each.unlink()
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what a process left that was killed while it wrote a state."""
-    for path in folder.glob(f".writing-*-{_PATTERN}"):
+def remove_unreadable(folder: Path, newest: Path | None) -> None:
+    """Removes what a process left that was killed while it wrote a state, and the damaged files after the newest."""
+    later = [] if newest is None else [path for path in state_files(folder) if path > newest]
+    for path in (*folder.glob(f".writing-*-{_PATTERN}"), *later):
         path.unlink(missing_ok=True)
 
 

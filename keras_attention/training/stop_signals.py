@@ -22,6 +22,9 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread() or self._handlers:
             return
         for number in _NUMBERS:
+            earlier = getattr(signal.getsignal(number), "__self__", None)
+            if isinstance(earlier, StopSignals):  # of a `fit` that ended with an error
+                earlier.restore()
             # A signal that the process ignores, as under `nohup`, or whose handler is not Python's, keeps its handler.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._handlers[number] = signal.signal(number, self._receive)
