@@ -221,7 +221,7 @@ def test_callbacks_logs_and_validation_resume(tmp_path):
         ]
         return make_model(), ResumableRun(folder / "states", token_batches(), minutes=EVERY_BATCH, callbacks=callbacks)
 
-    validation = {"validation_data": token_batches(seed=2, shuffle=False).dataset()}
+    validation = {"validation_data": token_batches(shuffle=False, source_word_dropout=0.0).dataset()}
     model, run = parts(tmp_path / "whole")
     fit(model, run, epochs=epochs, **validation)
     assert 2 < run.epoch < epochs, "the training ends early"
