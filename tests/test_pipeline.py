@@ -1245,6 +1245,81 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
     assert {**halves, 1: made[1]} == {0: whole[0], 1: whole[1]}
 
 
+def scalars(run):
+    """The tags, steps and values in the event files of a run, without those that depend on time."""
+    values = []
+    for path in run.logs.rglob("events.out.tfevents.*"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            values += [
+                (path.parent.name, value.tag, event.step, tf.make_ndarray(value.tensor).item())
+                for value in event.summary.value
+                if value.tag.startswith("epoch_") and value.tag != "epoch_tokens_per_second"
+            ]
+    return sorted(values)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"gradient_accumulation": 2, "ema": 0.9}, {"packed_rows": 5, "max_length": 40, "optimizer": "muon"}],
+    ids=["accumulated batches, a moving average", "packed rows, Muon"],
+)
+def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, changes):
+    """Killed before the first evaluation, between two of them, and while it writes the last checkpoint."""
+    times = {"evaluate_every": 2, "checkpoint_minutes": 1e-9, "tokens_per_batch": 500}
+    config = dataclasses.replace(small, **times, **NOISE, **changes)
+    config = config.replace(model={**config.model, "dropout": 0.2})
+    monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    train(tmp_path / "whole", config, max_steps=5)
+    after_batch, save = JOBS.StopAfter.on_train_batch_end, JOBS._ModelCheckpoints.on_epoch_end
+
+    def killed_after(count):
+        remaining = iter(range(count))
+
+        def on_train_batch_end(self, batch, logs=None):
+            if next(remaining, None) is None:
+                raise RuntimeError("killed")
+            after_batch(self, batch, logs)
+
+        return on_train_batch_end
+
+    for count in (1, 3):
+        monkeypatch.setattr(JOBS.StopAfter, "on_train_batch_end", killed_after(count))
+        with pytest.raises(RuntimeError, match="killed"):
+            train(tmp_path / "parts", config, max_steps=5)
+    monkeypatch.setattr(JOBS.StopAfter, "on_train_batch_end", after_batch)
+
+    def killed_after_the_checkpoint(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if int(self.model.optimizer.iterations) == 5:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(JOBS._ModelCheckpoints, "on_epoch_end", killed_after_the_checkpoint)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "parts", max_steps=5)
+    monkeypatch.setattr(JOBS._ModelCheckpoints, "on_epoch_end", save)
+    (tmp_path / "parts" / "checkpoints" / ".writing-01234567-last.keras").write_text("half a file")
+    train(tmp_path / "parts", max_steps=5)
+
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    rows, others = ([{**row, "tokens_per_second": None} for row in history_of(run)] for run in (whole, parts))
+    assert others == rows
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "2"), ("1", "4"), ("2", "5")]
+    assert scalars(parts) == scalars(whole)
+    assert [step for _, tag, step, _ in scalars(whole) if tag == "epoch_perplexity"] == [0, 1, 2, 0, 1, 2]
+    for name in ("last", "best", "average", "final", *(["ema"] if config.ema else [])):
+        models = [keras.models.load_model(run.model_file(name)) for run in (whole, parts)]
+        states = [
+            [*model.get_weights(), *(keras.ops.convert_to_numpy(each) for each in optimizer.variables)]
+            for model, optimizer in ((model, getattr(model, "optimizer", keras.optimizers.SGD())) for model in models)
+        ]
+        for mine, theirs in zip(*states, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    names = [sorted(path.name for path in run.checkpoints.iterdir()) for run in (whole, parts)]
+    assert names[0] == names[1]
+    assert (parts.checkpoints / "best.txt").read_text() == (whole.checkpoints / "best.txt").read_text()
+
+
 def test_validation_and_translation_are_not_sampled(small, capsys):
     _, noisy = RunData.read(dataclasses.replace(small, **NOISE), None)
     _, usual = RunData.read(small, None)

@@ -37,6 +37,7 @@ ADDED_SINCE_0_2 = (
     "consistency",
     "consistency_weight",
     "ema",
+    "checkpoint_minutes",
 )
 # Of the models that are described before the text is read.
 ANY_VOCABULARY_SIZE = 8000
@@ -85,6 +86,8 @@ class RunConfig:
             best checkpoint are those of the average.
         evaluate_every: Number of steps between evaluations, each of which writes a checkpoint; None for ten of them, or
             fewer in a short training.
+        checkpoint_minutes: Minutes between two states within an evaluation's steps, from which an interrupted training
+            resumes. See `ResumableRun`.
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
         seed: Seed of the weights, the dropout and the order of the data.
@@ -124,6 +127,7 @@ class RunConfig:
     consistency_weight: float | None = None
     ema: float | None = None
     evaluate_every: int | None = None
+    checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 5
     score_sentences: int = 200
     seed: int = 1
@@ -339,7 +343,7 @@ _CHECKS: dict[str, Check] = {
     "dtype": _one_of(DTYPES),
     **dict.fromkeys(("packed_rows", "total_steps", "evaluate_every"), _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
-    "learning_rate_scale": positive_number,
+    **dict.fromkeys(("learning_rate_scale", "checkpoint_minutes"), positive_number),
     "learning_rate_decay": fraction_or_one,
     **dict.fromkeys(("label_smoothing", "subword_dropout", "source_word_dropout"), fraction),
     "consistency": _optional(_one_of(CONSISTENCY_WEIGHTS)),

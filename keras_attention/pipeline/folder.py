@@ -17,6 +17,7 @@ from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
 from keras_attention.training import weight_files
+from keras_attention.training.state_files import state_files
 
 # The dtypes to which a translator can convert the trained weights; None keeps them.
 WEIGHTS = (None, "bfloat16", "int8")
@@ -62,7 +63,7 @@ class RunFolder:
                 f"Training resumes from {self.model_file('last')}, which is missing, and does not replace the other "
                 f"checkpoints: remove them, or choose another folder. Received: {', '.join(others)}"
             )
-        return False
+        return bool(state_files(self.checkpoints))  # interrupted before its first evaluation
 
     def start(self, config: RunConfig, tokenizer: SubwordTokenizer | None = None) -> None:
         """Creates the folder of a new run, or saves the settings with which an existing run resumes.
@@ -72,9 +73,12 @@ class RunFolder:
             tokenizer: Tokenizer trained on the texts of the config.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        for path in self.checkpoints.glob(".writing-*"):  # of a process that was killed while it wrote
+            path.unlink()
         if tokenizer is not None and not self.trained:
             # Of a run that was interrupted at its first checkpoint.
-            for path in (*self.weights, *self.checkpoints.glob("ema-*.weights.h5")):
+            averaged = (*self.weights, *self.checkpoints.glob("ema-*.weights.h5"))
+            for path in (*averaged, *self.logs.rglob("events.out.tfevents.*")):
                 path.unlink()
             write_atomically(self.tokenizer_file, tokenizer.save)
             self._record_fingerprints(config)

@@ -35,6 +35,8 @@ from keras_attention.training import (
     MaskedAccuracy,
     MaskedCrossEntropy,
     Perplexity,
+    ResumableRun,
+    ResumableTensorBoard,
     StopAfter,
     Throughput,
     average_checkpoints,
@@ -46,7 +48,7 @@ from keras_attention.training.presets import OPTIMIZERS
 # Settings that may change when a run resumes, because its checkpoints do not depend on them. `RunFolder.check_texts`
 # checks that files at other paths hold the same text.
 LEARNING_RATE = ("learning_rate_scale", "warmup_steps", "learning_rate_decay", "total_steps")
-CHANGEABLE = (*FILES, *LEARNING_RATE, "keep_checkpoints", "score_sentences")
+CHANGEABLE = (*FILES, *LEARNING_RATE, "checkpoint_minutes", "keep_checkpoints", "score_sentences")
 # The number of epochs that `fit` needs where only minutes limit the training: more than it can reach.
 MAX_EPOCHS = 9999
 
@@ -61,19 +63,20 @@ def train(
 ) -> Transformer:
     """Trains a translator, or resumes the run in the folder.
 
-    One "epoch" of the progress bar is `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample
-    and a checkpoint; with `config.ema`, each evaluation is of the moving average. Training ends at the first limit or
-    at `config.total_steps`, where the learning rate has fallen to zero. A call with a later limit raises it again,
-    unless the config has the `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is
-    that average, the best checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest
-    validation loss. Last, it prints what a longer training would have reached (see `forecast_run`). Everything is
-    checked before anything is written. A folder without a checkpoint accepts a new config.
+    A run that was interrupted resumes exactly: see `ResumableRun`. One "epoch" of the progress bar is
+    `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample and a checkpoint; with
+    `config.ema`, each evaluation is of the moving average. Training ends at the first limit or at `config.total_steps`,
+    where the learning rate has fallen to zero. A call with a later limit raises it again, unless the config has the
+    `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is that average, the best
+    checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest validation loss. Last,
+    it prints what a longer training would have reached (see `forecast_run`). Everything is checked before anything is
+    written. A folder without a checkpoint accepts a new config.
 
     Args:
         folder: Folder of the run.
         config: Config of the run; None to resume an existing run. A run may resume with another learning rate
             (`learning_rate_scale`, `warmup_steps`, `learning_rate_decay`, `total_steps`), other values of
-            `keep_checkpoints` and `score_sentences`, and other paths of the same texts.
+            `checkpoint_minutes`, `keep_checkpoints` and `score_sentences`, and other paths of the same texts.
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
         max_minutes: Minutes of this call.
@@ -111,15 +114,17 @@ def train(
         limit = min((value for value in limits if value is not None), default=None)
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
-        model = _load(run, config) if run.trained else _build(config)
+        model = _load(run, config)
+        state = _state(run, config, data, int(model.optimizer.iterations))
+        if run.trained:
+            print(f"resuming from step {state.step:,}")
         run.start(config, data.tokenizer)
 
         try:
-            step = int(model.optimizer.iterations)
-            if limit is None or step < limit:
-                _fit(model, run, config, data, limit, max_minutes)
+            if limit is None or state.step < limit:
+                _fit(model, state, run, config, data, limit, max_minutes)
             else:
-                print(f"nothing to train: the run is at step {step:,}, and the limit is {limit:,} steps")
+                print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
             model = _finish(model, run, data.valid_batches.dataset())
             print(forecast_summary(run.path))
             return model
@@ -267,9 +272,25 @@ def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> Ex
     return ema
 
 
+def _state(run: RunFolder, config: RunConfig, data: RunData, step: int) -> ResumableRun:
+    """The position of the run, by its newest state or, as in earlier versions, by the step of its last checkpoint."""
+    batches_per_step = config.gradient_accumulation
+    state = ResumableRun(
+        run.checkpoints,
+        data.batches,
+        minutes=config.checkpoint_minutes,
+        steps_per_epoch=config.evaluate_every * batches_per_step,
+    )
+    if state.batch == 0:
+        state.step, state.batch, state.epoch = step, step * batches_per_step, -(-step // config.evaluate_every)
+    return state
+
+
 def _load(run: RunFolder, config: RunConfig) -> Transformer:
-    """Loads the model of the last checkpoint, with its optimizer."""
+    """Loads the model of the last checkpoint, with its optimizer, or builds a new one before there is a checkpoint."""
     file = run.model_file("last")
+    if not file.exists():
+        return _build(config)
     model = run.load(file)
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -283,7 +304,6 @@ def _load(run: RunFolder, config: RunConfig) -> Transformer:
         )
     if isinstance(loaded["learning_rate"], dict):
         _replace_schedule(model, optimizer, config)
-    print(f"resuming from step {int(model.optimizer.iterations):,}")
     return model
 
 
@@ -299,6 +319,7 @@ def _replace_schedule(model: Transformer, optimizer: keras.optimizers.Optimizer,
 
 def _fit(
     model: Transformer,
+    state: ResumableRun,
     run: RunFolder,
     config: RunConfig,
     data: RunData,
@@ -306,8 +327,7 @@ def _fit(
     max_minutes: float | None,
 ) -> None:
     keep_freed_memory()
-    step = int(model.optimizer.iterations)
-    first_round = step // config.evaluate_every
+    step, every = state.step, config.evaluate_every
     translator = Translator(model, data.tokenizer, beam_size=1)
     sources, references = map(list, zip(*data.sample, strict=True))
     valid_data = data.valid_batches.dataset()
@@ -324,25 +344,29 @@ def _fit(
             return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
 
     throughput = Throughput(data.batches.num_tokens / len(data.batches))
-    history = HistoryWriter(str(run.history_file), append=step > 0)
+    history = HistoryWriter(str(run.history_file), append=state.batch > 0)
+    logs = [*_tensorboard(run), history]
+    checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
+    averages = [] if ema is None else [ema]
+    state.callbacks = [*averages, *logs, checkpoints]
     try:
         _trainer(model, config).fit(
-            data.batches.dataset(first_epoch=step * config.gradient_accumulation // len(data.batches)).repeat(),
-            steps_per_epoch=config.evaluate_every * config.gradient_accumulation,
-            initial_epoch=first_round,
-            epochs=MAX_EPOCHS if limit is None else first_round + -(-(limit - step) // config.evaluate_every),
+            state.dataset(),
+            steps_per_epoch=state.steps_per_epoch,
+            initial_epoch=state.epoch,
+            epochs=MAX_EPOCHS if limit is None else state.epoch + -(-limit // every) - step // every,
             shuffle=False,  # the dataset shuffles, by seed and epoch
             callbacks=[
-                *([] if ema is None else [ema]),
+                *averages,
                 StopAfter(steps=limit, minutes=max_minutes),
                 _learning_rate(config, limit, max_minutes),
                 throughput,
                 EpochMetrics(validate),
                 FailOnDivergence(),  # before anything is written
                 EpochMetrics(bleu),
-                *_tensorboard(run),
-                history,
-                _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema),
+                *logs,
+                checkpoints,
+                state,
             ],
         )
     finally:
@@ -351,11 +375,11 @@ def _fit(
 
 
 def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
-    # Checked here because Keras' callback imports TensorBoard only when training begins.
+    # Checked here because `tf.summary` imports TensorBoard only when it writes.
     if not is_installed("tensorboard"):
         print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
         return []
-    return [keras.callbacks.TensorBoard(str(run.logs))]
+    return [ResumableTensorBoard(run.logs)]
 
 
 def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:

@@ -4,6 +4,7 @@ Shapes: B rows of a batch, S and T their source and target lengths.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -107,6 +108,14 @@ class TokenBatches(PairBatches):
         target = np.full_like(labels, BOS_ID)
         target[:, 1:] = np.where(labels[:, 1:] != PAD_ID, labels[:, :-1], PAD_ID)
         return {"source": self._drop_words(each.source.padded(index), index, epoch), "target": target}, labels
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what decides the batches of every epoch: see `PairBatches.fingerprint`.
+
+        Returns:
+            The arguments by name, and a checksum of the token ids.
+        """
+        return {**super().fingerprint(), "shuffle": self.shuffle}
 
     def _element_spec(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
         spec = tf.TensorSpec((None, None), tf.int32)

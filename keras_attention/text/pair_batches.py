@@ -7,6 +7,7 @@ import abc
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -66,6 +67,8 @@ class PairBatches(abc.ABC):
             raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
         self.source_word_dropout = fraction(source_word_dropout, "source_word_dropout")
         self.max_length, self.seed = max_length, seed
+        self._sizes = dict(sizes)
+        self._subword_dropout = 0.0
         self._source, self._target = RaggedIds.from_lists(source_ids), RaggedIds.from_lists(target_ids)
         self._lengths = _pair_lengths(self._source, self._target)  # (N, 2)
         self._kept = np.flatnonzero((self._lengths <= max_length).all(axis=1))
@@ -113,6 +116,7 @@ class PairBatches(abc.ABC):
         source_ids, target_ids = (tokenizer.encode([pair[side] for pair in pairs]) for side in (0, 1))
         batches = cls(source_ids, target_ids, **options)
         if subword_dropout:
+            batches._subword_dropout = subword_dropout
             sampler = subword_sampler(tokenizer.model, subword_dropout)
             batches._sampled = SampledIds(batches._source, batches._target, sampler, batches.seed)
             batches._arrange()
@@ -130,17 +134,20 @@ class PairBatches(abc.ABC):
     def batch(self, index: np.ndarray, epoch: int = 0) -> Batch:
         """Returns the inputs and labels of one batch."""
 
-    def dataset(self, first_epoch: int = 0) -> tf.data.Dataset:
+    def dataset(self, first_epoch: int = 0, first_batch: int = 0) -> tf.data.Dataset:
         """Makes the dataset that `model.fit` takes; each iteration over it is the next epoch.
 
         Args:
             first_epoch: The epoch of the first iteration; to resume, the number of finished epochs.
+            first_batch: The batch with which the first iteration begins; to resume within an epoch, the number of its
+                batches that are done. They are not made again.
 
         Returns:
-            A dataset of the batches, with their static shapes and a known cardinality, prefetched.
+            A dataset of the batches, with their static shapes, prefetched. Its cardinality is known unless the first
+            iteration is shorter than the others.
 
         Raises:
-            ValueError: If `first_epoch` is negative.
+            ValueError: If `first_epoch` is negative, or an epoch has no such `first_batch`.
 
         Example:
             >>> from keras_attention.text import PackedBatches, TokenBatches
@@ -153,13 +160,20 @@ class PairBatches(abc.ABC):
         """
         if first_epoch < 0:
             raise ValueError(f"`first_epoch` must not be negative. Received: first_epoch={first_epoch}")
-        epochs = itertools.count(first_epoch)
+        if not 0 <= first_batch < len(self):
+            raise ValueError(
+                f"`first_batch` must be at least 0 and below {len(self)}, the number of batches of an epoch. "
+                f"Received: first_batch={first_batch}"
+            )
+        starts = itertools.chain(
+            [(first_epoch, first_batch)], zip(itertools.count(first_epoch + 1), itertools.repeat(0))
+        )
         spec = self._element_spec()
 
         def next_plan(_: tf.Tensor) -> tf.data.Dataset:
-            epoch = tf.numpy_function(lambda: next(epochs), [], tf.int64)
-            plan = tf.data.Dataset.from_tensor_slices(self._plan_tensor(epoch))
-            return plan.enumerate().map(lambda number, index: (epoch, number, index))
+            epoch, first = tf.numpy_function(lambda: next(starts), [], (tf.int64, tf.int64))
+            plan = tf.data.Dataset.from_tensor_slices(self._plan_tensor(epoch)[first:])
+            return plan.enumerate(first).map(lambda number, index: (epoch, number, index))
 
         def arrays_of(epoch: np.ndarray, number: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
             if self._sampled is not None:
@@ -174,7 +188,34 @@ class PairBatches(abc.ABC):
 
         # Not `from_generator`: it sets malloc's options, against those of `training.keep_freed_memory`.
         dataset = tf.data.Dataset.from_tensors(0).flat_map(next_plan).map(make_batch)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(tf.data.AUTOTUNE)
+        if first_batch == 0:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what decides the batches of every epoch, so that a run does not resume with others.
+
+        Returns:
+            The arguments by name, and a checksum of the token ids.
+
+        Example:
+            >>> from keras_attention.text import TokenBatches
+            >>> first, second = TokenBatches([[5]], [[7]]), TokenBatches([[5]], [[8]])
+            >>> sorted(name for name, value in first.fingerprint().items() if second.fingerprint()[name] != value)
+            ['token_ids']
+        """
+        checksum = 0
+        for side in (self._source, self._target):
+            for array in (side.lengths, side.ids):
+                checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        return {
+            "class": type(self).__name__,
+            **self._sizes,
+            "seed": self.seed,
+            "source_word_dropout": self.source_word_dropout,
+            "subword_dropout": self._subword_dropout,
+            "token_ids": f"{len(self._lengths)} pairs, checksum {checksum:08x}",
+        }
 
     def summary(self) -> str:
         """Describes an epoch in one line: pairs, batches, padding, pairs left out.

@@ -14,12 +14,14 @@ from keras_attention.training.callbacks import (
 from keras_attention.training.chunked_cross_entropy import chunked_cross_entropy
 from keras_attention.training.chunked_trainer import ChunkedTrainer
 from keras_attention.training.decay import DecayToLimit
+from keras_attention.training.epoch_logs import ResumableTensorBoard
 from keras_attention.training.fused_adam import FusedAdam
 from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entropy
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.muon import Muon, muon_optimizer
 from keras_attention.training.presets import preset_optimizer, recommended_dropout
+from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "MaskedCrossEntropy",
     "Muon",
     "Perplexity",
+    "ResumableRun",
+    "ResumableTensorBoard",
     "StopAfter",
     "Throughput",
     "average_checkpoints",

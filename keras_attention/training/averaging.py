@@ -92,7 +92,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
         self.momentum = fraction(momentum, "momentum")
         self.update_every = positive_integer(update_every, "update_every")
         self.averages: list[Any] | None = None  # of the trainable variables, once training has begun
-        self._step = 0  # of the last update
+        self.last_step = 0  # of the last update
         self._weights: list[Any] | None = None  # while the average is in their place
 
     def load(self, model: Any, path: str | Path) -> None:
@@ -114,10 +114,10 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         if self.averages is None:
             self.averages = _copies(self.model)
-        self._step = int(self.model.optimizer.iterations)
+        self.last_step = int(self.model.optimizer.iterations)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if int(self.model.optimizer.iterations) - self._step >= self.update_every:
+        if int(self.model.optimizer.iterations) - self.last_step >= self.update_every:
             self._update()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -144,12 +144,12 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
 
     def _update(self) -> None:
         step = int(self.model.optimizer.iterations)
-        if step == self._step:
+        if step == self.last_step:
             return
-        share = 1 - min(self.momentum, (1 + step) / (10 + step)) ** (step - self._step)
+        share = 1 - min(self.momentum, (1 + step) / (10 + step)) ** (step - self.last_step)
         pairs = zip(self.averages, self.model.trainable_variables, strict=True)
-        self.averages = [average + share * (_wide(weight) - average) for average, weight in pairs]
-        self._step = step
+        self.averages = [ops.add(average, share * ops.subtract(_wide(weight), average)) for average, weight in pairs]
+        self.last_step = step
 
     def _apply(self) -> None:
         if self.averages is None:

@@ -60,17 +60,18 @@ class DecayToLimit(keras.callbacks.Callback):
                 "DecayToLimit sets the learning rate, which must be a number in the optimizer: pass the schedule to "
                 f"the callback instead. Received: an optimizer with the schedule {schedule['class_name']}"
             )
-        self._batches_per_step = optimizer.gradient_accumulation_steps or 1
-        self._first_step, self._batches = int(optimizer.iterations), 0
+        self._batches = 0  # of this `fit`
         self._started = self._compiled = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         now = time.monotonic()
         if self._batches <= 1:
             self._compiled = now  # the first batch takes the time of compilation, in which nothing warms up
-        if self._batches % self._batches_per_step == 0:
-            self._set_learning_rate(self._rate(self._first_step + self._batches // self._batches_per_step, now))
         self._batches += 1
+        if keras.config.backend() == "jax":
+            self.model.jax_state_sync()  # the step keeps the optimizer's variables to itself
+        # The batches of a step that accumulates their gradients have the rate of that step.
+        self.model.optimizer.learning_rate = self._rate(int(self.model.optimizer.iterations), now)
 
     def _rate(self, step: int, now: float) -> float:
         """The learning rate of a step, counted from zero."""
@@ -84,8 +85,3 @@ class DecayToLimit(keras.callbacks.Callback):
         """The part of the training that is over."""
         by_steps = 0.0 if self.steps is None else (step + 1) / self.steps
         return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
-
-    def _set_learning_rate(self, value: float) -> None:
-        if keras.config.backend() == "jax":
-            self.model.jax_state_sync()  # the step reads the optimizer's variables only after a synchronization
-        self.model.optimizer.learning_rate = value

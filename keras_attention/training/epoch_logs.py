@@ -1,0 +1,129 @@
+"""The logs of epochs in CSV and TensorBoard files, without those that are repeated when a training resumes."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_attention.files import write_atomically
+
+
+class ResumableTensorBoard(keras.callbacks.Callback):
+    """Writes the logs of each epoch for TensorBoard at its end, with the tags of `keras.callbacks.TensorBoard`.
+
+    Keras' callback keeps logs in memory for up to two minutes, so that a process that is killed loses those of epochs
+    from which `ResumableRun` does not train again.
+
+    Args:
+        log_dir: Folder of the event files, which are in `train` and `validation`.
+
+    Example:
+        >>> logs = ResumableTensorBoard("logs")
+        >>> logs.set_model(ka.Transformer.from_preset("tiny", vocabulary_size=100, num_layers=1))
+        >>> logs.on_epoch_end(0, {"loss": 2.5, "val_loss": 2.7})
+        >>> sorted(path.name for path in logs.log_dir.iterdir())
+        ['train', 'validation']
+    """
+
+    def __init__(self, log_dir: str | Path = "logs"):
+        super().__init__()
+        self.log_dir = Path(log_dir)
+        self._writers: dict[str, Any] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        scalars: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        for name, value in (logs or {}).items():
+            split = "validation" if name.startswith("val_") else "train"
+            scalars[split][name.removeprefix("val_")] = value
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is not None:
+            scalars["train"]["learning_rate"] = float(optimizer.learning_rate)
+        for split, values in scalars.items():
+            if values:
+                self._write(split, values, epoch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+    def _write(self, split: str, values: dict[str, float], epoch: int) -> None:
+        import tensorflow as tf
+
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(str(self.log_dir / split))
+        with self._writers[split].as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"epoch_{name}", value, step=epoch)
+        self._writers[split].flush()
+
+
+def remove_later_logs(callback: keras.callbacks.Callback, epoch: int, step: int) -> None:
+    """Removes, from the files of a `CSVLogger` or a `TensorBoard`, the logs of an epoch and those after it."""
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        _remove_rows(Path(callback.filename), callback.sep, epoch)
+    elif isinstance(callback, keras.callbacks.TensorBoard | ResumableTensorBoard):
+        for path in sorted(Path(callback.log_dir).rglob("events.out.tfevents.*")):
+            _remove_events(path, epoch, step)
+
+
+def _remove_rows(path: Path, separator: str, epoch: int) -> None:
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = list(csv.reader(io.StringIO(text), delimiter=separator))
+    if not lines or lines[0][:1] != ["epoch"]:
+        return  # not the file of a CSVLogger
+    header, *rows = lines
+    # The last row may be incomplete.
+    kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal() and int(row[0]) < epoch]
+    if len(kept) == len(rows):
+        return
+
+    def write(temporary: str) -> None:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=separator).writerows([header, *kept])
+
+    write_atomically(path, write)
+
+
+def _remove_events(path: Path, epoch: int, step: int) -> None:
+    import tensorflow as tf
+
+    records = list(_read_records(path))
+    kept = [record for record in records if _is_earlier(tf.compat.v1.Event.FromString(record), epoch, step)]
+    if len(kept) == len(records):
+        return
+
+    def write(temporary: str) -> None:
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for record in kept:
+                writer.write(record)
+
+    write_atomically(path, write)
+
+
+def _read_records(path: Path) -> Iterator[bytes]:
+    """The records of an event file, except one at its end that is incomplete."""
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    try:
+        yield from records
+    except tf.errors.DataLossError:
+        return
+
+
+def _is_earlier(event: Any, epoch: int, step: int) -> bool:
+    """Returns True for an event that an uninterrupted training would have written by then."""
+    if event.WhichOneof("what") != "summary":
+        return True  # the version of the file, the graph
+    tags = [value.tag for value in event.summary.value]
+    if any(tag.startswith("batch_") for tag in tags):
+        return True  # its step counts the batches of one `fit`
+    if any(tag.endswith("_vs_iterations") for tag in tags):
+        return event.step <= step
+    return event.step < epoch
