@@ -61,15 +61,14 @@ class ResumableRun(keras.callbacks.Callback):
         ValueError: If an argument is not above zero, all states are damaged, or the state is one of other data.
 
     Example:
-        >>> import tempfile
-        >>> folder = tempfile.TemporaryDirectory()
         >>> data = ka.text.TokenBatches([[5], [6], [7, 8]], [[7], [8], [9, 5]], tokens_per_batch=4)
         >>> for epochs in (1, 3):  # as in a first process, and in a second
         ...     model = ka.Transformer.from_preset("tiny", vocabulary_size=11, num_layers=1)
         ...     model.compile("adam", loss=ka.training.MaskedCrossEntropy())
-        ...     run = ResumableRun(folder.name, data)
+        ...     run = ResumableRun("states", data)
         ...     history = model.fit(run.dataset(), epochs=epochs, initial_epoch=run.initial_epoch,
-        ...                         steps_per_epoch=run.steps_per_epoch, callbacks=[run], verbose=0)
+        ...                         steps_per_epoch=run.steps_per_epoch, callbacks=[run], shuffle=False,
+        ...                         verbose=0)
         >>> len(history.history["loss"]), len(run.history["loss"]), run.batch == 3 * len(data)
         (2, 3, True)
     """
