@@ -120,8 +120,8 @@ def test_ask_over_rest_needs_the_standard_library_only():
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
-    for language in ("en", "de"):
-        (folder / f"train.{language}").write_text("a b c\n" * 5, encoding="utf-8")
+    for language, text in (("en", "a b c\n"), ("de", "d e f\n")):
+        (folder / f"train.{language}").write_text(text * 5, encoding="utf-8")
     return folder / "train.en", folder / "train.de"
 
 
