@@ -1,4 +1,4 @@
-"""The pages on order, layers and decoding: their listings run and print what the pages say, and their figures are drawn."""
+"""The pages on order, layers and decoding: listings print what the pages say, scripts draw the figures."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("order_and_masks", "decoding")
+PAGES = ("order_and_masks", "layers", "decoding")
 # Each listing, and the text that follows it at once.
 LISTING = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", flags=re.DOTALL | re.MULTILINE)
 IMAGE = re.compile(r"!\[(.*?)\]\(\.\./images/(.*?)\)")
@@ -53,7 +53,7 @@ def test_figures_are_drawn_by_their_script(page):
     before = {name: path.read_bytes() for name, path in images.items()}
     try:
         drawn = subprocess.run(
-            [sys.executable, DOCS / "figures" / f"{page}.py"], text=True, capture_output=True, env=None, check=True
+            [sys.executable, DOCS / "figures" / f"{page}.py"], text=True, capture_output=True, check=True
         )
         written = {Path(line).name for line in drawn.stdout.splitlines() if line.endswith(".png")}
     finally:

@@ -1,4 +1,4 @@
-"""Decoding step by step, for docs/concepts/decoding.md: `python docs/figures/decoding.py`, or `make figures`."""
+"""Figure of docs/concepts/decoding.md: `python docs/figures/decoding.py`, or `make figures`."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def trained_model() -> ka.Transformer:
     rng = np.random.default_rng(1)
     sentences = [rng.integers(4, 17, rng.integers(2, 7)).tolist() for _ in range(6400)]
     inputs = {
-        "source": padded([words + [END] for words in sentences]),
-        "target": padded([[START] + words[::-1] for words in sentences]),
+        "source": padded([[*words, END] for words in sentences]),
+        "target": padded([[START, *words[::-1]] for words in sentences]),
     }
-    labels = padded([words[::-1] + [END] for words in sentences])
+    labels = padded([[*words[::-1], END] for words in sentences])
     config = ka.TransformerConfig(
         17, num_layers=2, num_decoder_layers=1, hidden_dim=32, intermediate_dim=64, num_heads=4, dropout=0.0
     )

@@ -1,4 +1,4 @@
-"""Masks and positions, for docs/concepts/order_and_masks.md: `python docs/figures/order_and_masks.py`, or `make figures`."""
+"""Figures of docs/concepts/order_and_masks.md: `python docs/figures/order_and_masks.py`, or `make figures`."""
 
 from pathlib import Path
 
