@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ["attention.md"]
+PAGES = ["attention.md", "heads.md"]
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 
 
@@ -81,3 +81,17 @@ def test_a_shared_projection_has_symmetric_scores_and_does_not_solve_the_task(pa
     assert (weights[0].argmax(-1) == before).all()
     assert not (weights[1].argmax(-1) == before).all(axis=1).any()
     np.testing.assert_array_equal(labels, sequences[..., :10].argmax(-1)[:, before])
+
+
+@pytest.mark.parametrize("page", ["heads.md"], indirect=True)
+def test_what_the_page_says_on_heads(page):
+    names = page[2]
+    (one, weights_of_one, _), (two, weights_of_two, maps) = names["trained"].values()
+    assert one < 0.75 and two > 0.95 and weights_of_one == weights_of_two
+    neighbours = [np.roll(np.arange(8), shift).tolist() for shift in (1, -1)]
+    assert sorted(maps.mean(0).argmax(-1).tolist()) == sorted(neighbours)
+    layers, without_heads = names["layers"], names["without_heads"]
+    assert (without_heads(layers["encoder"], range(4)) > 0.9).all()
+    possessive, noun, _, name, _ = without_heads(layers["cross"], range(4))
+    assert max(possessive, name) < 2 / 8 and noun < 2 / 4
+    assert names["same"]
