@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ["attention.md", "heads.md"]
+PAGES = ["attention.md", "heads.md", "sequences.md"]
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from drawing import heat_map, new_figure, save
+import numpy as np
+from drawing import COLOURS, heat_map, new_figure, save
 from listings import run_listings
 
 # A line of the figure of shapes: the words, the step of the listing, a colour.
@@ -59,6 +60,22 @@ def sentence(names: dict[str, Any]) -> Path:
     return save(figure, "heads-sentence")
 
 
+def hidden(names: dict[str, Any]) -> Path:
+    figure, axes = new_figure(1, 3.6)
+    vectors = names["hidden"]["memory"] - names["hidden"]["memory"].mean(0)
+    main_axis = vectors @ np.linalg.svd(vectors, full_matrices=False)[2][0]
+    probe = names["features"] @ names["probe"]  # of the last round, that of the memory
+    first_words = np.array([english.split()[0] for english, _ in names["pairs"]])
+    for word, marker in zip(names["possessives"], "os^D", strict=True):
+        for is_feminine, colour in ((True, COLOURS[0]), (False, COLOURS[1])):
+            chosen = (first_words == word) & (names["is_feminine"] == is_feminine)
+            label = word if is_feminine else None
+            axes.scatter(main_axis[chosen], probe[chosen], color=colour, marker=marker, s=24, label=label)
+    axes.set(xlabel="main axis", ylabel="probe", title="red: feminine noun follows, blue: masculine")
+    axes.legend(title="word", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), labelcolor="black")
+    return save(figure, "heads-hidden")
+
+
 def shapes(names: dict[str, Any]) -> Path:
     figure, row = new_figure(2, 4.6)
     for axes, title, steps in zip(row, ("encoder", "decoder: cross-attention"), (ENCODER, CROSS), strict=True):
@@ -77,7 +94,7 @@ def shapes(names: dict[str, Any]) -> Path:
 def draw() -> list[Path]:
     """Draws the figures and returns their paths."""
     names, _ = run_listings("heads.md")
-    return [part(names) for part in (resolution, kinds, sentence, shapes)]
+    return [part(names) for part in (resolution, kinds, sentence, hidden, shapes)]
 
 
 if __name__ == "__main__":
