@@ -362,11 +362,19 @@ def test_a_full_disk_leaves_the_earlier_states(tmp_path, whole, monkeypatch):
     assert_ends_as(whole, tmp_path)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's handler of Ctrl-C, which a process in the background may not have."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["Ctrl-C", "SIGTERM"]
 )
 @pytest.mark.parametrize("batch", [2, BATCHES - 1], ids=["within an epoch", "in its last batch"])
-def test_a_signal_saves_a_state(tmp_path, whole, capsys, number, error, batch):
+def test_a_signal_saves_a_state(ctrl_c, tmp_path, whole, capsys, number, error, batch):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(error) as raised:
         fit(make_model(), ResumableRun(tmp_path, token_batches()), SignalAt(batch, number))
@@ -381,14 +389,14 @@ def test_a_signal_saves_a_state(tmp_path, whole, capsys, number, error, batch):
     assert_ends_as(whole, tmp_path)
 
 
-def test_a_second_signal_acts_at_once(tmp_path):
+def test_a_second_signal_acts_at_once(ctrl_c, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), ResumableRun(tmp_path, token_batches()), SignalAt(2, signal.SIGINT, signal.SIGINT))
     assert not state_files.state_files(tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_signals_after_a_training_act_at_once(tmp_path):
+def test_signals_after_a_training_act_at_once(ctrl_c, tmp_path):
     interrupt(tmp_path, 1)  # `fit` ends without `on_train_end`
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
