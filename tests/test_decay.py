@@ -61,11 +61,11 @@ def test_the_optimizer_uses_the_rate_of_its_step():
 
 
 def test_by_minutes_it_follows_the_clock(monkeypatch):
-    clock = iter([100.0, 101.0, 140.0, 145.0, 158.0, 200.0])  # 60 seconds: the last 20 are the decay
+    clock = iter([100.0, 101.0, 140.0, 145.0, 158.0, 200.0])  # 60 seconds: the last 30 are the decay
     monkeypatch.setattr(decay, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     rates, _ = trained(DecayToLimit(SCHEDULE, minutes=1), batches=5)
     factors = [rate / float(SCHEDULE(step)) for step, rate in enumerate(rates)]
-    np.testing.assert_allclose(factors, [1, 1, 15 / 20, 2 / 20, 0], atol=1e-5)
+    np.testing.assert_allclose(factors, [1, 20 / 30, 15 / 30, 2 / 30, 0], atol=1e-5)
 
 
 def test_the_first_limit_counts(monkeypatch):

@@ -297,7 +297,7 @@ def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
     train(tmp_path / "run", dataclasses.replace(config, **settings), max_steps=2)
     run = RunFolder(tmp_path / "run")
     before = keras.models.load_model(run.model_file("last"))
-    trainer = JOBS._trainer(before, run.config)
+    trainer = JOBS.make_trainer(before, run.config)
     assert (trainer.consistency, trainer.consistency_weight) == ("simcut", 1.5)
     train(tmp_path / "run", max_steps=3)
     after = keras.models.load_model(run.model_file("last"))
@@ -1188,7 +1188,7 @@ def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, 
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
     config = dataclasses.replace(config, evaluate_every=97, model=sizes, **changes)
     monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
-    monkeypatch.setattr(JOBS, "_finish", lambda model, *_: model)
+    monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     epochs, plan = [], kind.plan
 
     def watched(batches, epoch):
@@ -1221,7 +1221,7 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
     kind = PackedBatches if changes else TokenBatches
     config = dataclasses.replace(small, **changes, **NOISE)
     monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
-    monkeypatch.setattr(JOBS, "_finish", lambda model, *_: model)
+    monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     made, make = {}, kind.batch
 
     def watched(batches, index, epoch):

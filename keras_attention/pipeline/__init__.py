@@ -8,9 +8,10 @@ with needed_by("keras_attention.pipeline", "cli", "text"):
     from keras_attention.pipeline.comparison import Comparison, MetricComparison, compare, compare_translations
     from keras_attention.pipeline.config import RunConfig
     from keras_attention.pipeline.evaluate import CorpusScores, bleu_tokenizer, compare_weights, evaluate_translations
+    from keras_attention.pipeline.final_model import average
     from keras_attention.pipeline.folder import RunFolder
     from keras_attention.pipeline.forecast import Forecast, forecast_run
-    from keras_attention.pipeline.train import average, train
+    from keras_attention.pipeline.train import train
     from keras_attention.pipeline.trial import Trial, trial_training
 
 __all__ = [

@@ -15,7 +15,8 @@ from keras_attention.training import recommended_dropout
 PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
 # Part of the machine's rate in large matrix products that a training step reaches.
 SHARE_OF_RATE = 0.5
-EVALUATIONS = 10
+# Five of them are before the decay of the learning rate and after the beginning: a forecast needs that many.
+EVALUATIONS = 16
 MIN_SECONDS_BETWEEN_EVALUATIONS = 120
 
 

@@ -2,48 +2,40 @@
 
 import contextlib
 import dataclasses
-import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_attention.extras import install_command, is_installed
-from keras_attention.files import write_atomically
-from keras_attention.layers.arguments import positive_integer, positive_number
+from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import FILES, RunConfig, positive_int32
 from keras_attention.pipeline.evaluate import corpus_bleu
+from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.recipe import adopt_choices, choose_by_length
 from keras_attention.pipeline.run_data import RunData
+from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.serving import Translator
 from keras_attention.training import (
     Checkpoints,
-    ChunkedTrainer,
     DecayToLimit,
     EpochMetrics,
     ExponentialMovingAverage,
     FailOnDivergence,
     InverseSqrtSchedule,
-    MaskedAccuracy,
-    MaskedCrossEntropy,
-    Perplexity,
     ResumableRun,
     ResumableTensorBoard,
     StopAfter,
     Throughput,
-    average_checkpoints,
     keep_freed_memory,
 )
 from keras_attention.training.callbacks import ema_file
-from keras_attention.training.presets import OPTIMIZERS
 
 # Settings that may change when a run resumes, because its checkpoints do not depend on them. `RunFolder.check_texts`
 # checks that files at other paths hold the same text.
@@ -114,7 +106,7 @@ def train(
         limit = min((value for value in limits if value is not None), default=None)
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
-        model = _load(run, config)
+        model = load_model(run, config)
         state = _state(run, config, data, int(model.optimizer.iterations))
         if run.trained:
             print(f"resuming from step {state.step:,}")
@@ -125,7 +117,7 @@ def train(
                 _fit(model, state, run, config, data, limit, max_minutes)
             else:
                 print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
-            model = _finish(model, run, data.valid_batches.dataset())
+            model = write_final_model(model, run, data.valid_batches.dataset())
             print(forecast_summary(run.path))
             return model
         except OSError as error:
@@ -139,38 +131,6 @@ def train(
                 else "has no checkpoint, so it accepts other settings, such as a lower `learning_rate_scale`"
             )
             raise FloatingPointError(f"{run.path} {remedy}. {error}") from error
-
-
-def average(folder: str | Path, last: int | None = None) -> Path:
-    """Averages the last checkpoints of a run, as `train` does at its end.
-
-    Args:
-        folder: Folder of the run.
-        last: Number of checkpoints to average, the newest first; None for all that the run has kept.
-
-    Returns:
-        The path of `average.keras`.
-
-    Raises:
-        FileNotFoundError: If the folder holds no run, or no weights to average.
-        ValueError: If `last` is below 1, or above the number of kept checkpoints.
-    """
-    run = RunFolder(folder)
-    kept = run.weights
-    if not kept:
-        raise FileNotFoundError(f"{run.checkpoints} has no step-*.weights.h5 to average: train {run.path} further")
-    last = len(kept) if last is None else positive_integer(last, "last")
-    if last > len(kept):
-        raise ValueError(
-            f"`last` must be at most {len(kept)}: {run.path} kept {len(kept)} checkpoints. Received: last={last}"
-        )
-    if run.model_file("last").exists():
-        model = run.load(run.model_file("last"), compile=False)
-    else:
-        model = Transformer(run.config.transformer(), dtype=run.config.dtype)
-    average_checkpoints(model, kept[-last:])
-    write_atomically(run.model_file("average"), model.save)
-    return run.model_file("average")
 
 
 def _check_resumable(run: RunFolder, config: RunConfig) -> RunConfig:
@@ -199,51 +159,12 @@ def check_settings(run: RunFolder, config: RunConfig) -> RunConfig:
     return config
 
 
-def _build(config: RunConfig) -> Transformer:
-    model = Transformer(config.transformer(), dtype=config.dtype)
-    _compile(model, config)
-    return model
-
-
-def _compile(model: Transformer, config: RunConfig) -> None:
-    model.compile(
-        _optimizer(config),
-        loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
-        metrics=[MaskedAccuracy(), Perplexity()],
-    )
-
-
-def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
-    optimizer = OPTIMIZERS[config.optimizer](
-        config.transformer(), gradient_accumulation_steps=config.gradient_accumulation
-    )
-    # A number instead of the schedule: `DecayToLimit` sets it before each step.
-    changes = {"learning_rate": 0.0}
-    if config.optimizer == "muon" and config.dtype == "mixed_bfloat16":
-        changes["iteration_dtype"] = "bfloat16"
-    return type(optimizer).from_config({**optimizer.get_config(), **changes})
-
-
 def _learning_rate(config: RunConfig, limit: int | None, max_minutes: float | None) -> DecayToLimit:
     """Sets the learning rate, which falls to zero at `total_steps`, or without it where this call ends."""
     schedule = InverseSqrtSchedule(config.transformer().hidden_dim, config.warmup_steps, config.learning_rate_scale)
     if config.total_steps is not None:
         limit, max_minutes = config.total_steps, None
     return DecayToLimit(schedule, limit, max_minutes, config.learning_rate_decay)
-
-
-def _trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
-    """The model for `fit`: it trains the same weights with the same optimizer, without the logits of a whole batch."""
-    inputs = None if config.packed_rows is None else model.packed().input
-    trainer = ChunkedTrainer(
-        model,
-        config.label_smoothing,
-        inputs,
-        consistency=config.consistency,
-        consistency_weight=config.consistency_weight,
-    )
-    trainer.compile(model.optimizer)
-    return trainer
 
 
 class _ModelCheckpoints(Checkpoints):
@@ -286,37 +207,6 @@ def _state(run: RunFolder, config: RunConfig, data: RunData, step: int) -> Resum
     return state
 
 
-def _load(run: RunFolder, config: RunConfig) -> Transformer:
-    """Loads the model of the last checkpoint, with its optimizer, or builds a new one before there is a checkpoint."""
-    file = run.model_file("last")
-    if not file.exists():
-        return _build(config)
-    model = run.load(file)
-    # The optimizer that scales a float16 loss holds the run's own.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
-    ignored = ("name", "learning_rate", "iteration_dtype")  # earlier versions lack the last
-    differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
-    if differing:
-        raise ValueError(
-            f"{file} was not trained with the optimizer of {run.config_file}: restore the earlier config. "
-            f"Received: other values of {', '.join(differing)}"
-        )
-    if isinstance(loaded["learning_rate"], dict):
-        _replace_schedule(model, optimizer, config)
-    return model
-
-
-def _replace_schedule(model: Transformer, optimizer: keras.optimizers.Optimizer, config: RunConfig) -> None:
-    """Compiles a model of version 0.2, whose optimizer has a schedule, with the same state and a number instead."""
-    _compile(model, config)
-    new = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    new.build(model.trainable_variables)
-    state = [each for each in new.variables if each.name != "learning_rate"]
-    for variable, value in zip(state, optimizer.variables, strict=True):
-        variable.assign(value)
-
-
 def _fit(
     model: Transformer,
     state: ResumableRun,
@@ -350,7 +240,7 @@ def _fit(
     averages = [] if ema is None else [ema]
     state.callbacks = [*averages, *logs, checkpoints]
     try:
-        _trainer(model, config).fit(
+        make_trainer(model, config).fit(
             state.dataset(),
             steps_per_epoch=state.steps_per_epoch,
             initial_epoch=state.epoch,
@@ -380,31 +270,3 @@ def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
         print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
         return []
     return [ResumableTensorBoard(run.logs)]
-
-
-def _finish(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
-    """Writes `average.keras`, `ema.keras` for `config.ema`, and `final.keras`, the best of these and `best.keras`."""
-    average(run.path)
-    if run.config.ema is not None:
-        last = run.load(run.model_file("last"), compile=False)
-        average_checkpoints(last, [ema_file(run.checkpoints, int(model.optimizer.iterations))])
-        write_atomically(run.model_file("ema"), last.save)
-    losses = {}
-    for name in ("best", "average", "ema"):
-        if not run.model_file(name).exists():
-            continue  # interrupted before the first best checkpoint was written
-        model.set_weights(run.load(run.model_file(name), compile=False).get_weights())
-        results = model.evaluate(data, verbose=0, return_dict=True)
-        print(f"validation perplexity of the {name} checkpoint: {results['perplexity']:.3f}")
-        if math.isfinite(results["perplexity"]):
-            losses[name] = results["loss"]
-    if not losses:
-        raise FloatingPointError(
-            "Training diverged: no checkpoint has a finite validation perplexity. Use a lower learning rate or a "
-            f"longer warm-up. Received: perplexity={results['perplexity']}"
-        )
-    write_atomically(
-        run.model_file("final"),
-        lambda path: shutil.copyfile(run.model_file(min(losses, key=losses.get)), path),
-    )
-    return run.load(run.model_file("final"), compile=False)

@@ -19,7 +19,7 @@ import numpy as np
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.recipe import choose_by_length
 from keras_attention.pipeline.run_data import RunData
-from keras_attention.pipeline.train import _build, _trainer
+from keras_attention.pipeline.run_model import build_model, make_trainer
 from keras_attention.serving import Translator
 from keras_attention.text import PackedBatches, SubwordTokenizer, TokenBatches
 from keras_attention.training import ExponentialMovingAverage, keep_freed_memory
@@ -122,10 +122,10 @@ def measure_training(config: RunConfig, tokenizer: SubwordTokenizer | None, fold
     batches_per_epoch = len(data.batches)
     steps_per_epoch = batches_per_epoch / config.gradient_accumulation
     config = choose_by_length(config, steps_per_epoch, max(1, round(_PASSES * steps_per_epoch)), None)
-    model = _build(config)
+    model = build_model(config)
     shapes, number = _put_first(data.batches)
     clock = _Clock()
-    _trainer(model, config).fit(
+    make_trainer(model, config).fit(
         data.batches.dataset(),
         steps_per_epoch=number,
         shuffle=False,

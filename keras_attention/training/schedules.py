@@ -9,14 +9,14 @@ from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.fused_adam import FusedAdam
 
 # The most of a training that the warm-up takes, and the part over which the learning rate falls to zero.
-MAX_WARMUP, DECAY = 1 / 4, 1 / 3
+MAX_WARMUP, DECAY = 1 / 4, 1 / 2
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class InverseSqrtSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """lr = scale · d_model^−½ · min(step^−½, step · warmup^−3/2): linear warm-up, then 1/√step.
 
-    With `total_steps`, the learning rate is multiplied by a linear decay to zero over the last third of the steps,
+    With `total_steps`, the learning rate is multiplied by a linear decay to zero over the second half of the steps,
     which helps as averaging checkpoints does, and it reaches its peak after a quarter of the steps where the warm-up
     would take longer.
 

@@ -1,0 +1,80 @@
+"""The model of a run, with its optimizer: built from the config, or loaded from the last checkpoint."""
+
+import keras
+
+from keras_attention.models import Transformer
+from keras_attention.pipeline.config import RunConfig
+from keras_attention.pipeline.folder import RunFolder
+from keras_attention.training import ChunkedTrainer, MaskedAccuracy, MaskedCrossEntropy, Perplexity
+from keras_attention.training.presets import OPTIMIZERS
+
+
+def load_model(run: RunFolder, config: RunConfig) -> Transformer:
+    """Loads the model of the last checkpoint, with its optimizer, or builds a new one before there is a checkpoint."""
+    file = run.model_file("last")
+    if not file.exists():
+        return build_model(config)
+    model = run.load(file)
+    # The optimizer that scales a float16 loss holds the run's own.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
+    ignored = ("name", "learning_rate", "iteration_dtype")  # earlier versions lack the last
+    differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
+    if differing:
+        raise ValueError(
+            f"{file} was not trained with the optimizer of {run.config_file}: restore the earlier config. "
+            f"Received: other values of {', '.join(differing)}"
+        )
+    if isinstance(loaded["learning_rate"], dict):
+        _replace_schedule(model, optimizer, config)
+    return model
+
+
+def _replace_schedule(model: Transformer, optimizer: keras.optimizers.Optimizer, config: RunConfig) -> None:
+    """Compiles a model of version 0.2, whose optimizer has a schedule, with the same state and a number instead."""
+    _compile(model, config)
+    new = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    new.build(model.trainable_variables)
+    state = [each for each in new.variables if each.name != "learning_rate"]
+    for variable, value in zip(state, optimizer.variables, strict=True):
+        variable.assign(value)
+
+
+def build_model(config: RunConfig) -> Transformer:
+    """Builds and compiles a new model."""
+    model = Transformer(config.transformer(), dtype=config.dtype)
+    _compile(model, config)
+    return model
+
+
+def _compile(model: Transformer, config: RunConfig) -> None:
+    model.compile(
+        _optimizer(config),
+        loss=MaskedCrossEntropy(label_smoothing=config.label_smoothing),
+        metrics=[MaskedAccuracy(), Perplexity()],
+    )
+
+
+def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
+    optimizer = OPTIMIZERS[config.optimizer](
+        config.transformer(), gradient_accumulation_steps=config.gradient_accumulation
+    )
+    # A number instead of the schedule: `DecayToLimit` sets it before each step.
+    changes = {"learning_rate": 0.0}
+    if config.optimizer == "muon" and config.dtype == "mixed_bfloat16":
+        changes["iteration_dtype"] = "bfloat16"
+    return type(optimizer).from_config({**optimizer.get_config(), **changes})
+
+
+def make_trainer(model: Transformer, config: RunConfig) -> ChunkedTrainer:
+    """The model for `fit`: it trains the same weights with the same optimizer, without the logits of a whole batch."""
+    inputs = None if config.packed_rows is None else model.packed().input
+    trainer = ChunkedTrainer(
+        model,
+        config.label_smoothing,
+        inputs,
+        consistency=config.consistency,
+        consistency_weight=config.consistency_weight,
+    )
+    trainer.compile(model.optimizer)
+    return trainer
