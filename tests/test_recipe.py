@@ -66,9 +66,9 @@ def test_two_passes_and_accumulated_batches_take_longer(rate):
 
 @pytest.mark.parametrize(
     ("steps", "minutes", "every"),
-    [(6000, None, 600), (None, 90, 1080), (700, None, 240), (100, None, 100), (None, 1, 120)],
+    [(6000, None, 375), (None, 90, 675), (700, None, 240), (100, None, 100), (None, 1, 120)],
 )
-def test_evaluations_are_ten_or_two_minutes_apart(rate, steps, minutes, every):
+def test_evaluations_are_sixteen_or_two_minutes_apart(rate, steps, minutes, every):
     assert choose_by_length(made(), 100, steps, minutes).evaluate_every == every
 
 

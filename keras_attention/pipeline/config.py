@@ -84,7 +84,7 @@ class RunConfig:
         ema: Momentum of an exponential moving average of the weights, such as 0.999 for the average over about the last
             1,000 steps; None for no average. See `ExponentialMovingAverage`. With it, the validation loss, BLEU and the
             best checkpoint are those of the average.
-        evaluate_every: Number of steps between evaluations, each of which writes a checkpoint; None for ten of them, or
+        evaluate_every: Number of steps between evaluations, each of which writes a checkpoint; None for 16 of them, or
             fewer in a short training.
         checkpoint_minutes: Minutes between two states within an evaluation's steps, from which an interrupted training
             resumes. See `ResumableRun`.
