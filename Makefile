@@ -33,7 +33,7 @@ demo: .venv/.installed ## train, export and try a small translator
 
 test: .venv/.installed ## run all tests except the slow ones, with the docstrings' examples
 	@echo "test: runs all tests except the slow ones, with the docstrings' examples"
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_FLAGS)
 	@if $(BIN)/python -c 'import jax' 2>/dev/null; then echo "test: a glance at JAX"; \
 	    KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) $(GLANCE) $(PYTEST_FLAGS); \
 	else echo "test: JAX is not installed, so nothing ran on it; make test-backends installs it"; fi

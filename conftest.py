@@ -1,5 +1,6 @@
 """What every test and every example in a docstring finds: the usual names, a fixed seed."""
 
+import gc
 import random
 
 import keras
@@ -14,6 +15,16 @@ def fixed_seed():
     """The same numbers whatever ran before: Keras 3 draws its own seeds from Python's generator."""
     random.seed(1)
     np.random.seed(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """Keeps garbage collections fast: TensorFlow never frees the graphs of custom gradients."""
+    import hypothesis  # noqa: F401  its plugins, when imported, look for references that `gc.freeze` hides
+
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
