@@ -19,6 +19,7 @@ from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.recipe import adopt_choices, choose_by_length
+from keras_attention.pipeline.recorded import recorded
 from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.serving import Translator
@@ -103,8 +104,8 @@ def train(
         print(f"validation: {data.valid_batches.summary()}")
         steps_per_epoch = len(data.batches) / config.gradient_accumulation
         steps = None if epochs is None else max(1, int(epochs * steps_per_epoch))
-        limits = [max_steps, config.total_steps, steps]
-        limit = min((value for value in limits if value is not None), default=None)
+        limits = {"max_steps": max_steps, "total_steps": config.total_steps, "epochs": steps}
+        limit = min((value for value in limits.values() if value is not None), default=None)
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
         model = load_model(run, config)
@@ -114,13 +115,14 @@ def train(
         run.start(config, data.tokenizer)
 
         try:
-            if limit is None or state.step < limit:
-                _fit(model, state, run, config, data, limit, max_minutes)
-            else:
-                print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
-            model = write_final_model(model, run, data.valid_batches.dataset())
-            print(forecast_summary(run.path))
-            return model
+            with recorded(run.events_file, model, state.step, limits, max_minutes):
+                if limit is None or state.step < limit:
+                    _fit(model, state, run, config, data, limit, max_minutes)
+                else:
+                    print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
+                model = write_final_model(model, run, data.valid_batches.dataset())
+                print(forecast_summary(run.path))
+                return model
         except OSError as error:
             if error.errno and error.filename is None:
                 raise OSError(error.errno, error.strerror, str(run.path)) from error
