@@ -1,5 +1,6 @@
 """A line that shows what a long job does: rewritten in a terminal, and repeated every minute in a log."""
 
+import datetime
 import sys
 import threading
 import time
@@ -20,10 +21,16 @@ class StatusLine:
     def __init__(self, stderr: bool = False, console: Any = None):
         self._console = _console(stderr) if console is None else console
         self._lock = threading.RLock()
-        self._shown = -float("inf")  # the time of the last text
         self._drawn = False
+        # The time of the last text; a log gets the first one after a minute, so that a short job adds no line.
+        self._shown = -float("inf") if self._console.is_interactive else time.monotonic()
         # They live as long as this object, because Python's `print` holds no reference to the stream that it writes to.
         self._streams: dict[str, _Stream] = {}
+
+    def start(self, text: Callable[[], str]) -> None:
+        """Shows the text at once, also in a log."""
+        self._shown = -float("inf")
+        self.show(text)
 
     def show(self, text: Callable[[], str], at_once: bool = False) -> None:
         """Shows the text, unless the last one is too recent; `at_once` replaces any text in a terminal."""
@@ -54,11 +61,11 @@ class StatusLine:
 
     def clear(self) -> None:
         """Erases the line from a terminal."""
-        from rich.control import Control, ControlType
-
         with self._lock:
             if not self._drawn:
                 return
+            from rich.control import Control, ControlType
+
             self._drawn = False
             for name, stream in self._streams.items():
                 if getattr(sys, name) is stream:
@@ -74,6 +81,11 @@ class StatusLine:
             if name not in self._streams or self._streams[name].rich_proxied_file is not stream:
                 self._streams[name] = _Stream(stream, self)
             setattr(sys, name, self._streams[name])
+
+
+def clock(seconds: float) -> str:
+    """A duration as in 1:05:09."""
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 class _Stream:

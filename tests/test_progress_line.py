@@ -241,11 +241,10 @@ def test_a_file_gets_neither_escape_codes_nor_carriage_returns(monkeypatch, caps
     model.predict(np.ones((4, 3)), callbacks=[ProgressLine()])
     printed = capsys.readouterr().out
     assert not set("\x1b\r\b") & set(printed)
-    compiling, first, second, evaluated, predicted = printed.splitlines()
+    compiling, first, second = printed.splitlines()
     assert compiling == "0:00:00  step 0  compiling"
     assert re.fullmatch(r"step 1: loss \S+, validation loss \S+, best so far", first)
     assert second.startswith("step 2: ")
-    assert (evaluated, predicted) == ("0:00:00  step 2  validating", "0:00:00  step 2  predicting")
 
 
 def test_a_state_holds_what_a_resumed_training_shows(clock):
@@ -271,10 +270,40 @@ def test_limits_are_above_zero(name):
         ProgressLine(**{name: 0})
 
 
-def test_a_job_without_fit_shows_its_state(clock):
+def test_a_log_says_nothing_of_a_job_that_takes_less_than_a_minute(clock):
     file = io.StringIO()
     line = StatusLine(console=Console(file=file, force_terminal=False))
     for second in range(150):
         line.show(lambda second=second: f"{second} texts", at_once=True)
         clock.now += 1
-    assert file.getvalue() == "0 texts\n60 texts\n120 texts\n"
+    assert file.getvalue() == "60 texts\n120 texts\n"
+
+
+def test_evaluation_and_prediction_have_a_line_in_a_terminal():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with as_terminal() as terminal:
+        model.evaluate(np.ones((4, 3)), np.ones((4, 1)), callbacks=[ProgressLine()])
+        model.predict(np.ones((4, 3)), callbacks=[ProgressLine()])
+        assert terminal.lines == [""]
+    for phase in ("validating", "predicting"):
+        assert re.search(rf"step \S+  {phase}", re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()))
+
+
+@pytest.mark.tensorflow
+def test_translating_shows_the_number_of_texts_on_standard_error(clock, monkeypatch):
+    from keras_attention.serving import translator
+
+    monkeypatch.setattr(translator, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    shown = []
+    with as_terminal() as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        for batch in translator._with_progress([np.arange(1100), np.arange(7)], 1107):
+            shown.append(terminal.lines[-1])
+            clock.now += len(batch)
+        assert terminal.lines == [""]
+        monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+        for batch in translator._with_progress([np.arange(50), np.arange(55), np.arange(5)], 110):
+            clock.now += len(batch)
+    assert shown == ["translating: 0 of 1,107 texts, 0:00:00", "translating: 1,100 of 1,107 texts, 0:18:20"]
+    assert log.getvalue() == "translating: 105 of 110 texts, 0:01:45\n"

@@ -1,6 +1,5 @@
 """The progress of a training in one line."""
 
-import datetime
 import math
 import sys
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
-from keras_attention.status_line import StatusLine
+from keras_attention.status_line import StatusLine, clock
 from keras_attention.training.stop_signals import in_fit
 
 # The speed is that of the last one or two of these periods.
@@ -111,7 +110,9 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         self._first: tuple[float, int, int] | None = None  # time, batches and step after the first batch
         self._ended = threading.Event()
         threading.Thread(target=self._watch, args=(threading.get_ident(), self._ended), daemon=True).start()
-        self.phase("compiling")
+        self._phase = ("compiling", self._started)
+        self._read_step()
+        self._line.start(self._text)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
@@ -182,10 +183,10 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
 
     def _text(self) -> str:
         now = time.monotonic()
-        parts = [_clock(now - self._started), f"step {self._step:,}"]
+        parts = [clock(now - self._started), f"step {self._step:,}"]
         phase = self._phase
         if phase is not None:
-            return "  ".join([*parts, phase[0], *([_clock(now - phase[1])] if now - phase[1] >= 1 else [])])
+            return "  ".join([*parts, phase[0], *([clock(now - phase[1])] if now - phase[1] >= 1 else [])])
         return "  ".join([*parts, *self._speed(now), f"loss {_number(self._loss)}", *self._bleu(), *self._left(now)])
 
     def _speed(self, now: float) -> list[str]:
@@ -214,7 +215,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         if not limits:
             return []
         seconds, limit = min(limits, key=lambda each: round(each[0]))  # of equal ones the first
-        return [f"{_clock(max(0.0, seconds))} left of {limit}"]
+        return [f"{clock(max(0.0, seconds))} left of {limit}"]
 
     def _summary(self, logs: Mapping[str, Any]) -> str:
         self.bleu = float(logs.get("val_bleu", self.bleu))
@@ -225,11 +226,6 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
                 self.best, self.best_step = float(logs["val_loss"]), self._step
             values.append("best so far" if self.best_step == self._step else f"best at step {self.best_step:,}")
         return f"step {self._step:,}: {', '.join(values)}"
-
-
-def _clock(seconds: float) -> str:
-    """The time as in 1:05:09."""
-    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def _label(name: str) -> str:
