@@ -171,11 +171,8 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
 
     def _read_step(self) -> None:
         optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:  # of a model that is only evaluated
-            return
-        if keras.config.backend() == "jax" and not self._ended.is_set():
-            self.model.jax_state_sync()  # a step keeps the variables' values to itself
-        self._step = int(optimizer.iterations)
+        if optimizer is not None:  # unless the model is only evaluated
+            self._step = int(optimizer.iterations)
 
     def _text_of_step(self) -> str:
         self._read_step()
