@@ -1,6 +1,7 @@
 """Commands that show runs: a table of them, and pictures of their curves and their attention."""
 
 import datetime
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ def _print_table(folder: str, summaries: list[Any]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
     for name in ("step", "BLEU", "perplexity", "tokens/s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("changed", no_wrap=True)
@@ -88,8 +89,8 @@ def _print_table(folder: str, summaries: list[Any]) -> None:
             Text("" if run.ended is None else run.ended),
         )
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file has no width, and rich would cut the lines at 80 characters
+    if not sys.stdout.isatty():
+        console.width = 1000  # a file has no width, and rich would break the lines at 80 characters
     console.print(table)
 
 
