@@ -92,7 +92,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         """
         self._read_step()
         self._phase = (name, time.monotonic())
-        self._line.show(self._text, at_once=True)
+        self._show_phase(at_once=True)
 
     def close(self) -> None:
         """Erases the line from a terminal, when `fit` has ended with an error or at Ctrl-C.
@@ -112,7 +112,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         threading.Thread(target=self._watch, args=(threading.get_ident(), self._ended), daemon=True).start()
         self._phase = ("compiling", self._started)
         self._read_step()
-        self._line.start(self._text)
+        self._line.start(lambda: self._text_of_phase("compiling", self._started))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
@@ -144,7 +144,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         self.phase("validating")
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._line.show(self._text)
+        self._show_phase()
 
     def on_test_end(self, logs: Any = None) -> None:
         if self._ended.is_set():  # of `evaluate`
@@ -154,7 +154,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         self.phase("predicting")
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._line.show(self._text)
+        self._show_phase()
 
     def on_predict_end(self, logs: Any = None) -> None:
         self.close()
@@ -166,25 +166,29 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
                 if not ended.is_set():
                     self.close()
                 return
-            if self._phase is not None:
-                self._line.show(self._text)
+            self._show_phase()
 
     def _read_step(self) -> None:
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:  # unless the model is only evaluated
             self._step = int(optimizer.iterations)
 
+    def _show_phase(self, at_once: bool = False) -> None:
+        phase = self._phase  # which another thread may change
+        if phase is not None:
+            self._line.show(lambda: self._text_of_phase(*phase), at_once)
+
+    def _text_of_phase(self, name: str, began: float) -> str:
+        now = time.monotonic()
+        elapsed = [clock(now - began)] if now - began >= 1 else []
+        return "  ".join([clock(now - self._started), f"step {self._step:,}", name, *elapsed])
+
     def _text_of_step(self) -> str:
         self._read_step()
-        return self._text()
-
-    def _text(self) -> str:
         now = time.monotonic()
-        parts = [clock(now - self._started), f"step {self._step:,}"]
-        phase = self._phase
-        if phase is not None:
-            return "  ".join([*parts, phase[0], *([clock(now - phase[1])] if now - phase[1] >= 1 else [])])
-        return "  ".join([*parts, *self._speed(now), f"loss {_number(self._loss)}", *self._bleu(), *self._left(now)])
+        beginning = [clock(now - self._started), f"step {self._step:,}"]
+        values = [*self._speed(now), f"loss {_number(self._loss)}", *self._bleu(), *self._left(now)]
+        return "  ".join([*beginning, *values])
 
     def _speed(self, now: float) -> list[str]:
         since, batches = self._marks[0]
