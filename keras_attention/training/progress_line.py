@@ -147,7 +147,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         self._show_phase()
 
     def on_test_end(self, logs: Any = None) -> None:
-        if self._ended.is_set():  # of `evaluate`
+        if self._ended.is_set():  # not in `fit`
             self.close()
 
     def on_predict_begin(self, logs: Any = None) -> None:
@@ -157,7 +157,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         self._show_phase()
 
     def on_predict_end(self, logs: Any = None) -> None:
-        self.close()
+        self.on_test_end()
 
     def _watch(self, thread: int, ended: threading.Event) -> None:
         """Repeats the line while no batch ends, from another thread, until `fit` ends in whatever way."""
