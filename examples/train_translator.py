@@ -20,7 +20,8 @@ def main(source: str, target: str, folder: str, *, vocabulary_size: int = 8000, 
         loss=ka.training.MaskedCrossEntropy(label_smoothing=0.1),
         metrics=[ka.training.MaskedAccuracy(), ka.training.Perplexity()],
     )
-    model.fit(data, epochs=epochs, shuffle=False, callbacks=[keras.callbacks.TensorBoard("logs")])
+    callbacks = [ka.training.ProgressLine(), keras.callbacks.TensorBoard("logs")]
+    model.fit(data, epochs=epochs, shuffle=False, callbacks=callbacks)
     translator = ka.serving.Translator(model, tokenizer, beam_size=4, length_penalty=0.6)
     print(translator(["How are you?"]))
     print(ka.serving.export(translator, folder))

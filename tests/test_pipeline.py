@@ -32,6 +32,7 @@ from keras_attention.pipeline import (
     bleu_tokenizer,
     compare_weights,
     evaluate_translations,
+    list_runs,
     train,
 )
 from keras_attention.pipeline import (
@@ -109,6 +110,8 @@ def test_a_run_leaves_what_the_next_commands_need(run, config):
     for column in ("loss", "accuracy", "perplexity", "val_loss", "val_perplexity", "val_bleu", "tokens_per_second"):
         assert all(np.isfinite(float(row[column])) for row in rows), column
     assert not list(run.checkpoints.glob(".writing-*"))
+    (summary,) = list_runs(run.path)
+    assert (summary.state, summary.step, summary.ended) == ("finished", 7, "max_steps")
 
 
 def test_the_average_is_the_mean_and_final_is_the_better_one(run):
@@ -430,6 +433,9 @@ def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch):
     with pytest.raises(FloatingPointError, match=r"keeps its earlier checkpoints.*Received: val_perplexity=inf"):
         train(copied.path, max_steps=9)
     assert contents(copied.checkpoints) == before
+    (summary,) = list_runs(copied.path)
+    assert (summary.state, summary.step) == ("diverged", 7)
+    assert summary.ended.startswith("Training diverged at step 9.")
 
 
 def test_final_is_never_a_model_that_diverged(copied):
@@ -1137,6 +1143,8 @@ def test_train_command_starts_a_run_and_resumes_it(texts, tmp_path):
     result = command("train", run, *files, *sizes, *settings, "--max-steps", 2)
     assert result.exit_code == 0, result.output
     assert "padding:" in result.output
+    assert not set("\x1b\r\b") & set(result.output), "a log has neither escape codes nor carriage returns"
+    assert re.search(r"^step 2: validation perplexity \S+, BLEU \S+, best so far$", result.output, re.MULTILINE)
     assert f"{texts['train.en']} and {texts['train.de']}: 300 pairs of 300 lines, left out: 0" in result.output
     assert f"{texts['valid.en']} and {texts['valid.de']}: 70 pairs of 70 lines, left out: 0" in result.output
     assert "validation: pairs: 70," in result.output

@@ -3,7 +3,7 @@
 from keras_attention.extras import needed_by
 
 with needed_by("The command keras-attention", "cli", "text"):
-    from keras_attention.cli import export, serving, training, translation
+    from keras_attention.cli import export, serving, training, translation, watching
     from keras_attention.cli.group import main, run
 
-__all__ = ["export", "main", "run", "serving", "training", "translation"]
+__all__ = ["export", "main", "run", "serving", "training", "translation", "watching"]

@@ -27,14 +27,18 @@ def export(run: str, folder: str, **options: Any) -> None:
     from keras_attention.files import check_folder
     from keras_attention.pipeline import RunFolder, compare_weights, run_card
     from keras_attention.serving.model_folder import check_model_folder
+    from keras_attention.status_line import StatusLine
 
     check_folder(folder)
     check_model_folder(folder)
     serving.share_cores()
     card = run_card(run, options["checkpoint"])
+    line = StatusLine(stderr=True)
+    line.show(lambda: f"loading {run}")
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
         click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
+    line.show(lambda: "exporting", at_once=True)
     click.echo(serving.export(translator, folder, card=card))
 
 
@@ -56,11 +60,15 @@ def convert(run: str, folder: str, runtime: str, quantization: str | None, check
     from keras_attention import conversion
     from keras_attention.files import check_folder
     from keras_attention.pipeline import RunFolder
+    from keras_attention.status_line import StatusLine
 
     check_folder(Path(folder).absolute().parent)
     if quantization is not None and runtime != "ctranslate2":
         raise click.UsageError(f"--quantization is for --to ctranslate2. Received: --to {runtime}")
+    line = StatusLine(stderr=True)
+    line.show(lambda: f"loading {run}")
     translator = RunFolder(run).translator(checkpoint)
+    line.show(lambda: f"converting to {runtime}, and comparing with the model", at_once=True)
     options = {} if quantization is None else {"quantization": quantization}
     convert_to = getattr(conversion, f"to_{runtime}")
     click.echo(convert_to(translator.model, translator.tokenizer, folder, **options))

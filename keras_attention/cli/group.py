@@ -77,7 +77,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
-        if sys.stdout is None:  # Keras' progress bar needs it too
+        if sys.stdout is None:
             raise click.ClickException(
                 "Standard output is closed, so the result would be lost: redirect it to a file, or to /dev/null"
             )

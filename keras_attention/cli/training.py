@@ -114,10 +114,12 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
     Example: keras-attention tokenizer train.en train.de -o ende.model
     """
     from keras_attention.files import check_output, is_standard_output
+    from keras_attention.status_line import StatusLine
     from keras_attention.text import SubwordTokenizer
 
     output = "/dev/stdout" if output == "-" else output
     check_output(output, inputs=files)
+    StatusLine(stderr=True).show(lambda: f"training a tokenizer of {vocabulary_size:,} pieces")
     with warnings_as_notes():
         trained = SubwordTokenizer.train(list(files), vocabulary_size, model_type=model_type)
     trained.save(output)

@@ -95,7 +95,7 @@ def _write(path: Path, pairs: list[Pair], side: int) -> None:
 
 def _measure(translator: serving.Translator, pairs: list[Pair]) -> float:
     sources, references = map(list, zip(*pairs, strict=True))
-    translations = translator.translate(sources)
+    translations = translator.translate(sources, progress=True)
     exact = sum(a == b for a, b in zip(translations, references, strict=True)) / len(pairs)
     print(f"\n{len(pairs)} unseen phrases: {exact:.1%} translated exactly")
     print(evaluate_translations(translations, references))

@@ -11,6 +11,8 @@ with needed_by("keras_attention.pipeline", "cli", "text"):
     from keras_attention.pipeline.final_model import average
     from keras_attention.pipeline.folder import RunFolder
     from keras_attention.pipeline.forecast import Forecast, forecast_run
+    from keras_attention.pipeline.plot import plot_runs
+    from keras_attention.pipeline.runs import RunSummary, list_runs
     from keras_attention.pipeline.train import train
     from keras_attention.pipeline.trial import Trial, trial_training
 
@@ -22,6 +24,7 @@ __all__ = [
     "MetricComparison",
     "RunConfig",
     "RunFolder",
+    "RunSummary",
     "Trial",
     "average",
     "bleu_tokenizer",
@@ -32,6 +35,8 @@ __all__ = [
     "draw_report",
     "evaluate_translations",
     "forecast_run",
+    "list_runs",
+    "plot_runs",
     "record_scores",
     "run_card",
     "train",

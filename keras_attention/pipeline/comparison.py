@@ -160,7 +160,7 @@ def compare(
         tokenize: See `evaluate_translations`.
         samples: Number of bootstrap samples.
         seed: Seed of the samples.
-        progress: Whether to show a progress bar for each run.
+        progress: Whether to show the number of translated texts of each run on standard error.
         **options: `checkpoint`, `beam_size`, `length_penalty` and `weights` for both runs: see `RunFolder.translator`.
 
     Returns:

@@ -10,6 +10,7 @@ from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer
 from keras_attention.models import Transformer
 from keras_attention.pipeline.folder import RunFolder
+from keras_attention.status_line import StatusLine
 from keras_attention.training import average_checkpoints
 from keras_attention.training.callbacks import ema_file
 
@@ -48,6 +49,8 @@ def average(folder: str | Path, last: int | None = None) -> Path:
 
 def write_final_model(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
     """Writes `average.keras`, `ema.keras` for `config.ema`, and `final.keras`, the best of these and `best.keras`."""
+    line = StatusLine()
+    line.show(lambda: "averaging checkpoints")
     average(run.path)
     if run.config.ema is not None:
         last = run.load(run.model_file("last"), compile=False)
@@ -57,6 +60,7 @@ def write_final_model(model: Transformer, run: RunFolder, data: tf.data.Dataset)
     for name in ("best", "average", "ema"):
         if not run.model_file(name).exists():
             continue  # interrupted before the first best checkpoint was written
+        line.show(lambda name=name: f"evaluating the {name} checkpoint", at_once=True)
         model.set_weights(run.load(run.model_file(name), compile=False).get_weights())
         results = model.evaluate(data, verbose=0, return_dict=True)
         print(f"validation perplexity of the {name} checkpoint: {results['perplexity']:.3f}")

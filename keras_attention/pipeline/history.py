@@ -49,6 +49,34 @@ def read_evaluations(path: Path) -> Evaluations:
     return Evaluations(steps, rates, np.log(train), np.log(valid))
 
 
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Reads all columns (N,) of a history, NaN where empty, without evaluations that were repeated."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: no evaluation has been made")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = [line for line in csv.reader(file) if line]
+        names = lines[0] if lines else []
+        if "step" not in names:
+            raise ValueError("it has no column step, as in a run of an earlier release")
+        if len(lines) > 1 and len(lines[-1]) < len(names):
+            lines.pop()  # a line that is being written
+        rows: list[list[float]] = []
+        step = names.index("step")
+        for line in lines[1:]:
+            values = [float(value or "nan") for value in line]
+            if len(values) != len(names):
+                raise ValueError(f"line {len(rows) + 2} does not have a value for each column")
+            while rows and rows[-1][step] >= values[step]:
+                rows.pop()
+            rows.append(values)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} holds no evaluation")
+    return dict(zip(names, np.array(rows).T, strict=True))
+
+
 def _read_rows(path: Path) -> list[tuple[float, ...]]:
     """The step, the learning rate, the training perplexity and the validation perplexity of each row."""
     columns = ("step", "learning_rate", "perplexity", "val_perplexity")

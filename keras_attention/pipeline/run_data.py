@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_attention.pipeline.check import check_before_training
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.pipeline.recipe import choose_vocabulary_size
+from keras_attention.status_line import StatusLine
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.text.lines import STANDARD_INPUT, is_file
 
@@ -35,6 +36,7 @@ class RunData:
             print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
             files = [config.source, config.target]
             tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
+        StatusLine().show(lambda: "encoding the texts")
         options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
         noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
         if config.packed_rows is None:

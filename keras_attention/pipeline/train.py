@@ -19,6 +19,7 @@ from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.recipe import adopt_choices, choose_by_length
+from keras_attention.pipeline.recorded import recorded
 from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.serving import Translator
@@ -29,6 +30,7 @@ from keras_attention.training import (
     ExponentialMovingAverage,
     FailOnDivergence,
     InverseSqrtSchedule,
+    ProgressLine,
     ResumableRun,
     ResumableTensorBoard,
     StopAfter,
@@ -55,9 +57,9 @@ def train(
 ) -> Transformer:
     """Trains a translator, or resumes the run in the folder.
 
-    A run that was interrupted resumes exactly: see `ResumableRun`. One "epoch" of the progress bar is
-    `config.evaluate_every` steps, followed by the validation loss, BLEU on a sample and a checkpoint; with
-    `config.ema`, each evaluation is of the moving average. Training ends at the first limit or at `config.total_steps`,
+    A run that was interrupted resumes exactly: see `ResumableRun`. After every
+    `config.evaluate_every` steps follow the validation loss, BLEU on a sample and a checkpoint; with `config.ema`, each
+    evaluation is of the moving average. Training ends at the first limit or at `config.total_steps`,
     where the learning rate has fallen to zero. A call with a later limit raises it again, unless the config has the
     `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is that average, the best
     checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest validation loss. Last,
@@ -102,8 +104,8 @@ def train(
         print(f"validation: {data.valid_batches.summary()}")
         steps_per_epoch = len(data.batches) / config.gradient_accumulation
         steps = None if epochs is None else max(1, int(epochs * steps_per_epoch))
-        limits = [max_steps, config.total_steps, steps]
-        limit = min((value for value in limits if value is not None), default=None)
+        limits = {"max_steps": max_steps, "total_steps": config.total_steps, "epochs": steps}
+        limit = min((value for value in limits.values() if value is not None), default=None)
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
         model = load_model(run, config)
@@ -113,13 +115,14 @@ def train(
         run.start(config, data.tokenizer)
 
         try:
-            if limit is None or state.step < limit:
-                _fit(model, state, run, config, data, limit, max_minutes)
-            else:
-                print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
-            model = write_final_model(model, run, data.valid_batches.dataset())
-            print(forecast_summary(run.path))
-            return model
+            with recorded(run.events_file, model, state.step, limits, max_minutes):
+                if limit is None or state.step < limit:
+                    _fit(model, state, run, config, data, limit, max_minutes)
+                else:
+                    print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
+                model = write_final_model(model, run, data.valid_batches.dataset())
+                print(forecast_summary(run.path))
+                return model
         except OSError as error:
             if error.errno and error.filename is None:
                 raise OSError(error.errno, error.strerror, str(run.path)) from error
@@ -224,21 +227,26 @@ def _fit(
     ema = _moving_average(model, run, config)
     averaged = contextlib.nullcontext if ema is None else ema.applied
 
+    tokens_per_batch = data.batches.num_tokens / len(data.batches)
+    progress = ProgressLine(limit, max_minutes, tokens_per_batch, metrics=("val_perplexity", "val_bleu"))
+
     def validate() -> Mapping[str, float]:
+        progress.phase("validating")
         with averaged():
             results = model.evaluate(valid_data, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in results.items()}
 
     def bleu() -> Mapping[str, float]:
+        progress.phase("translating for BLEU")
         with averaged():
             return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
 
-    throughput = Throughput(data.batches.num_tokens / len(data.batches))
+    throughput = Throughput(tokens_per_batch)
     history = HistoryWriter(str(run.history_file), append=state.batch > 0)
     logs = [*_tensorboard(run), history]
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
-    state.callbacks = [*averages, *logs, checkpoints]
+    state.callbacks = [*averages, *logs, progress, checkpoints]
     try:
         make_trainer(model, config).fit(
             state.dataset(),
@@ -255,11 +263,13 @@ def _fit(
                 FailOnDivergence(),  # before anything is written
                 EpochMetrics(bleu),
                 *logs,
+                progress,
                 checkpoints,
                 state,
             ],
         )
     finally:
+        progress.close()
         history.on_train_end()  # Keras leaves its file open where training ends with an error
     print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
 

@@ -1,5 +1,6 @@
 """A model and its tokenizer as one function from text to text."""
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from keras_attention.decoding.generate import EXTRA_LENGTH
 from keras_attention.decoding.model_steps import learned_positions
 from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
 from keras_attention.serving.tokenization import Tokens, tokenize
+from keras_attention.status_line import StatusLine, clock
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 
 SOURCE = tf.TensorSpec([None], tf.string, name="source")
@@ -140,7 +142,7 @@ class Translator(tf.Module):
         Args:
             texts: The texts; bytes if they may be invalid UTF-8.
             tokens_per_batch: Maximum number of source tokens of a batch, padding included.
-            progress: Whether to show a progress bar.
+            progress: Whether to show the number of translated texts on standard error.
 
         Returns:
             The best translation of each text.
@@ -341,12 +343,11 @@ def _parts(batch: np.ndarray) -> list[np.ndarray]:
 
 
 def _with_progress(batches: list[np.ndarray], number: int) -> Iterator[np.ndarray]:
-    """Yields the batches and shows a progress bar of the texts."""
-    from rich.console import Console  # only the command needs it
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:  # standard output is for the translations
-        task = bar.add_task("translating", total=number)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))
+    """Yields the batches and shows the number of texts that are translated."""
+    line, done, started = StatusLine(stderr=True), 0, time.monotonic()  # standard output is for the translations
+    for batch in batches:
+        elapsed = clock(time.monotonic() - started)
+        line.show(lambda done=done, elapsed=elapsed: f"translating: {done:,} of {number:,} texts, {elapsed}")
+        yield batch
+        done += len(batch)
+    line.clear()

@@ -21,6 +21,7 @@ from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.muon import Muon, muon_optimizer
 from keras_attention.training.presets import preset_optimizer, recommended_dropout
+from keras_attention.training.progress_line import ProgressLine
 from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 
@@ -37,6 +38,7 @@ __all__ = [
     "MaskedCrossEntropy",
     "Muon",
     "Perplexity",
+    "ProgressLine",
     "ResumableRun",
     "ResumableTensorBoard",
     "StopAfter",

@@ -45,11 +45,15 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # `fit` may have ended with an error, without `on_train_end`.
-        in_fit = any(each.f_code.co_name == "fit" for each, _ in traceback.walk_stack(frame))
-        if self.received is not None or not in_fit:
+        if self.received is not None or not in_fit(frame):
             self.restore()
             signal.raise_signal(number)
             return
         self.received = number
         name = signal.Signals(number).name
         print(f"\n{name}: training stops after this step, with its state saved. Again: at once.", flush=True)
+
+
+def in_fit(frame: FrameType | None) -> bool:
+    """Returns True if a thread that is at a frame is in a call of `fit`."""
+    return frame is not None and any(each.f_code.co_name == "fit" for each, _ in traceback.walk_stack(frame))
