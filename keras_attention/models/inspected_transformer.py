@@ -42,7 +42,7 @@ class AttentionWeights(NamedTuple):
 
 
 class AttentionChanges(NamedTuple):
-    """Changes of the attention: masks of heads (N, H), a window, a factor of the scale; with an axis B for sentences."""
+    """Masks of heads (N, H), a window and a factor of the scale, for all sentences or, with an axis B, for each."""
 
     encoder_heads: Any
     decoder_heads: Any
