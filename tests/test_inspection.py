@@ -264,7 +264,7 @@ def test_the_page_shows_what_python_says_of_the_same_changes(inside, translator)
     assert "head 3, which is off, in percent" in inside.page.element("#caption").text
 
     inside.slide("window", 2)
-    assert inside.page.element("#window-value").text == "distance below 2"
+    assert inside.page.element("#window-value").text == "positions at a distance below 2"
     assert_shows(inside, translator, text, {**without(*off), "window": 2})
     inside.slide("scale", 0.4)
     assert inside.page.element("#scale-value").text == "0.4 × 1/√dₖ"
@@ -281,7 +281,7 @@ def test_the_page_shows_what_python_says_of_the_same_changes(inside, translator)
     named = "Changed: encoder self-attention, layer 1 without head 3; cross-attention, layer 2 without head 1"
     assert [effect.partition(". With it the translation ")[0] for effect in effects] == [
         named,
-        f"{named}; window; scale",
+        f"{named}; window 2; scale 0.4",
     ]
 
 
