@@ -12,9 +12,11 @@ from tiny_translator import lines, tiny_model, tiny_tokenizer
 
 pytest.importorskip("starlette", reason="needs the extra serving")
 
+from click.testing import CliRunner
 from served_stub import FREE, ask
 
 import keras_attention as ka
+from keras_attention.cli import main
 from keras_attention.models import InspectedTransformer
 from keras_attention.server import Server
 from keras_attention.serving import Translator, export
@@ -40,6 +42,7 @@ def folder(translator, tmp_path_factory):
     module = importlib.import_module("keras_attention.serving.export")  # not the function of that name
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SIGNATURES", {"serving_default": module.SIGNATURES["serving_default"]})
+        patch.setattr("keras_attention.serving.warm_up.BATCH_SIZES", (2,))
         return export(translator, tmp_path_factory.mktemp("saved_models") / "tiny", inspect=True).parent
 
 
@@ -181,6 +184,19 @@ def test_a_model_that_cannot_be_inspected_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_command_passes_the_option_on(monkeypatch, tmp_path):
+    exported = []
+    pipeline, serving = (importlib.import_module(f"keras_attention.{room}") for room in ("pipeline", "serving"))
+    monkeypatch.setattr(pipeline, "run_card", lambda run, checkpoint: {})
+    monkeypatch.setattr(pipeline.RunFolder, "translator", lambda run, **options: "translator")
+    monkeypatch.setattr(serving, "export", lambda *arguments, **options: exported.append(options["inspect"]))
+    monkeypatch.setattr(serving, "share_cores", lambda: None)
+    for options in ([], ["--inspect"]):
+        result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "en-de"), *options])
+        assert result.exit_code == 0, result.output
+    assert exported == [False, True]
+
+
 class InsidePage:
     """What a person does with the controls and sees of the weights."""
 
@@ -273,7 +289,8 @@ def test_the_page_shows_what_python_says_of_the_same_changes(inside, translator)
 
     inside.page.write(TEXTS[2])  # the changes stay
     inside.page.wait(lambda: inside.page.element("#translation").text == translator([TEXTS[2]])[0])
-    assert_shows(inside, translator, TEXTS[2], {**without(*off), "window": 2, "scale": 0.4})
+    inside.wait_until_idle()
+    assert inside.page.element("#effect").text.startswith("Changed: encoder self-attention, layer 1 without head 3")
     inside.page.element("#reset").click()
     inside.wait_until_idle()
     assert inside.page.element("#changed").text == inside.page.element("#translation").text

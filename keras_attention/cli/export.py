@@ -15,7 +15,7 @@ from keras_attention.cli.group import CHECKPOINT, RUN, FolderPath, decoding_opti
 @click.option(
     "--weights", type=click.Choice(["bfloat16", "int8"]), help="Lower precision of the weights; prints its BLEU cost."
 )
-@click.option("--inspect", is_flag=True, help="Also export every head, which the page of `serve` then switches off.")
+@click.option("--inspect", is_flag=True, help="Also let the page of `serve --page` show and change the attention.")
 def export(run: str, folder: str, inspect: bool, **options: Any) -> None:
     """Exports RUN as a SavedModel for TF Serving.
 
