@@ -239,7 +239,9 @@ class InspectedTransformer:
         )
 
 
-def _attend(attention: Any, x: Any, memory: KeyValueCache, offset: Any, mask: Any, heads: Any, scale: Any) -> Any:
+def _attend(
+    attention: Any, x: Any, memory: KeyValueCache, offset: Any, mask: Any, heads: Any, scale: Any
+) -> tuple[Any, Any]:
     """Attention from x (B, T, M), whose first position is `offset`: the output (B, T, M), the weights (B, H, T, S)."""
     queries, bias = ops.transpose(attention.query_dense(x), (0, 2, 1, 3)), None  # (B, H, T, D)
     if attention.position is not None:
@@ -257,7 +259,7 @@ def _attend(attention: Any, x: Any, memory: KeyValueCache, offset: Any, mask: An
 def _feed_forward(layer: Any, x: Any) -> Any:
     """The position-wise network of an encoder or decoder layer, its skip connection and norm."""
     norm = layer.feed_forward_norm
-    return _add_and_norm(layer, norm, x, layer.feed_forward(_pre_norm(layer, norm, x)))
+    return _add_and_norm(layer, norm, x, layer.feed_forward(_pre_norm(layer, norm, x), training=False))
 
 
 def _pre_norm(layer: Any, norm: Any, x: Any) -> Any:
