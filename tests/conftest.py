@@ -1,5 +1,7 @@
 """Fixtures of the tests of the development server. They import what the extra `serving` installs when they are used."""
 
+import shutil
+
 import pytest
 
 
@@ -63,3 +65,21 @@ def hold(monkeypatch):
     yield make
     for each in made:
         each.open.set()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a screen; a test that needs it is skipped where it is missing."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("needs Chromium and its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,800"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()

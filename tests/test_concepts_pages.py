@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tensorflow
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ("order_and_masks", "layers", "decoding")
-LISTINGS = (*PAGES, "mistakes")
+LISTINGS = (*PAGES, "mistakes", "touch")
 # Each listing, and the text that follows it at once.
 LISTING = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", flags=re.DOTALL | re.MULTILINE)
 IMAGE = re.compile(r"!\[(.*?)\]\(\.\./images/(.*?)\)")
@@ -50,7 +50,7 @@ def test_the_glossary_names_what_exists():
     assert all((DOCS.parent / path).is_file() for path in paths)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", (*PAGES, "touch"))
 def test_questions_are_headings_with_a_text_alternative_for_each_figure(page):
     text = page_text(page)
     code = re.findall(r"`(keras_attention/[\w/]+\.py)`", text)

@@ -148,12 +148,12 @@ def stand_in_for_writing(monkeypatch, write=lambda path: None):
     """Replaces the export of the model, which takes seconds, by `write`."""
     module = importlib.import_module("keras_attention.serving.export")  # not the function of that name
 
-    def stand_in(translator, path):
+    def stand_in(translator, path, signatures):
         (path / "assets.extra").mkdir(parents=True)
         write(path)
 
     monkeypatch.setattr(module, "_write", stand_in)
-    monkeypatch.setattr(module, "model_card", lambda translator, name, card: {"name": name})
+    monkeypatch.setattr(module, "model_card", lambda translator, name, card, inspect: {"name": name})
 
 
 def test_versions_are_numbered_on(monkeypatch, tmp_path):

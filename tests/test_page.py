@@ -2,7 +2,6 @@
 
 import http.client
 import re
-import shutil
 
 import pytest
 import tensorflow as tf
@@ -11,20 +10,14 @@ from stub_model import MOST_WORDS, write_stub
 pytest.importorskip("starlette", reason="needs the extra serving")
 pytest.importorskip("selenium", reason="needs selenium")
 
+from opened_page import Page
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from keras_attention.server import Server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.tensorflow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver"),
-]
-LONG = 60
+pytestmark = pytest.mark.tensorflow
 # A name that would keep the page's script from ending.
 NAME = "<!--<script>"
 # A text that would run a script if the page took it for HTML.
@@ -40,49 +33,6 @@ def folder(tmp_path_factory):
 def server(folder):
     with Server(folder, rest_port=0, grpc_port=0, page=True) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,800"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """What a person does with the page and sees on it."""
-
-    def __init__(self, browser, server):
-        self.browser = browser
-        browser.get(server.url + "/")
-
-    def element(self, css):
-        return self.browser.find_element(By.CSS_SELECTOR, css)
-
-    def texts(self, css):
-        return [each.text for each in self.browser.find_elements(By.CSS_SELECTOR, css)]
-
-    def write(self, text):
-        box = self.element("#source")
-        box.send_keys(Keys.CONTROL, "a")
-        box.send_keys(text or Keys.DELETE)
-
-    def wait(self, what):
-        return WebDriverWait(self.browser, LONG, poll_frequency=0.02).until(lambda _: what())
-
-    def wait_for_translation(self, text):
-        self.wait(lambda: self.element("#translation").text == text)
-
-    def shown(self, css):
-        return self.element(css).is_displayed()
-
-    def complaints(self):
-        return [entry["message"] for entry in self.browser.get_log("browser")]
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from keras_attention.cli.group import CHECKPOINT, RUN, FolderPath, decoding_opti
 @click.option(
     "--weights", type=click.Choice(["bfloat16", "int8"]), help="Lower precision of the weights; prints its BLEU cost."
 )
-def export(run: str, folder: str, **options: Any) -> None:
+@click.option("--inspect", is_flag=True, help="Also let the page of `serve --page` show and change the attention.")
+def export(run: str, folder: str, inspect: bool, **options: Any) -> None:
     """Exports RUN as a SavedModel for TF Serving.
 
     Writes FOLDER/<version>/, a model from text to text. FOLDER also gets the settings of the server and a README with
@@ -39,7 +40,7 @@ def export(run: str, folder: str, **options: Any) -> None:
     if options["weights"] is not None:
         click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
     line.show(lambda: "exporting", at_once=True)
-    click.echo(serving.export(translator, folder, card=card))
+    click.echo(serving.export(translator, folder, card=card, inspect=inspect))
 
 
 @main.command()

@@ -73,7 +73,7 @@ class LoadedModel:
             raise ValueError(f"{message}. Received: {self.path}") from error
         self.signature_defs = graph.signature_def
         self.signatures = read_signatures(graph.signature_def)
-        self._decoding = _decoding(self.path / MODEL_CARD)
+        self._lengths = _lengths(self.path / MODEL_CARD)
 
     def signature(self, name: str) -> Signature:
         """Returns the signature of a name, "" for serving_default."""
@@ -84,16 +84,20 @@ class LoadedModel:
         return self.signatures[name]
 
     def cells(self, signature: Signature, inputs: Arrays) -> int:
-        """Returns a bound of texts × source tokens × target tokens, the size of the attention weights of a request."""
+        """Returns a bound of texts × source tokens × target tokens, the size of the attention weights of a request.
+
+        Those of several heads count as many times.
+        """
         # 0 for a model without the lengths in a model card, and for a signature that does not run the model.
-        if not self._decoding or "source" not in inputs or not {"score", "scores"} & set(signature.outputs):
+        lengths = self._lengths.get(signature.name) or self._lengths.get("decoding")
+        if not lengths or "source" not in inputs or not {"score", "scores"} & set(signature.outputs):
             return 0
-        max_source, max_target, max_length = self._decoding
+        max_source, max_target, max_length = lengths
         source = min(_longest(inputs["source"]) + 1, max_source)
         target = max_length or source + LONGER_TARGET
         if "target" in inputs:
             target = _longest(inputs["target"]) + 1
-        return len(inputs["source"]) * source * min(target, max_target)
+        return len(inputs["source"]) * source * min(target, max_target) * signature.heads
 
     def run(self, signature: Signature, inputs: Arrays, timeout: float = 60.0) -> Arrays:
         """Runs a signature, at most `timeout` seconds; one at a time, as a timeout stops all runs of a session."""
@@ -143,14 +147,22 @@ class _QuietTensorFlow:
         tf.get_logger().setLevel(self._level)
 
 
-def _decoding(card: Path) -> tuple[int, int, int | None] | None:
-    """Returns `max_source_length`, `max_target_length` and `max_length` of an export's model card, if it has them."""
+def _lengths(card: Path) -> dict[str, tuple[int, int, int | None]]:
+    """Returns `max_source_length`, `max_target_length` and `max_length` in the entries of an export's model card.
+
+    The entry `inspect` has those of that signature, `decoding` those of all others.
+    """
     try:
-        decoding = json.loads(card.read_text(encoding="utf-8"))["decoding"]
-        max_source, max_target = int(decoding["max_source_length"]), int(decoding["max_target_length"])
-        return max_source, max_target, decoding["max_length"] and int(decoding["max_length"])
-    except (OSError, ValueError, TypeError, LookupError):  # another SavedModel, or an edited card
-        return None
+        entries = json.loads(card.read_text(encoding="utf-8"))
+        return {name: _three(entries[name]) for name in ("decoding", "inspect") if name in entries}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):  # another SavedModel, or an edited card
+        return {}
+
+
+def _three(entry: dict[str, Any]) -> tuple[int, int, int | None]:
+    """Returns the three lengths of an entry."""
+    max_length = entry["max_length"]
+    return int(entry["max_source_length"]), int(entry["max_target_length"]), max_length and int(max_length)
 
 
 def _longest(texts: np.ndarray) -> int:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from keras_attention.server import json_tensors
 from keras_attention.server.errors import RequestError
 from keras_attention.server.service import Service
-from keras_attention.server.signature import Arrays
+from keras_attention.server.signature import Arrays, Signature
 
 # Bodies that are too large are read up to this many times the limit: a caller reads no response while it writes.
 READ_FACTOR = 16
@@ -133,8 +133,18 @@ def page_text(service: Service) -> str:
     """Returns the HTML of the translation page, which loads nothing else."""
     text = importlib.resources.files(__package__).joinpath("page.html").read_text("utf-8")
     # "<" is escaped, so that a name cannot end the script that contains it.
-    about = {"model": service.model.name, "signatures": sorted(service.model.signatures)}
+    signatures = service.model.signatures
+    about = {"model": service.model.name, "signatures": sorted(signatures), "heads": _heads(signatures)}
     return text.replace("/* ABOUT */ null", json.dumps(about).replace("<", "\\u003c"))
+
+
+def _heads(signatures: dict[str, Signature]) -> dict[str, list[int | None]] | None:
+    """Returns the numbers of layers and heads for each kind of attention of an export with `inspect`, else None."""
+    inputs = signatures["inspect"].inputs if "inspect" in signatures else {}
+    kinds = ("encoder", "decoder", "cross")
+    if not {"source", "window", "scale", *(f"{kind}_head_mask" for kind in kinds)} <= set(inputs):
+        return None
+    return {kind: inputs[f"{kind}_head_mask"].shape.as_list()[1:] for kind in kinds}
 
 
 async def _refuse(request: Request, error: RequestError) -> Response:

@@ -27,6 +27,13 @@ class Signature:
         shapes = [spec.shape for spec in (*self.inputs.values(), *self.outputs.values())]
         return all(shape.rank is not None and shape.rank > 0 and shape[0] is None for shape in shapes)
 
+    @property
+    def heads(self) -> int:
+        """The number of heads whose attention weights (batch, …, target, source) are outputs, those of all layers."""
+        shapes = [spec.shape.as_list() for spec in self.outputs.values() if spec.shape.rank]
+        weights = [shape[1:-2] for shape in shapes if len(shape) > 3 and shape[-2:] == [None, None]]
+        return max(1, sum(math.prod(size or 1 for size in sizes) for sizes in weights))
+
     def rows(self, inputs: Arrays) -> int:
         """Returns the number of rows of a request, that of its longest array; a scalar has one."""
         return max((len(array) if array.ndim else 1 for array in inputs.values()), default=1)

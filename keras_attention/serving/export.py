@@ -12,21 +12,27 @@ import tensorflow as tf
 
 from keras_attention.files import folders_removed_on_error
 from keras_attention.serving.graph_transforms import shrink_graph
+from keras_attention.serving.inspection import inspect_signature
 from keras_attention.serving.model_card import model_card
 from keras_attention.serving.model_folder import check_model_folder, unfinished_folder
 from keras_attention.serving.server_files import server_files
-from keras_attention.serving.signatures import SIGNATURES
+from keras_attention.serving.signatures import SIGNATURES, Signature
 from keras_attention.serving.translator import Translator
 from keras_attention.serving.warm_up import WARM_UP_FILE, write_warm_up
 
 MODEL_CARD = Path("assets.extra") / "model_card.json"
 
 
-def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str, Any] | None = None) -> Path:
+def export(
+    translator: Translator,
+    folder: str | os.PathLike,
+    card: Mapping[str, Any] | None = None,
+    inspect: bool = False,
+) -> Path:
     """Writes the next version of a SavedModel that takes and returns text, and the files that a server needs.
 
     Its signature `serving_default` takes `source` (B,) and returns `text`, `score` and `truncated` (B,); the others are
-    `translate_nbest`, `score`, `align`, `encode_ids` and `decode_ids`. The version contains
+    `translate_nbest`, `score`, `align`, `encode_ids` and `decode_ids`, and on request `inspect`. The version contains
     `assets.extra/model_card.json` and, if tensorflow-serving-api is installed, warm-up requests. Each export also
     writes, next to the versions, `models.config`, `batching.config`, `monitoring.config`, and a `README.md` with the
     commands that serve and query the model; it keeps a `README.md` whose first line is not the export's own.
@@ -39,6 +45,8 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
         translator: The translator.
         folder: The model's folder; the versions in it are 1, 2, 3, …
         card: More entries of the model card, such as `{"data": …, "bleu": …}`.
+        inspect: Whether to add the signature `inspect`, with which the translation page shows the attention of every
+            head and changes it, see `models.InspectedTransformer`.
 
     Returns:
         The folder of the new version.
@@ -46,7 +54,8 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
     Raises:
         TypeError: If `card` cannot be serialized as JSON.
         ValueError: If `card` has an entry that the export fills itself, or `folder` is that of one version, contains
-            other files than versions, or has a name that servers refuse.
+            other files than versions, or has a name that servers refuse, or `inspect` is given for another model than a
+            `Transformer`.
 
     Example:
         >>> translator = getfixture("translator")
@@ -57,12 +66,13 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
     """
     check_model_folder(folder)
     folder = Path(folder)
-    entries = model_card(translator, os.path.basename(os.path.realpath(folder)), card)
+    signatures = SIGNATURES | {"inspect": inspect_signature(translator)} if inspect else SIGNATURES
+    entries = model_card(translator, os.path.basename(os.path.realpath(folder)), card, inspect)
     with folders_removed_on_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(folder) as unfinished:
-            _write(translator, unfinished / "version")
-            files = server_files(folder)
+            _write(translator, unfinished / "version", signatures)
+            files = server_files(folder, inspect)
             for name, text in files.items():
                 (unfinished / name).write_text(text, encoding="utf-8")
             version = _publish(unfinished / "version", folder, entries)
@@ -71,18 +81,18 @@ def export(translator: Translator, folder: str | os.PathLike, card: Mapping[str,
         return version
 
 
-def _write(translator: Translator, path: Path) -> None:
+def _write(translator: Translator, path: Path, signatures: Mapping[str, Signature]) -> None:
     # Not tf.saved_model.save: a session, as servers use, would find no variables.
     archive = keras.export.ExportArchive()
     archive.track(translator)
-    for name, (function, inputs) in SIGNATURES.items():
+    for name, (function, inputs) in signatures.items():
         archive.add_endpoint(name, functools.partial(function, translator), inputs)
     # A server does not train, and without the gradients of custom operations the graph is smaller.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     archive.write_out(str(path), options=options, verbose=False)
     shrink_graph(path)
     (path / WARM_UP_FILE).parent.mkdir(exist_ok=True)
-    write_warm_up(path / WARM_UP_FILE, translator)
+    write_warm_up(path / WARM_UP_FILE, translator, signatures)
 
 
 def _publish(unfinished: Path, folder: Path, card: dict[str, Any]) -> Path:

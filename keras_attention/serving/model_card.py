@@ -10,12 +10,15 @@ from typing import Any
 
 from keras_attention import __version__
 from keras_attention.extras import DISTRIBUTION
+from keras_attention.serving.inspection import inspected_lengths
 from keras_attention.serving.translator import Translator
 
 PACKAGES = ("keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
 
 
-def model_card(translator: Translator, name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def model_card(
+    translator: Translator, name: str, more: Mapping[str, Any] | None = None, inspect: bool = False
+) -> dict[str, Any]:
     """Describes a translator, except for its version; `more` has entries that only the caller knows, such as BLEU."""
     card = {
         "name": name,
@@ -29,6 +32,7 @@ def model_card(translator: Translator, name: str, more: Mapping[str, Any] | None
             "max_source_length": translator.max_source_length,
             "max_target_length": translator.max_target_length,
         },
+        **({"inspect": inspected_lengths(translator)} if inspect else {}),
         "packages": {DISTRIBUTION: __version__, **{package: _version(package) for package in PACKAGES}},
     }
     more = dict(more or {})

@@ -19,8 +19,14 @@ _MARK = "Written by keras_attention's export"
 _NOTE = f"# {_MARK}; the next export writes it again.\n"
 _README_NOTE = f"<!-- {_MARK}; the next export writes it again, unless this line is gone. -->\n"
 
+_INSPECT_ROW = """\
+| `inspect` | `source`, `encoder_head_mask`, `decoder_head_mask`, `cross_head_mask`, `window`, `scale` | \
+`text`, `score`, `source_pieces`, `target_pieces`, `encoder_weights`, `decoder_weights`, `cross_weights`, `truncated`: \
+a translation with changed attention, and the weights of every head |
+"""
 
-def server_files(folder: Path) -> dict[str, str]:
+
+def server_files(folder: Path, inspect: bool = False) -> dict[str, str]:
     """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote."""
     # https://www.tensorflow.org/tfx/serving/serving_config
     name = os.path.basename(os.path.realpath(folder))
@@ -31,7 +37,7 @@ def server_files(folder: Path) -> dict[str, str]:
     }
     readme = folder / "README.md"
     if not readme.exists() or readme.read_text(encoding="utf-8", errors="replace").startswith(_README_NOTE):
-        files["README.md"] = _README_NOTE + _readme(name)
+        files["README.md"] = _README_NOTE + _readme(name, inspect)
     return files
 
 
@@ -69,7 +75,7 @@ def _monitoring_config() -> str:
 """
 
 
-def _readme(name: str) -> str:
+def _readme(name: str, inspect: bool) -> str:
     folder = f"{_CONTAINER_FOLDER}/{name}"
     mount = f'-v "$PWD":{shlex.quote(f"{folder}:ro")}'
     url = shlex.quote(f"localhost:8501/v1/models/{quote(name)}:predict")
@@ -115,7 +121,7 @@ curl -d '{{"inputs": {{"source": ["How are you?", "Good night."]}}}}' {url}
 | `align` | `source` | `text`, `score`, `source_pieces`, `target_pieces`, `alignment`, `truncated` |
 | `encode_ids` | `source` | `ids`, `truncated` |
 | `decode_ids` | `ids` | `text` |
-
+{_INSPECT_ROW if inspect else ""}
 A signature other than the first is named in the request: `{{"signature_name": "align", "inputs": …}}`. A request has at
 most {MAX_BATCH_SIZE} texts. `truncated` is true for a text that was too long, of which only the beginning was read.
 """

@@ -16,6 +16,9 @@ from keras_attention.text import PAD_ID, UNK_ID, SubwordTokenizer
 
 TARGET = tf.TensorSpec([None], tf.string, name="target")
 
+# A signature: its function of the translator and tensors, and its inputs.
+Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
+
 
 def translate(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the best translation of each text (B,)."""
@@ -50,8 +53,8 @@ def align(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     return {
         "text": translator.texts(best)[:, 0],
         "score": best.scores[:, 0],
-        "source_pieces": _pieces(translator.tokenizer, sources.ids),  # (B, S)
-        "target_pieces": _pieces(translator.tokenizer, target_ids),  # (B, T)
+        "source_pieces": pieces(translator.tokenizer, sources.ids),  # (B, S)
+        "target_pieces": pieces(translator.tokenizer, target_ids),  # (B, T)
         "alignment": score_pairs(translator.model, sources.ids, target_ids).alignment,  # (B, T, S)
         "truncated": sources.truncated,
     }
@@ -73,8 +76,7 @@ def decode_ids(translator: Translator, ids: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"text": translator.tokenizer.detokenize(tf.where(known, ids, UNK_ID))}
 
 
-# By the signature's name: its function and its inputs.
-SIGNATURES: dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]] = {
+SIGNATURES: dict[str, Signature] = {
     "serving_default": (translate, [SOURCE]),
     "translate_nbest": (translate_nbest, [SOURCE]),
     "score": (score, [SOURCE, TARGET]),
@@ -84,8 +86,8 @@ SIGNATURES: dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorS
 }
 
 
-def _pieces(tokenizer: SubwordTokenizer, ids: tf.Tensor) -> tf.Tensor:
+def pieces(tokenizer: SubwordTokenizer, ids: tf.Tensor) -> tf.Tensor:
     """Returns the pieces of ids, "" for padding, from a constant table: that needs no custom op on a server."""
-    pieces = tokenizer.pieces(range(tokenizer.vocabulary_size))
-    pieces[PAD_ID] = ""
-    return tf.gather(tf.constant(pieces), ids)
+    table = tokenizer.pieces(range(tokenizer.vocabulary_size))
+    table[PAD_ID] = ""
+    return tf.gather(tf.constant(table), ids)

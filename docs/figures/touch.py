@@ -1,0 +1,114 @@
+"""Takes the screenshots of the page on which one changes a model's attention, into docs/images.
+
+They show the model of `make demo`, in Chromium without a screen. Without one of them the pictures stay as they are.
+"""
+
+import base64
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+IMAGES = Path(__file__).parent.parent / "images"
+TEXT = "March 5, 2026"
+ENCODER, CROSS = 0, 2  # radio buttons of the kinds of attention
+
+
+def open_page(url: str, width: int, dark: bool = False) -> Any:
+    """Opens the page in a browser and types the text."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1.5, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    driver.get(url)
+    driver.find_element("css selector", "#source").send_keys(TEXT)
+    wait_for(driver, lambda: driver.find_element("css selector", "#changed").text)
+    return driver
+
+
+def wait_for(driver: Any, condition: Callable[[], Any]) -> None:
+    """Waits until the page shows something."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 30, poll_frequency=0.05).until(lambda _: condition())
+
+
+def click(driver: Any, css: str, index: int = 0) -> None:
+    """Clicks the element of an index."""
+    driver.find_elements("css selector", css)[index].click()
+
+
+def slide(driver: Any, name: str, value: float) -> None:
+    """Moves a slider."""
+    script = (
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
+    )
+    driver.execute_script(script, name, value)
+
+
+def save(driver: Any, name: str, last: str = "main") -> None:
+    """Takes a picture of the page, or of the section from its beginning to the end of its element `last`."""
+    wait_for(driver, lambda: driver.find_element("css selector", "#changed").get_attribute("aria-busy") == "false")
+    corners = driver.execute_script(
+        "const box = document.querySelector(arguments[0] === 'main' ? 'main' : '#inside').getBoundingClientRect();"
+        "const end = document.querySelector(arguments[0]).getBoundingClientRect().bottom;"
+        "return [box.left + scrollX, box.top + scrollY, box.width, end - box.top + 12]",
+        last,
+    )
+    clip = {**dict(zip(("x", "y", "width", "height"), corners, strict=True)), "scale": 1}
+    options = {"captureBeyondViewport": True, "clip": clip}
+    image = driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
+    (IMAGES / name).write_bytes(base64.b64decode(image))
+    print(IMAGES / name)
+
+
+def main(run: str) -> None:
+    """Exports the model of a run, serves it and takes the pictures."""
+    from keras_attention.pipeline import RunFolder
+    from keras_attention.server import Server
+    from keras_attention.serving import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        export(RunFolder(run).translator(), Path(folder) / "demo-fr", inspect=True)
+        with Server(Path(folder) / "demo-fr", rest_port=0, grpc_port=0, page=True) as server:
+            driver = open_page(server.url, 760)
+            click(driver, "#kinds input", CROSS)
+            click(driver, "#layers input", 1)
+            save(driver, "touch-heads.png", "#weights")
+            click(driver, "#heads input")
+            wait_for(driver, lambda: driver.find_elements("css selector", "#changed mark"))
+            save(driver, "touch-off.png", "#heads")
+            click(driver, "#reset")
+            click(driver, "#kinds input", ENCODER)
+            slide(driver, "window", 1)
+            wait_for(driver, lambda: driver.find_elements("css selector", "#changed mark"))
+            save(driver, "touch-window.png", "#heads")
+            click(driver, "#reset")
+            slide(driver, "scale", 0)
+            wait_for(driver, lambda: driver.find_elements("css selector", "#changed mark"))
+            save(driver, "touch-scale.png", "#heads")
+            driver.quit()
+            driver = open_page(server.url, 390, dark=True)
+            click(driver, "#kinds input", CROSS)
+            click(driver, "#layers input", 1)
+            click(driver, "#heads input")
+            wait_for(driver, lambda: driver.find_elements("css selector", "#changed mark"))
+            save(driver, "touch-phone.png", "#weights")
+            driver.quit()
+
+
+if __name__ == "__main__":
+    run = sys.argv[1] if len(sys.argv) > 1 else "runs/demo-fr"
+    if not Path(run).is_dir() or not shutil.which("chromium") or not shutil.which("chromedriver"):
+        print(f"the screenshots need {run}, which keras-attention demo trains, and Chromium with its driver")
+    else:
+        main(run)
