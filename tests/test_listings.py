@@ -128,12 +128,16 @@ def test_each_page_with_python_is_run_by_a_test():
         assert Path(page).stem in (ROOT / "tests" / test).read_text(encoding="utf-8")
 
 
-def test_the_front_page_has_the_listings_of_the_readme():
+def test_the_front_page_has_the_listings_of_the_readme_and_one_that_prints(capsys):
     def code(listing: str) -> list[str]:
         return [ast.dump(part) for part in ast.parse(listing).body if not isinstance(part, ast.Import)]
 
     readme = [code(listing) for listing in python_listings("README.md")]
-    assert all(code(listing) in readme for listing in python_listings("docs/index.md"))
+    *first, last = python_listings("docs/index.md")
+    assert len(first) == 2
+    assert all(code(listing) in readme for listing in first)
+    exec(compile(last, "index.md", "exec"), {})
+    assert f"```text\n{capsys.readouterr().out}```" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
 def test_the_tutorial_runs_from_the_first_listing_to_the_last(folder):
