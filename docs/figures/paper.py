@@ -247,7 +247,7 @@ def draw() -> list[Path]:
 
     calls, operations = called_layers(small_model()), called_operations()
     paths = []
-    for number, (size, widths) in {1: ((6.2, 9.2), (1,)), 2: ((7.6, 4.4), (4.9, 8.0))}.items():
+    for number, (size, widths) in {1: ((5.4, 9.2), (1,)), 2: ((6.2, 4.6), (4.9, 8.0))}.items():
         figure, row = pyplot.subplots(
             1, len(widths), figsize=size, width_ratios=widths, layout="constrained", squeeze=False
         )
@@ -258,7 +258,7 @@ def draw() -> list[Path]:
         for axes in row[0]:
             axes.axis("off")
         paths.append(IMAGES / f"paper-figure-{number}.png")
-        figure.savefig(paths[-1], dpi=110)
+        figure.savefig(paths[-1], dpi=125)
         pyplot.close(figure)
     return paths
 
