@@ -82,7 +82,8 @@ def python_listings(page: str) -> list[str]:
 def command_lines(text: str) -> list[str]:
     """The lines of the listings of a shell, each with its continuation lines."""
     listings = re.findall(r"^ *```(?:bash|sh)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    return [line.strip() for code in listings for line in code.replace("\\\n", " ").splitlines() if line.strip()]
+    lines = [line.strip() for code in listings for line in code.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def run(page: str, names: dict) -> None:
