@@ -252,3 +252,14 @@ def test_requests_of_the_pages_are_answered(served):
         request = urllib.request.Request(f"{served.url}/v1/models/en-de:predict", body.encode())
         with urllib.request.urlopen(request) as response:
             assert json.load(response)
+
+
+def test_files_that_the_pages_name_exist():
+    # These two name files of other libraries as well.
+    named = {page: text for page, text in pages().items() if not page.endswith(("comparison.md", "paper_to_code.md"))}
+    paths = {(page, path) for page, text in named.items() for path in re.findall(r"`((?:\w+/)+\w+\.py)`", text)}
+    missing = [
+        (page, path) for page, path in paths if not ((ROOT / path).exists() or (ROOT / ka.__name__ / path).exists())
+    ]
+    assert len(paths) > 100
+    assert not missing
