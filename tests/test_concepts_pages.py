@@ -96,3 +96,29 @@ def test_figures_are_drawn_by_their_script(page):
         for name, path in images.items():
             path.write_bytes(before[name])
     assert written == set(images)
+
+
+ALL_PAGES = ("sequences", "attention", "heads", "order_and_masks", "layers", "decoding", "mistakes")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text below each heading of a page."""
+    parts = re.split(r"^## (.*)\n", page_text(page), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_each_answer_has_a_figure_or_an_output_and_its_place_in_the_code(page):
+    for heading, text in sections(page).items():
+        assert IMAGE.search(text) or "```text" in text, heading
+        paths = re.findall(r"`((?:keras_attention|examples|benchmarks)/[\w/]+\.py)`", text)
+        assert paths, heading
+        assert all((DOCS.parent / path).is_file() for path in paths), heading
+        for name, path in re.findall(r"`(\w+)`(?: and `\w+`)? (?:in|of) `([\w/]+\.py)`", text):
+            assert re.search(rf"\b{name}\b", (DOCS.parent / path).read_text(encoding="utf-8")), (name, path)
+
+
+def test_the_first_page_links_every_question():
+    questions = [heading for page in ALL_PAGES for heading in sections(page)]
+    linked = re.findall(r"^- \[(.*)\]\(\w+\.md#", page_text("index"), flags=re.MULTILINE)
+    assert linked == questions

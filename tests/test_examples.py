@@ -117,7 +117,11 @@ def test_migrating_listings_run(capsys):
     for one, other in zip(names["ours"].weights, names["theirs"].weights, strict=True):
         np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(weight) for weight in (one, other)))
     assert names["y"].shape == names["z"].shape == (None, None, 128)
-    assert "LOST" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "LOST" not in printed
+    assert printed.endswith("the table of the paper: False\n")
+    x = np.zeros((1, 3, 128), "float32")
+    np.testing.assert_allclose(names["positions"](x)[0], names["table"][:3], atol=1e-6)
 
 
 def test_migrating_names_what_there_is():

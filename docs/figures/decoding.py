@@ -56,7 +56,7 @@ def draw(image: Path = IMAGE) -> Path:
     from matplotlib import pyplot
 
     probabilities, looks = steps(trained_model())
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7, 2.7), width_ratios=(14, 6), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(6, 2.7), width_ratios=(14, 6), layout="constrained")
     left.imshow(probabilities[:, END:], cmap="Blues", vmin=0, vmax=1)
     left.set_xticks(range(14), ["end", *map(str, range(4, 17))], fontsize=10, rotation=90)
     left.set_title("probability of the next token", fontsize=11)
@@ -67,7 +67,7 @@ def draw(image: Path = IMAGE) -> Path:
         axes.set_yticks(range(5), range(1, 6), fontsize=10)
         axes.set_ylabel("step", fontsize=10)
     image.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(image, dpi=130)
+    figure.savefig(image, dpi=150)
     pyplot.close(figure)
     return image
 

@@ -16,12 +16,12 @@ def new_figure(columns: int, height: float, **options: Any) -> tuple[Any, Any]:
 
     matplotlib.rcParams.update({"font.size": 11, "axes.titlesize": 11, "axes.spines.top": False})
     matplotlib.rcParams.update({"axes.spines.right": False})
-    return pyplot.subplots(1, columns, figsize=(7, height), layout="constrained", **options)
+    return pyplot.subplots(1, columns, figsize=(6, height), layout="constrained", **options)
 
 
 def save(figure: Any, name: str) -> Path:
     path = IMAGES / f"{name}.png"
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=125, bbox_inches="tight")
     return path
 
 

@@ -43,7 +43,7 @@ def resolution(names: dict[str, Any]) -> Path:
 
 def kinds(names: dict[str, Any]) -> Path:
     figure, row = new_figure(3, 3.0)
-    english, german = ["his", "name", "is", "Adrian"], ["<", "sein", "Name", "ist", "Adrian"]
+    english, german = ["his", "name", "is", "Adrian"], ["start", "sein", "Name", "ist", "Adrian"]
     words = {"encoder": (english, english), "decoder": (german, german), "cross": (german, english)}
     for axes, (kind, weights) in zip(row, names["maps"].items(), strict=True):
         heat_map(axes, weights.mean(0), kind, *words[kind])

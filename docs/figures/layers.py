@@ -111,7 +111,7 @@ def trained_encoder() -> tuple[keras.Model, keras.Model]:
 
 
 def draw_changes(pyplot) -> Path:
-    figure, all_axes = pyplot.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
+    figure, all_axes = pyplot.subplots(1, 2, figsize=(6, 3.0), layout="constrained")
     for axes, (name, changes) in zip(all_axes, changes_by_position().items(), strict=True):
         axes.imshow(keras.ops.convert_to_numpy(changes), cmap="Blues", vmin=0)
         axes.set_title(name, fontsize=11)
@@ -121,7 +121,7 @@ def draw_changes(pyplot) -> Path:
 
 
 def draw_depth(pyplot) -> Path:
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7, 4.2), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(6, 4.0), layout="constrained")
     for (name, measures), style in zip(variants().items(), ("-", "--", "-.", ":", "-"), strict=True):
         left.semilogy(range(1, DEPTH + 1), np.maximum(measures["queries"], 1e-7), style, lw=2, label=name)
         right.semilogy(range(1, DEPTH + 1), np.maximum(measures["differences"], 1e-7), style, lw=2)
@@ -145,7 +145,7 @@ def draw_word(pyplot) -> Path:
     centred = vectors - vectors.mean(axis=0)
     _, _, axes_of_most_variance = np.linalg.svd(centred, full_matrices=False)
     x, y = (centred @ axes_of_most_variance[:2].T).T
-    figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6, 3.4), layout="constrained")
     for topic, name, marker in ((0, "among words of the river", "o"), (1, "among words of money", "x")):
         axes.scatter(x[topics == topic], y[topics == topic], marker=marker, s=25, label=f'"bank" {name}')
     axes.set_xlabel("first principal component", fontsize=10)
@@ -161,7 +161,7 @@ def draw_word(pyplot) -> Path:
 def save(pyplot, figure, name: str) -> Path:
     IMAGES.mkdir(parents=True, exist_ok=True)
     path = IMAGES / f"layers-{name}.png"
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
     return path
 

@@ -25,7 +25,7 @@ def first_head_weights() -> dict[str, np.ndarray]:
 
 
 def draw_masks(pyplot) -> Path:
-    figure, all_axes = pyplot.subplots(1, 3, figsize=(7, 2.9), layout="constrained")
+    figure, all_axes = pyplot.subplots(1, 3, figsize=(6, 2.7), layout="constrained")
     source, target = ["a", "b", "c", "d", "end", "·", "·"], ["start", "A", "B", "C", "D", "E"]
     labels = {"encoder": (source, source), "decoder": (target, target), "cross-attention": (target, source)}
     for axes, (name, weights) in zip(all_axes, first_head_weights().items(), strict=True):
@@ -40,7 +40,7 @@ def draw_masks(pyplot) -> Path:
 
 
 def draw_distances(pyplot) -> Path:
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(6, 3.2), layout="constrained")
     table = keras.ops.convert_to_numpy(ka.ops.sinusoids(keras.ops.arange(1100), 128))
     distances = np.arange(-50, 51)
     for start, style in ((50, "-"), (400, "--"), (1000, ":")):
@@ -69,7 +69,7 @@ def draw_distances(pyplot) -> Path:
 def save(pyplot, figure, name: str) -> Path:
     IMAGES.mkdir(parents=True, exist_ok=True)
     path = IMAGES / f"order_and_masks-{name}.png"
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
     return path
 
