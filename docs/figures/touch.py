@@ -1,4 +1,4 @@
-"""Takes the screenshots of the page on which one changes a model's attention, into docs/images.
+"""Takes the screenshots of the page of a model, on which one translates and changes its attention, into docs/images.
 
 They show the model of `make demo`, in Chromium without a screen. Without one of them the pictures stay as they are.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 IMAGES = Path(__file__).parent.parent / "images"
-TEXT = "March 5, 2026"
+TEXT, LONG_TEXT = "March 5, 2026", "Sunday, March 5, 2026 at 9:30 PM"
 ENCODER, CROSS = 0, 2  # radio buttons of the kinds of attention
 
 
-def open_page(url: str, width: int, dark: bool = False) -> Any:
+def open_page(url: str, width: int, text: str = TEXT, dark: bool = False) -> Any:
     """Opens the page in a browser and types the text."""
     from selenium import webdriver
 
@@ -30,7 +30,7 @@ def open_page(url: str, width: int, dark: bool = False) -> Any:
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
     driver.get(url)
-    driver.find_element("css selector", "#source").send_keys(TEXT)
+    driver.find_element("css selector", "#source").send_keys(text)
     wait_for(driver, lambda: driver.find_element("css selector", "#changed").text)
     return driver
 
@@ -55,13 +55,14 @@ def slide(driver: Any, name: str, value: float) -> None:
     driver.execute_script(script, name, value)
 
 
-def save(driver: Any, name: str, last: str = "main") -> None:
-    """Takes a picture of the page, or of the section from its beginning to the end of its element `last`."""
+def save(driver: Any, name: str, last: str, first: str = "#inside") -> None:
+    """Takes a picture from the top of one element to the bottom of another."""
     wait_for(driver, lambda: driver.find_element("css selector", "#changed").get_attribute("aria-busy") == "false")
     corners = driver.execute_script(
-        "const box = document.querySelector(arguments[0] === 'main' ? 'main' : '#inside').getBoundingClientRect();"
-        "const end = document.querySelector(arguments[0]).getBoundingClientRect().bottom;"
+        "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
+        "const end = document.querySelector(arguments[1]).getBoundingClientRect().bottom;"
         "return [box.left + scrollX, box.top + scrollY, box.width, end - box.top + 12]",
+        first,
         last,
     )
     clip = {**dict(zip(("x", "y", "width", "height"), corners, strict=True)), "scale": 1}
@@ -80,6 +81,10 @@ def main(run: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         export(RunFolder(run).translator(), Path(folder) / "demo-fr", inspect=True)
         with Server(Path(folder) / "demo-fr", rest_port=0, grpc_port=0, page=True) as server:
+            driver = open_page(server.url, 960, LONG_TEXT)
+            click(driver, "#target-words > *", 2)
+            save(driver, "page.png", "#others", first="main")
+            driver.quit()
             driver = open_page(server.url, 760)
             click(driver, "#kinds input", CROSS)
             click(driver, "#layers input", 1)
