@@ -27,6 +27,7 @@ CHECKPOINTS = ("final", "average", "ema", "best", "last")
 class RunFolder:
     """The folder of a run: `config.yaml`, `tokenizer.model`, `history.csv`, `logs/` for TensorBoard, `checkpoints/`.
 
+    `events.jsonl` says when the run started and how each training ended, a line of JSON for each event.
     `fingerprints.json` holds the SHA-256 of the tokenizer and of the text files with which the weights were trained, so
     that they are not used with others.
 
@@ -44,6 +45,7 @@ class RunFolder:
         self.tokenizer_file = self.path / "tokenizer.model"
         self.fingerprints_file = self.path / "fingerprints.json"
         self.history_file = self.path / "history.csv"
+        self.events_file = self.path / "events.jsonl"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
 
