@@ -23,6 +23,7 @@ from keras_attention.training.muon import Muon, muon_optimizer
 from keras_attention.training.presets import preset_optimizer, recommended_dropout
 from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
+from keras_attention.training.skipped_steps import LossSpikes, SkippedSteps
 
 __all__ = [
     "Checkpoints",
@@ -33,12 +34,14 @@ __all__ = [
     "FailOnDivergence",
     "FusedAdam",
     "InverseSqrtSchedule",
+    "LossSpikes",
     "MaskedAccuracy",
     "MaskedCrossEntropy",
     "Muon",
     "Perplexity",
     "ResumableRun",
     "ResumableTensorBoard",
+    "SkippedSteps",
     "StopAfter",
     "Throughput",
     "average_checkpoints",
