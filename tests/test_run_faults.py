@@ -27,7 +27,9 @@ from keras_attention.pipeline.changes import CHANGEABLE, check_settings
 from keras_attention.pipeline.run_log import read_events
 from keras_attention.training import state_files
 
-pytestmark = pytest.mark.tensorflow
+# TensorFlow warns that functions of tf.data keep their graphs.
+eagerly = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly:UserWarning")
+pytestmark = [pytest.mark.tensorflow, eagerly]
 slow = pytest.mark.slow
 
 JOBS = importlib.import_module("keras_attention.pipeline.train")  # the attribute of this name is the function
