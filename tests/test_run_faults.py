@@ -408,8 +408,9 @@ def test_a_full_disk_names_the_file_and_leaves_the_others(copied, whole, without
             train(copied.path, changed, max_steps=STEPS + 1)
     assert error.value.filename == str(copied.path if name == "history.csv" else named)
     after = contents(copied.path)
-    assert after[copied.model_file("last")] == before[copied.model_file("last")]
-    assert after[copied.model_file("best")] == before[copied.model_file("best")]
+    if not name.startswith("state"):  # which is written after the checkpoints
+        for checkpoint in ("last", "best"):
+            assert after[copied.model_file(checkpoint)] == before[copied.model_file(checkpoint)]
     assert state_files.read_newest_state(copied.checkpoints).manifest["step"] == STEPS
     train(copied.path, max_steps=STEPS + 1)
     assert [row["step"] for row in history_of(copied)] == ["2", "3", "4"]
