@@ -485,7 +485,7 @@ def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monke
         ["--vocabulary-size", 150],
         ["--set", "optimizer=muon"],
         ["--set", "label_smoothing=0.2"],
-        ["--set", "evaluate_every=4"],
+        ["--set", "subword_dropout=0.4"],
         ["--set", "model={num_layers: 2}"],
     ],
 )

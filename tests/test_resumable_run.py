@@ -416,7 +416,6 @@ def test_a_number_of_states_is_kept(tmp_path):
     [
         ({"data": {"seed": 2}}, r"of a training on other data: .* Received: seed: 1 in the state, 2 now$"),
         ({"data": {"tokens_per_batch": 83}}, r"tokens_per_batch: 89 in the state, 83 now; steps_per_epoch: 5 in the"),
-        ({"run": {"steps_per_epoch": 3}}, r"Received: steps_per_epoch: 5 in the state, 3 now$"),
         ({"optimizer": Muon}, r"training with another optimizer: .* Received: optimizer: 'Adam' in the state, 'Muon'"),
         (
             {"optimizer": lambda: keras.optimizers.Adam(0.01, beta_1=0.8)},
@@ -440,6 +439,27 @@ def test_what_does_not_belong_together_is_refused(tmp_path, changes, message):
             ResumableRun(tmp_path, token_batches(**changes.get("data", {})), **changes.get("run", {})),
             **changes.get("fit", {}),
         )
+
+
+def test_epochs_of_another_length_end_at_its_multiples(tmp_path, whole):
+    interrupt(tmp_path, 4)
+    model, run = make_model(), ResumableRun(tmp_path, token_batches(), steps_per_epoch=3)
+    ends = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: stops.append((epoch, run.batch)))
+    stops = []
+    fit(model, run, ends, epochs=3)
+    assert stops == [(0, 6), (1, 9), (2, 12)]
+    assert len(run.history["loss"]) == 3
+    _, other = make_model(), ResumableRun(tmp_path, token_batches(), steps_per_epoch=5)
+    assert (other.batch, other.initial_epoch) == (12, 3)
+
+
+def test_a_discarded_state_is_not_used(tmp_path, whole):
+    interrupt(tmp_path, 4)
+    model, run = make_model(), ResumableRun(tmp_path, token_batches())
+    run.discard()
+    assert (run.batch, run.step, run.epoch, run.history) == (0, 0, 0, {})
+    fit(model, run)
+    assert_same(model, whole[0])
 
 
 def test_callbacks_are_those_of_fit(tmp_path):

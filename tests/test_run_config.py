@@ -225,3 +225,63 @@ def test_set_changes_single_attributes_of_the_model(tmp_path):
     assert _config(tmp_path / "run", ["model.num_layers=2"]).model == {"num_layers": 2, "positions": "rotary"}
     with pytest.raises(ValueError, match="`model` has no setting `layers`; did you mean `num_layers`"):
         _config(tmp_path / "other", ["model.layers=2"], **FILES)
+
+
+def test_one_message_names_all_wrong_settings(tmp_path):
+    settings = {
+        **{"preset": "huge", "seed": "one", "ema": 1, "sede": 2, "target": 5, "patiense": 3},
+        "model": {"num_layers": "2", "layers": 2, "dropout": [0.1], "activation": None, "positions": ["rotary"]},
+    }
+    parts = [
+        "A run has no setting `sede`; did you mean `seed`?",
+        "A run has no setting `patiense`; did you mean `patience`?",
+        "`preset` is one of 'tiny', 'small', 'base', 'big'. Received: preset='huge'",
+        "`target` must be the path of a text file. Received: target=5",
+        "`model` has no setting `layers`; did you mean `num_layers`?",
+        "`activation` must be the name of a function. Received: activation=None",
+        "`num_layers` must be a positive integer. Received: num_layers='2'",
+        "`dropout` must be a number, at least 0 and below 1. Received: dropout=[0.1]",
+        "`positions` is one of 'sinusoid', 'learned', 'rotary', 'alibi', 'relative'. Received: positions=['rotary']",
+        "`ema` must be a number, at least 0 and below 1. Received: ema=1",
+        "`seed` must be an integer, at least 0 and below 2**32. Received: seed='one'",
+    ]
+    with pytest.raises(ValueError, match="11 settings are wrong") as caught:
+        RunConfig.from_preset(**settings)
+    for number, part in enumerate(parts, 1):
+        assert f"({number}) {part}" in str(caught.value)
+
+    file = tmp_path / "config.yaml"
+    file.write_text("source: a\nseed: one\nsede: 2\nmodel: {num_heads: 2.5}\n")
+    with pytest.raises(
+        ValueError, match=r"config\.yaml is not the .* 4 settings are wrong\. \(1\) A run has no"
+    ) as caught:
+        RunConfig.load(file)
+    for part in ("it lacks target, valid_source", "num_heads=2.5", "seed='one'"):
+        assert part in str(caught.value)
+    with pytest.raises(ValueError, match=r"2 settings are wrong\. \(1\) `consistency` .* \(2\) `seed` "):
+        made().replace(seed=-1, consistency="drop")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            {name: value}
+            for name in ("num_layers", "hidden_dim", "key_dim", "num_kv_heads")
+            for value in ("4", 4.0, True)
+        ),
+        *({name: value} for name in ("dropout", "layer_norm_epsilon") for value in ("0.1", None, True, [0.1])),
+        *({name: value} for name in ("remat", "normalize_first") for value in ("true", 1, None)),
+        *(
+            {name: value}
+            for name in ("activation", "positions", "normalization", "initialization")
+            for value in (1, None)
+        ),
+        {"activation": {"class_name": "relu"}},
+        {"num_layers": None},
+    ],
+)
+def test_attributes_of_the_model_have_their_types(model):
+    (name,) = model
+    with pytest.raises(ValueError, match=rf"^`{name}` (must be|is one of) .* Received: {name}="):
+        made(model=model)

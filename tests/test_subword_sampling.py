@@ -382,6 +382,27 @@ def test_the_dataset_takes_the_epochs_in_turn_and_resumes(pairs, bpe, kind, opti
 
 
 @kinds
+@pytest.mark.parametrize("noise", [{}, {"subword_dropout": 0.2, "source_word_dropout": 0.1}], ids=["plain", "sampled"])
+def test_the_dataset_resumes_within_an_epoch(pairs, bpe, kind, options, noise):
+    """Its batches before are not made again; those after it are the same, with the same sampled pieces."""
+    batches = kind.from_pairs(pairs, bpe, **options, **noise)
+    whole = [arrays_of(batches, epoch) for epoch in (2, 3)]
+    for first in (0, 1, len(batches) - 1):
+        resumed, made = kind.from_pairs(pairs, bpe, **options, **noise), []
+        make = resumed.batch
+        resumed.batch = lambda *position, make=make, made=made: made.append(position[1]) or make(*position)
+        dataset = resumed.dataset(2, first)
+        for expected in (whole[0][first:], whole[1]):
+            assert [
+                [each.tolist() for each in tf.nest.flatten(batch)] for batch in dataset.as_numpy_iterator()
+            ] == expected
+        assert made == [2] * (len(batches) - first) + [3] * len(batches)
+    for first in (-1, len(batches)):
+        with pytest.raises(ValueError, match=rf"`first_batch` must be at least 0 and below .* Received: .*={first}$"):
+            batches.dataset(2, first)
+
+
+@kinds
 def test_two_datasets_at_a_time_do_not_disturb_each_other(pairs, bpe, kind, options):
     batches = kind.from_pairs(pairs, bpe, subword_dropout=0.2, **options)
     datasets = [batches.dataset(first).as_numpy_iterator() for first in (0, 5, 3)]

@@ -149,18 +149,21 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
     metavar="NAME=VALUE",
     help="Another setting of config.yaml, such as seed or model.num_heads; repeatable.",
 )
+@click.option("--from", "from_run", type=RUN, help="Run with whose tokenizer, weights and settings a new run begins.")
 @click.option("--epochs", type=int, help="Passes over the training text, including earlier ones.")
 @click.option("--max-steps", type=int, help="Number of steps, including earlier ones.")
 @click.option("--max-minutes", type=float, help="Minutes to train in this call.")
 def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: float | None, **options: Any) -> None:
     """Trains a translator in the folder RUN.
 
-    If RUN already holds a run, its training resumes. A new run needs four text files.
+    If RUN already holds a run, its training resumes. A new run needs four text files, or those of the run --from.
 
     \b
     Example: keras-attention train runs/en-de --source train.en --target train.de \\
                  --valid-source dev.en --valid-target dev.de --max-minutes 30
     Resume:  keras-attention train runs/en-de --max-minutes 30
+    Adapt:   keras-attention train runs/medical --from runs/en-de --source medical.en --target medical.de \
+                 --max-minutes 30
     """
     from keras_attention.pipeline import train as train_run
 
@@ -244,10 +247,11 @@ def _no_files() -> NoReturn:
     raise click.UsageError("Pass SOURCE and TARGET, or --run.")
 
 
-def _config(run: str, changes: Sequence[str], **options: Any) -> Any:
+def _config(run: str, changes: Sequence[str], from_run: str | None = None, **options: Any) -> Any:
     """The config of a new run, or that of the existing run with changed settings."""
     from keras_attention.pipeline import RunConfig, RunFolder
     from keras_attention.pipeline.config import FILES, read_yaml
+    from keras_attention.pipeline.initial_weights import config_from
 
     settings = {name: value for name, value in options.items() if value is not None}
     model = {}  # attributes of the setting `model`
@@ -264,7 +268,13 @@ def _config(run: str, changes: Sequence[str], **options: Any) -> Any:
             raise click.UsageError(
                 f"--set takes a YAML value, but this is {error}. Received: --set {change}"
             ) from error
+    if from_run is not None:
+        settings["init_from"] = from_run
     folder = RunFolder(run)
+    if from_run is not None and not folder.trained:
+        if model:
+            settings["model"] = {**RunFolder(from_run).config.model, **model}
+        return config_from(from_run, **settings)
     missing = ["--" + name.replace("_", "-") for name in FILES if name not in settings]
     if folder.trained or len(missing) == len(FILES):
         if model:

@@ -10,7 +10,7 @@ from keras_attention.demo.phrases import Pair, make_pairs, split_pairs
 from keras_attention.files import check_folder
 from keras_attention.layers.arguments import positive_number
 from keras_attention.pipeline import RunConfig, RunFolder, evaluate_translations, train
-from keras_attention.pipeline.train import check_settings
+from keras_attention.pipeline.changes import check_settings
 from keras_attention.serving.model_folder import check_model_folder
 
 NUM_PAIRS = 20_000

@@ -1,16 +1,54 @@
 """Checks of constructor arguments, with messages that say how to fix them, and small helpers for call arguments."""
 
+import contextlib
 import difflib
 import functools
 import math
 import numbers
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+
+class WrongSettingsError(ValueError):
+    """The error of several checks, with the message of each."""
+
+    def __init__(self, messages: Sequence[str]):
+        self.messages = tuple(messages)
+        numbered = " ".join(f"({number}) {message}" for number, message in enumerate(messages, 1))
+        super().__init__(messages[0] if len(messages) == 1 else f"{len(messages)} settings are wrong. {numbered}")
+
+
+class Errors:
+    """Collects the messages of several checks, so that one error names everything that is wrong."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Adds a message, once."""
+        if message not in self.messages:
+            self.messages.append(message)
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Adds the messages of a ValueError in the block, instead of raising it."""
+        try:
+            yield
+        except WrongSettingsError as error:
+            for message in error.messages:
+                self.add(message)
+        except ValueError as error:
+            self.add(str(error))
+
+    def raise_all(self) -> None:
+        """Raises an error with all messages, if there are any."""
+        if self.messages:
+            raise WrongSettingsError(self.messages)
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -74,11 +112,13 @@ def boolean(value: Any, name: str) -> bool:
 
 def known_names(names: Iterable[Any], known: Sequence[str], what: str) -> None:
     """Checks that `what` has settings of these names, and suggests the nearest for one that is unknown."""
+    errors = Errors()
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean `{nearest[0]}`?" if nearest else "."
-            raise ValueError(f"{what} has no setting `{name}`{hint} There are {', '.join(known)}. Received: {name}")
+            errors.add(f"{what} has no setting `{name}`{hint} There are {', '.join(known)}. Received: {name}")
+    errors.raise_all()
 
 
 def concrete_integer(value: Any) -> int | None:

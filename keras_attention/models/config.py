@@ -1,10 +1,12 @@
 """The sizes of a Transformer and the named presets."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keras_attention.layers.arguments import (
+    Errors,
     boolean,
     check_heads_share,
     fraction,
@@ -18,6 +20,35 @@ from keras_attention.layers.normalization import NORMALIZATIONS
 from keras_attention.layers.position_bias import RelativePositionBias, RotaryPosition
 
 POSITIONS = ("sinusoid", "learned", "rotary", "alibi", "relative")
+
+
+def check_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns attributes of a `TransformerConfig`, each checked by itself; one error names all that are wrong."""
+    checked, errors = {}, Errors()
+    for name, value in attributes.items():
+        with errors.collected():
+            checked[name] = None if value is None and name in _OPTIONAL else _CHECKS[name](value, name)
+    errors.raise_all()
+    return checked
+
+
+def _activation(value: Any, name: str) -> Any:
+    feed_forward_activation(value)
+    return value
+
+
+_OPTIONAL = ("num_decoder_layers", "key_dim", "value_dim", "max_length", "num_kv_heads")
+_SIZES = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads")
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys((*_SIZES, *_OPTIONAL), positive_integer),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), fraction),
+    **dict.fromkeys(("normalize_first", "use_attention_bias", "remat"), boolean),
+    "layer_norm_epsilon": positive_number,
+    "activation": _activation,
+    "normalization": lambda value, name: one_of(value, name, tuple(NORMALIZATIONS)),
+    "initialization": lambda value, name: one_of(value, name, tuple(INITIALIZATIONS)),
+    "positions": lambda value, name: one_of(value, name, POSITIONS),
+}
 
 
 @dataclass(frozen=True)
@@ -86,21 +117,9 @@ class TransformerConfig:
     initialization: str = "residual_branch"
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim", "num_heads"):
-            self._set(name, positive_integer(getattr(self, name), name))
-        for name in ("num_decoder_layers", "key_dim", "value_dim", "max_length", "num_kv_heads"):
-            if getattr(self, name) is not None:
-                self._set(name, positive_integer(getattr(self, name), name))
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            self._set(name, fraction(getattr(self, name), name))
-        for name in ("normalize_first", "use_attention_bias", "remat"):
-            self._set(name, boolean(getattr(self, name), name))
-        self._set("layer_norm_epsilon", positive_number(self.layer_norm_epsilon, "layer_norm_epsilon"))
-        feed_forward_activation(self.activation)
-        one_of(self.normalization, "normalization", tuple(NORMALIZATIONS))
-        one_of(self.initialization, "initialization", tuple(INITIALIZATIONS))
+        for name, value in check_attributes(vars(self)).items():
+            self._set(name, value)
         check_heads_share(self.num_heads, self.num_kv_heads or self.num_heads)
-        one_of(self.positions, "positions", POSITIONS)
         if (self.positions == "learned") != (self.max_length is not None):
             raise ValueError(
                 "`max_length` is the number of learned positions: give it with positions='learned', and only then. "

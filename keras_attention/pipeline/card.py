@@ -7,6 +7,7 @@ from typing import Any
 from keras_attention.files import write_atomically
 from keras_attention.pipeline.evaluate import CorpusScores
 from keras_attention.pipeline.folder import RunFolder, sha256
+from keras_attention.pipeline.run_log import read_events
 
 
 def record_scores(run: str | Path, scores: CorpusScores, checkpoint: str | None = None, **about: Any) -> None:
@@ -36,7 +37,8 @@ def record_scores(run: str | Path, scores: CorpusScores, checkpoint: str | None 
 def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
     """Returns the `card` for `serving.export`: the text files of a run and, if they were recorded, its scores.
 
-    Scores of another checkpoint, or of an earlier version of the checkpoint, are left out.
+    Scores of another checkpoint, or of an earlier version of the checkpoint, are left out. `init_from` is the run with
+    whose weights this one began, if there is one.
 
     Args:
         run: Folder of the run.
@@ -51,9 +53,11 @@ def run_card(run: str | Path, checkpoint: str | None = None) -> dict[str, Any]:
     """
     folder = RunFolder(run)
     files = ("source", "target", "valid_source", "valid_target")
+    started = [event.details for event in read_events(folder.events_file) if event.name == "initialized"]
     return {
         "data": {name: str(getattr(folder.config, name)) for name in files},
         "bleu": _scores(folder, folder.checkpoint_file(checkpoint)),
+        **({"init_from": dict(started[-1])} if started else {}),
     }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import numbers
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import yaml
 
 from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import (
+    Errors,
     boolean,
     fraction,
     fraction_or_one,
@@ -22,6 +23,7 @@ from keras_attention.layers.arguments import (
     positive_number,
 )
 from keras_attention.models import TransformerConfig
+from keras_attention.models.config import check_attributes
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
@@ -38,6 +40,8 @@ ADDED_SINCE_0_2 = (
     "consistency_weight",
     "ema",
     "checkpoint_minutes",
+    "patience",
+    "init_from",
 )
 # Of the models that are described before the text is read.
 ANY_VOCABULARY_SIZE = 8000
@@ -84,6 +88,8 @@ class RunConfig:
         ema: Momentum of an exponential moving average of the weights, such as 0.999 for the average over about the last
             1,000 steps; None for no average. See `ExponentialMovingAverage`. With it, the validation loss, BLEU and the
             best checkpoint are those of the average.
+        patience: Number of evaluations in a row without a lower validation loss after which training ends; None for no
+            such end.
         evaluate_every: Number of steps between evaluations, each of which writes a checkpoint; None for 16 of them, or
             fewer in a short training.
         checkpoint_minutes: Minutes between two states within an evaluation's steps, from which an interrupted training
@@ -91,6 +97,8 @@ class RunConfig:
         keep_checkpoints: Number of checkpoints to keep for averaging.
         score_sentences: Number of validation sentences to translate for BLEU at each evaluation.
         seed: Seed of the weights, the dropout and the order of the data.
+        init_from: Folder of another run, with whose tokenizer and final weights this one begins; None for a new
+            tokenizer and random weights.
 
     Raises:
         ValueError: If a setting has the wrong type or is out of range; the message names it.
@@ -126,20 +134,35 @@ class RunConfig:
     consistency: str | None = None
     consistency_weight: float | None = None
     ema: float | None = None
+    patience: int | None = None
     evaluate_every: int | None = None
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 5
     score_sentences: int = 200
     seed: int = 1
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
-        _CHECKS["preset"](self.preset, "preset")
-        for name, value in TRAINING_PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        errors = Errors()
+        with errors.collected():
+            _CHECKS["preset"](self.preset, "preset")
+            for name, value in TRAINING_PRESETS[self.preset].items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+        of_preset = TRAINING_PRESETS["tiny"]  # their names: those of a wrong preset have no default
         for name, check in _CHECKS.items():
-            object.__setattr__(self, name, check(getattr(self, name), name))
-        pass_weights(self.consistency, self.consistency_weight)
+            value = getattr(self, name)
+            if value is not None or name not in of_preset or not errors.messages:
+                with errors.collected():
+                    object.__setattr__(self, name, check(value, name))
+        errors.raise_all()
+        with errors.collected():
+            pass_weights(self.consistency, self.consistency_weight)
+        with errors.collected():
+            self._check_model()
+        errors.raise_all()
+
+    def _check_model(self) -> None:
         transformer = self.transformer()
         if transformer.max_length is not None and transformer.max_length < self.max_length:
             raise ValueError(
@@ -172,9 +195,7 @@ class RunConfig:
         Raises:
             ValueError: If the preset or a setting is unknown, or a value is invalid.
         """
-        _CHECKS["preset"](preset, "preset")
-        known_names(changes, cls.names(), "A run")
-        return cls(preset=preset, **changes)
+        return _make(cls, {"preset": preset, **changes})
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Returns a copy with other settings; another preset comes with its batch size, optimizer and schedule.
@@ -188,10 +209,9 @@ class RunConfig:
         Raises:
             ValueError: If a setting is unknown, or a value is invalid.
         """
-        known_names(changes, self.names(), "A run")
         if changes.get("preset", self.preset) != self.preset:
             changes = {**dict.fromkeys(TRAINING_PRESETS[self.preset]), **changes}
-        return dataclasses.replace(self, **changes)
+        return _make(type(self), {**{name: getattr(self, name) for name in self.names()}, **changes})
 
     def transformer(self) -> TransformerConfig:
         """Returns the config of the model.
@@ -228,16 +248,29 @@ class RunConfig:
             settings = read_yaml(Path(path).read_text(encoding="utf-8"))
             if not isinstance(settings, dict):
                 raise ValueError("it does not map names to settings")
-            known_names(settings, cls.names(), "A run")
-            missing = [name for name in cls.names() if name not in settings and name not in ADDED_SINCE_0_2]
-            if missing:
-                raise ValueError(
-                    f"it lacks {', '.join(missing)}. Defaults do not replace the lines of a damaged file: "
-                    "restore the missing lines"
-                )
-            return cls(**settings)
+            return _make(cls, settings, required=[name for name in cls.names() if name not in ADDED_SINCE_0_2])
         except ValueError as error:
             raise ValueError(f"{path} is not the config of a training run: {error}") from error
+
+
+def _make(cls: type[RunConfig], settings: Mapping[str, Any], required: Sequence[str] = ()) -> RunConfig:
+    """Makes a config, or raises an error with all settings that are unknown, missing or wrong."""
+    errors = Errors()
+    with errors.collected():
+        known_names(settings, cls.names(), "A run")
+    missing = [name for name in required if name not in settings]
+    if missing:
+        errors.add(
+            f"it lacks {', '.join(missing)}. Defaults do not replace the lines of a damaged file: restore the missing "
+            "lines"
+        )
+    known = {name: value for name, value in settings.items() if name in cls.names()}
+    if errors.messages:  # a config that is not used, for its errors
+        known = {**dict.fromkeys(FILES, "file"), **known}
+    with errors.collected():
+        config = cls(**known)
+    errors.raise_all()
+    return config
 
 
 def read_yaml(text: str) -> Any:
@@ -309,6 +342,12 @@ def _file(value: Any, name: str) -> str:
     return os.fspath(value)
 
 
+def _folder(value: Any, name: str) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"`{name}` must be the path of the folder of a run. Received: {name}={value!r}")
+    return os.fspath(value)
+
+
 def _seed(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**32:
         raise ValueError(f"`{name}` must be an integer, at least 0 and below 2**32. Received: {name}={value!r}")
@@ -321,7 +360,15 @@ def _model_settings(value: Any, name: str) -> dict[str, Any]:
         raise ValueError(
             f"`{name}` must be a dictionary with names among {', '.join(known)}. Received: {name}={value!r}"
         )
-    known_names(value, known, f"`{name}`")
+    errors = Errors()
+    with errors.collected():
+        known_names(value, known, f"`{name}`")
+    if not isinstance(value.get("activation", ""), str):  # a file can hold no function
+        errors.add(f"`activation` must be the name of a function. Received: activation={value['activation']!r}")
+        known.remove("activation")
+    with errors.collected():
+        value = check_attributes({each: value[each] for each in known if each in value})
+    errors.raise_all()
     return value
 
 
@@ -341,7 +388,7 @@ _CHECKS: dict[str, Check] = {
     "split_digits": boolean,
     "model": _model_settings,
     "dtype": _one_of(DTYPES),
-    **dict.fromkeys(("packed_rows", "total_steps", "evaluate_every"), _optional(positive_int32)),
+    **dict.fromkeys(("packed_rows", "total_steps", "patience", "evaluate_every"), _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     **dict.fromkeys(("learning_rate_scale", "checkpoint_minutes"), positive_number),
     "learning_rate_decay": fraction_or_one,
@@ -350,4 +397,5 @@ _CHECKS: dict[str, Check] = {
     "consistency_weight": _optional(positive_number),
     "ema": _optional(fraction),
     "seed": _seed,
+    "init_from": _optional(_folder),
 }

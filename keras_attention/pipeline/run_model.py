@@ -5,6 +5,7 @@ import keras
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.folder import RunFolder
+from keras_attention.pipeline.initial_weights import load_initial_weights
 from keras_attention.training import ChunkedTrainer, MaskedAccuracy, MaskedCrossEntropy, Perplexity
 from keras_attention.training.presets import OPTIMIZERS
 
@@ -13,7 +14,10 @@ def load_model(run: RunFolder, config: RunConfig) -> Transformer:
     """Loads the model of the last checkpoint, with its optimizer, or builds a new one before there is a checkpoint."""
     file = run.model_file("last")
     if not file.exists():
-        return build_model(config)
+        model = build_model(config)
+        if config.init_from is not None and not run.trained:  # otherwise the state of the run has its weights
+            load_initial_weights(model, config)
+        return model
     model = run.load(file)
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)

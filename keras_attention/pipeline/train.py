@@ -1,7 +1,6 @@
 """Training a run from text files to checkpoints, and resuming it."""
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,22 @@ import keras
 from keras_attention.extras import install_command, is_installed
 from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
-from keras_attention.pipeline.config import FILES, RunConfig, positive_int32
+from keras_attention.pipeline.changes import changed_settings, check_changes
+from keras_attention.pipeline.config import RunConfig, positive_int32
 from keras_attention.pipeline.evaluate import corpus_bleu
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
+from keras_attention.pipeline.initial_weights import adopt_tokenizer, describe_initial_weights
 from keras_attention.pipeline.lock import training_lock
-from keras_attention.pipeline.recipe import adopt_choices, choose_by_length
+from keras_attention.pipeline.recipe import choose_by_length
 from keras_attention.pipeline.recorded import recorded
 from keras_attention.pipeline.run_data import RunData
+from keras_attention.pipeline.run_log import add_event
 from keras_attention.pipeline.run_model import load_model, make_trainer
+from keras_attention.pipeline.run_state import run_state
+from keras_attention.pipeline.skipped_batch import record_skipped_batch
 from keras_attention.serving import Translator
 from keras_attention.training import (
     Checkpoints,
@@ -30,21 +34,19 @@ from keras_attention.training import (
     ExponentialMovingAverage,
     FailOnDivergence,
     InverseSqrtSchedule,
+    LossSpikes,
     ProgressLine,
     ResumableRun,
     ResumableTensorBoard,
+    SkippedSteps,
     StopAfter,
     Throughput,
     keep_freed_memory,
 )
 from keras_attention.training.callbacks import ema_file
 
-# Settings that may change when a run resumes, because its checkpoints do not depend on them. `RunFolder.check_texts`
-# checks that files at other paths hold the same text.
-LEARNING_RATE = ("learning_rate_scale", "warmup_steps", "learning_rate_decay", "total_steps")
-CHANGEABLE = (*FILES, *LEARNING_RATE, "checkpoint_minutes", "keep_checkpoints", "score_sentences")
-# The number of epochs that `fit` needs where only minutes limit the training: more than it can reach.
-MAX_EPOCHS = 9999
+# More epochs of `fit` than a training can reach: `StopAfter` ends it.
+MAX_EPOCHS = 10**9
 
 
 def train(
@@ -61,7 +63,8 @@ def train(
     `config.evaluate_every` steps follow the validation loss, BLEU on a sample and a checkpoint; with `config.ema`, each
     evaluation is of the moving average. Training ends at the first limit or at `config.total_steps`,
     where the learning rate has fallen to zero. A call with a later limit raises it again, unless the config has the
-    `total_steps` of all calls. Then the last checkpoints are averaged, and `final.keras` is that average, the best
+    `total_steps` of all calls. With `config.patience`, it also ends after that number of evaluations without a lower
+    validation loss. Then the last checkpoints are averaged, and `final.keras` is that average, the best
     checkpoint or, with `config.ema`, the moving average of the weights, whichever has the lowest validation loss. Last,
     it prints what a longer training would have reached (see `forecast_run`). Everything is checked before anything is
     written. A folder without a checkpoint accepts a new config.
@@ -70,7 +73,8 @@ def train(
         folder: Folder of the run.
         config: Config of the run; None to resume an existing run. A run may resume with another learning rate
             (`learning_rate_scale`, `warmup_steps`, `learning_rate_decay`, `total_steps`), other values of
-            `checkpoint_minutes`, `keep_checkpoints` and `score_sentences`, and other paths of the same texts.
+            `evaluate_every`, `patience`, `checkpoint_minutes`, `keep_checkpoints` and `score_sentences`, and other
+            paths of the same texts.
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
         max_minutes: Minutes of this call.
@@ -97,9 +101,13 @@ def train(
         )
     with training_lock(run.path):
         run.check_writable()
-        config = _check_resumable(run, config)
+        config = check_changes(run, config)
         keras.utils.set_random_seed(config.seed)
-        config, data = RunData.read(config, run.tokenizer if run.trained else None)
+        tokenizer = run.tokenizer if run.trained else None
+        if config.init_from is not None and not run.trained:
+            config = adopt_tokenizer(run, config)
+            tokenizer = RunFolder(config.init_from).tokenizer
+        config, data = RunData.read(config, tokenizer)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
         steps_per_epoch = len(data.batches) / config.gradient_accumulation
@@ -109,10 +117,8 @@ def train(
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
         model = load_model(run, config)
-        state = _state(run, config, data, int(model.optimizer.iterations))
-        if run.trained:
-            print(f"resuming from step {state.step:,}")
-        run.start(config, data.tokenizer)
+        state = run_state(run, config, data, int(model.optimizer.iterations))
+        _start(run, config, data, state.step)
 
         try:
             with recorded(run.events_file, model, state.step, limits, max_minutes):
@@ -129,37 +135,26 @@ def train(
             raise
         except FloatingPointError as error:
             remedy = (
-                "keeps its earlier checkpoints; train with other settings in another folder"
+                "keeps its earlier checkpoints: resume with a lower `learning_rate_scale`, or train with other "
+                "settings in another folder"
                 if run.trained
                 else "has no checkpoint, so it accepts other settings, such as a lower `learning_rate_scale`"
             )
             raise FloatingPointError(f"{run.path} {remedy}. {error}") from error
 
 
-def _check_resumable(run: RunFolder, config: RunConfig) -> RunConfig:
-    """Checks a config and its texts against those of a run with checkpoints, and returns it with the run's choices."""
-    if not run.trained:
-        return config
-    config = check_settings(run, config)
-    run.check_texts(config)
-    return config
-
-
-def check_settings(run: RunFolder, config: RunConfig) -> RunConfig:
-    """Checks that a run with checkpoints can resume with a config, and returns it with the run's choices."""
-    config = adopt_choices(config, run.config)
-    old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
-    differing = [
-        f"{name}: {old[name]!r} in the run, {new[name]!r} in the new config"
-        for name in old
-        if name not in CHANGEABLE and old[name] != new[name]
-    ]
-    if differing:
-        raise ValueError(
-            f"{run.path} holds a run with another config: resume it without these settings, or train in another "
-            f"folder. Received: {'; '.join(differing)}"
-        )
-    return config
+def _start(run: RunFolder, config: RunConfig, data: RunData, step: int) -> None:
+    """Writes the config and the tokenizer, and what is new about them into the log of the run."""
+    is_new, changes = not run.trained, {}
+    if not is_new:
+        print(f"resuming from step {step:,}")
+        changes = changed_settings(run.config, config)
+    run.start(config, data.tokenizer)
+    if changes:
+        print("changed: " + ", ".join(f"{name} from {old!r} to {new!r}" for name, (old, new) in changes.items()))
+        add_event(run.events_file, "changed", step, settings=changes)
+    if is_new and config.init_from is not None:
+        add_event(run.events_file, "initialized", step, **describe_initial_weights(config))
 
 
 def _learning_rate(config: RunConfig, limit: int | None, max_minutes: float | None) -> DecayToLimit:
@@ -196,20 +191,6 @@ def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> Ex
     return ema
 
 
-def _state(run: RunFolder, config: RunConfig, data: RunData, step: int) -> ResumableRun:
-    """The position of the run, by its newest state or, as in earlier versions, by the step of its last checkpoint."""
-    batches_per_step = config.gradient_accumulation
-    state = ResumableRun(
-        run.checkpoints,
-        data.batches,
-        minutes=config.checkpoint_minutes,
-        steps_per_epoch=config.evaluate_every * batches_per_step,
-    )
-    if state.batch == 0:
-        state.step, state.batch, state.epoch = step, step * batches_per_step, -(-step // config.evaluate_every)
-    return state
-
-
 def _fit(
     model: Transformer,
     state: ResumableRun,
@@ -220,7 +201,7 @@ def _fit(
     max_minutes: float | None,
 ) -> None:
     keep_freed_memory()
-    step, every = state.step, config.evaluate_every
+    step = state.step
     translator = Translator(model, data.tokenizer, beam_size=1)
     sources, references = map(list, zip(*data.sample, strict=True))
     valid_data = data.valid_batches.dataset()
@@ -246,15 +227,25 @@ def _fit(
     logs = [*_tensorboard(run), history]
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
-    state.callbacks = [*averages, *logs, progress, checkpoints]
+    skipped = SkippedSteps(
+        save_batch=lambda: record_skipped_batch(run, data, state.batch, int(model.optimizer.iterations))
+    )
+    early_stopping = [] if config.patience is None else [keras.callbacks.EarlyStopping(patience=config.patience)]
+    state.callbacks = [*averages, skipped, *logs, progress, checkpoints, *early_stopping]
+    if state.initial_epoch > state.epoch:
+        print(f"nothing to train: {_no_improvement(early_stopping[0].patience)}")
+        add_event(run.events_file, "stopped", step, reason="patience")
+        return
     try:
         make_trainer(model, config).fit(
             state.dataset(),
             steps_per_epoch=state.steps_per_epoch,
             initial_epoch=state.epoch,
-            epochs=MAX_EPOCHS if limit is None else state.epoch + -(-limit // every) - step // every,
+            epochs=MAX_EPOCHS,  # a limit of steps takes more epochs if batches are skipped
             shuffle=False,  # the dataset shuffles, by seed and epoch
             callbacks=[
+                skipped,
+                LossSpikes(),
                 *averages,
                 StopAfter(steps=limit, minutes=max_minutes),
                 _learning_rate(config, limit, max_minutes),
@@ -265,6 +256,7 @@ def _fit(
                 *logs,
                 progress,
                 checkpoints,
+                *early_stopping,
                 state,
             ],
         )
@@ -272,6 +264,15 @@ def _fit(
         progress.close()
         history.on_train_end()  # Keras leaves its file open where training ends with an error
     print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
+    if skipped.skipped:
+        print(f"skipped batches, whose loss or gradients were not finite: {skipped.skipped:,}")
+    if early_stopping and early_stopping[0].wait >= config.patience:
+        print(f"stopped early: {_no_improvement(config.patience)}")
+        add_event(run.events_file, "stopped", int(model.optimizer.iterations), reason="patience")
+
+
+def _no_improvement(patience: int) -> str:
+    return f"the validation loss has not improved for {patience} evaluations (`patience`)"
 
 
 def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:

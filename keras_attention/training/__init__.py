@@ -24,6 +24,7 @@ from keras_attention.training.presets import preset_optimizer, recommended_dropo
 from keras_attention.training.progress_line import ProgressLine
 from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
+from keras_attention.training.skipped_steps import LossSpikes, SkippedSteps
 
 __all__ = [
     "Checkpoints",
@@ -34,6 +35,7 @@ __all__ = [
     "FailOnDivergence",
     "FusedAdam",
     "InverseSqrtSchedule",
+    "LossSpikes",
     "MaskedAccuracy",
     "MaskedCrossEntropy",
     "Muon",
@@ -41,6 +43,7 @@ __all__ = [
     "ProgressLine",
     "ResumableRun",
     "ResumableTensorBoard",
+    "SkippedSteps",
     "StopAfter",
     "Throughput",
     "average_checkpoints",

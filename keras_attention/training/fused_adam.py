@@ -6,16 +6,17 @@ import keras
 from keras import ops
 
 from keras_attention.training.dense_gradients import DenseGradients
+from keras_attention.training.finite_steps import FiniteSteps
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class FusedAdam(DenseGradients, keras.optimizers.Adam):
+class FusedAdam(DenseGradients, FiniteSteps, keras.optimizers.Adam):
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − α m̂ / (√v̂ + ε), all in one pass on TensorFlow.
 
     The arguments, the state and, but for rounding, the results are those of `keras.optimizers.Adam`. Keras writes a
     step as a dozen operations, each of which reads and writes whole variables; TensorFlow has one kernel for all of
     them. With `amsgrad`, and on other backends, the step is Keras' own. Unlike Keras, it sums the repeated rows of an
-    embedding's gradient before it squares them.
+    embedding's gradient before it squares them, and a step whose gradients are not finite changes nothing.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])

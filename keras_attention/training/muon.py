@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_attention.layers.arguments import fraction, one_of, positive_integer, positive_number
 from keras_attention.training.dense_gradients import DenseGradients
+from keras_attention.training.finite_steps import FiniteSteps
 from keras_attention.training.schedules import InverseSqrtSchedule
 
 # Coefficients of a x + b x³ + c x⁵, which moves singular values between 0 and 1 towards 1 (Jordan et al. 2024).
@@ -18,12 +19,14 @@ ITERATION_DTYPES = ("float32", "bfloat16")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Muon(DenseGradients, keras.optimizers.Optimizer):
+class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
     """W ← W − lr · 0.2 √max(m, n) · U Vᵀ, where U Σ Vᵀ is the momentum of the gradient of an m × n matrix.
 
     Every variable named "kernel" with two or more axes is such a matrix. Adam trains all others (embeddings, biases,
     scales of normalization layers) with the same learning rate. A step costs a few products of each matrix with itself
     more than a step of Adam, so use batches of a few thousand tokens.
+
+    A step whose gradients are not finite changes nothing.
 
     `keras.optimizers.Muon` only takes kernels with two axes; those of attention have three.
 

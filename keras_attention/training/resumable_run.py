@@ -41,6 +41,8 @@ class ResumableRun(keras.callbacks.Callback):
     Put it last in the list of callbacks. Set the seeds with `keras.utils.set_random_seed`, so that a training that is
     interrupted before its first state begins again with the same weights.
 
+    Resumed with another `steps_per_epoch`, the running epoch and all later ones end at multiples of that number.
+
     Args:
         folder: Folder of the states, `state-00001200.npz` for step 1200.
         data: `TokenBatches` or `PackedBatches`, or any object with a length and their `dataset`.
@@ -112,6 +114,11 @@ class ResumableRun(keras.callbacks.Callback):
             A `tf.data.Dataset`.
         """
         return self.data.dataset(*divmod(self.batch, len(self.data))).repeat()
+
+    def discard(self) -> None:
+        """Forgets the state, so that training begins as without one. Its files remain until there are newer ones."""
+        self.batch = self.step = self.epoch = 0
+        self.history, self._state = {}, None
 
     def set_model(self, model: Any) -> None:
         """Restores the model and its optimizer, before any callback begins.
@@ -193,7 +200,8 @@ class ResumableRun(keras.callbacks.Callback):
         """Takes the position and the history of a state, if it is one of the same data."""
         saved = state.manifest
         changes = differences(saved["data"], self._data)
-        if changes:
+        data = {**self._data, "steps_per_epoch": saved["data"]["steps_per_epoch"]}
+        if saved["data"] != data:
             raise ValueError(
                 f"{state.path} is the state of a training on other data: restore the data, or train in another folder. "
                 f"Received: {'; '.join(changes)}"
