@@ -23,6 +23,7 @@ from keras_attention.training.muon import Muon, muon_optimizer
 from keras_attention.training.presets import preset_optimizer, recommended_dropout
 from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
+from keras_attention.training.step_logs import StepTensorBoard
 
 __all__ = [
     "Checkpoints",
@@ -39,6 +40,7 @@ __all__ = [
     "Perplexity",
     "ResumableRun",
     "ResumableTensorBoard",
+    "StepTensorBoard",
     "StopAfter",
     "Throughput",
     "average_checkpoints",
