@@ -118,10 +118,10 @@ def test_padding_and_tokens_are_those_of_the_batches(tmp_path, make_data):
 
 @pytest.mark.parametrize(("optimizer", "every"), [("adam", 2), ("muon, accumulated", 1)])
 def test_an_interrupted_training_leaves_the_events_of_one_that_is_not(tmp_path, every, optimizer):
-    """Also between the batches of a step, in which an epoch may end, and with files by epochs in the same folder."""
+    """Also between the batches of a step, in which an epoch may end, and with another callback's files."""
 
     def arguments(folder):
-        others = [ResumableTensorBoard(folder / "logs")]
+        others = [ResumableTensorBoard(folder / "logs" / "epochs")]
         validated = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(val_loss=epoch / 8))
         return {"every": every, "optimizer": optimizer, "others": [validated, *others]}
 
@@ -139,7 +139,7 @@ def test_an_interrupted_training_leaves_the_events_of_one_that_is_not(tmp_path, 
         for folder in (tmp_path / "whole", tmp_path / "parts")
     )
     assert parts == whole
-    assert [value for _, value in points(tmp_path / "parts", "steps/epoch", "validation")] == list(range(EPOCHS))
+    assert [value for _, value in points(tmp_path / "parts", "steps/loss", "validation")] == [0, 1 / 8]
     steps = [step for step, _ in points(tmp_path / "parts", "steps/loss")]
     last = EPOCHS * BATCHES // (1 if optimizer == "adam" else 3)
     assert steps == list(range(every, last + 1, every))
@@ -175,6 +175,8 @@ def test_without_its_data_and_with_another_optimizer_some_scalars_are_missing(tm
     model = make_model()
     logs = StepTensorBoard(tmp_path, every=2)
     model.fit(token_batches().dataset(), callbacks=[logs], shuffle=False, verbose=0)
-    assert {tag for _, tag, _, _ in scalars_of(tmp_path)} == {"steps/loss", "steps/accuracy", "steps/learning_rate"}
+    names = ("loss", "accuracy", "learning_rate")
+    tags = {f"{axis}{name}" for axis in ("steps/", "epoch_") for name in names}
+    assert {tag for _, tag, _, _ in scalars_of(tmp_path)} == tags
     with pytest.raises(ValueError, match=r"`every` must be a positive integer. Received: every=0"):
         StepTensorBoard(tmp_path, every=0)

@@ -8,11 +8,10 @@ from typing import Any
 
 import keras
 
-from keras_attention.extras import install_command, is_installed
 from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import FILES, RunConfig, positive_int32
-from keras_attention.pipeline.evaluate import corpus_bleu
+from keras_attention.pipeline.evaluate import corpus_bleu, corpus_chrf
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
@@ -21,6 +20,7 @@ from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.recipe import adopt_choices, choose_by_length
 from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_model import load_model, make_trainer
+from keras_attention.pipeline.summaries import tensorboard_callbacks
 from keras_attention.serving import Translator
 from keras_attention.training import (
     Checkpoints,
@@ -30,7 +30,6 @@ from keras_attention.training import (
     FailOnDivergence,
     InverseSqrtSchedule,
     ResumableRun,
-    ResumableTensorBoard,
     StopAfter,
     Throughput,
     keep_freed_memory,
@@ -229,13 +228,16 @@ def _fit(
             results = model.evaluate(valid_data, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in results.items()}
 
-    def bleu() -> Mapping[str, float]:
+    translations: list[str] = []  # of the last evaluation
+
+    def scores() -> Mapping[str, float]:
         with averaged():
-            return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
+            translations[:] = translator.translate(sources)
+        return {"val_bleu": corpus_bleu(translations, references), "val_chrf": corpus_chrf(translations, references)}
 
     throughput = Throughput(data.batches.num_tokens / len(data.batches))
     history = HistoryWriter(str(run.history_file), append=state.batch > 0)
-    logs = [*_tensorboard(run), history]
+    logs = [*tensorboard_callbacks(run, config, data, model, averaged, translations, state.batch), history]
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
     state.callbacks = [*averages, *logs, checkpoints]
@@ -253,7 +255,7 @@ def _fit(
                 throughput,
                 EpochMetrics(validate),
                 FailOnDivergence(),  # before anything is written
-                EpochMetrics(bleu),
+                EpochMetrics(scores),
                 *logs,
                 checkpoints,
                 state,
@@ -262,11 +264,3 @@ def _fit(
     finally:
         history.on_train_end()  # Keras leaves its file open where training ends with an error
     print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
-
-
-def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
-    # Checked here because `tf.summary` imports TensorBoard only when it writes.
-    if not is_installed("tensorboard"):
-        print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
-        return []
-    return [ResumableTensorBoard(run.logs)]

@@ -11,11 +11,9 @@ import keras
 
 from keras_attention.files import write_atomically
 
-# The end of the names of event files whose steps are those of the optimizer, not epochs.
+# The end of the names of event files whose steps are those of the optimizer, except for the tags of epochs.
 BY_STEP = ".steps"
-# The beginning of their tags, and the tag of the epoch with which the events at its end begin.
-STEPS = "steps/"
-EPOCH_TAG = f"{STEPS}epoch"
+_EPOCH = "epoch_"
 
 
 class ResumableTensorBoard(keras.callbacks.Callback):
@@ -52,7 +50,7 @@ class ResumableTensorBoard(keras.callbacks.Callback):
             scalars["train"]["learning_rate"] = float(optimizer.learning_rate)
         for split, values in scalars.items():
             if values:
-                self._write(split, {f"epoch_{name}": value for name, value in values.items()}, epoch)
+                self._write(split, {f"{_EPOCH}{name}": value for name, value in values.items()}, epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         for writer in self._writers.values():
@@ -148,11 +146,10 @@ def _read_records(path: Path) -> Iterator[bytes]:
 
 def _is_earlier_step(event: Any, epoch: int, step: int) -> bool:
     """Returns False for the first event that an uninterrupted training would not have written yet."""
-    import tensorflow as tf
-
-    # The epoch decides between two evaluations after the same step, where batches are accumulated.
-    epochs = [tf.make_ndarray(value.tensor).item() for value in event.summary.value if value.tag == EPOCH_TAG]
-    return event.step <= step and all(each < epoch for each in epochs)
+    # The events at the end of an epoch begin with its tags: where batches are accumulated, two may end at one step.
+    if any(value.tag.startswith(_EPOCH) for value in event.summary.value):
+        return event.step < epoch
+    return event.step <= step
 
 
 def _is_earlier(event: Any, epoch: int, step: int) -> bool:

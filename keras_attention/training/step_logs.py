@@ -10,25 +10,27 @@ import numpy as np
 from keras import ops
 
 from keras_attention.layers.arguments import positive_integer
-from keras_attention.training.epoch_logs import BY_STEP, EPOCH_TAG, STEPS, ResumableTensorBoard
+from keras_attention.training.epoch_logs import BY_STEP, ResumableTensorBoard
 from keras_attention.training.metrics import Perplexity
+
+_STEPS = "steps/"  # the beginning of the tags
 
 
 class StepTensorBoard(ResumableTensorBoard):
-    """Writes scalars for TensorBoard every few steps, and those of the validation at the end of each epoch.
+    """Writes scalars for TensorBoard every few steps, in addition to the logs of each epoch of `ResumableTensorBoard`.
 
-    All of them have the number of optimizer steps as their horizontal axis. The event files are in two folders, which
-    TensorBoard shows as two curves of one chart:
+    The tags begin with `steps/`, and the number of steps of the optimizer is their horizontal axis. The event files
+    are in two folders, which TensorBoard shows as two curves of one chart:
 
     - `train`, every few steps: the `loss` and each metric that is a mean, such as `MaskedAccuracy` and `Perplexity`,
       over the batches since the last point, not since the beginning of the epoch; `learning_rate`; with an optimizer of
       this package on TensorFlow `gradient_norm`, the mean norm of the batches' gradients before they are clipped; with
       `data`, `padding`, the fraction of padding among the ids, and `tokens_per_second`, source and target tokens
       without padding, without the time of evaluations.
-    - `validation`, at the end of each epoch: the logs that begin with `val_`, without that prefix; `epoch`.
+    - `validation`, at the end of each epoch: the logs that begin with `val_`, without that prefix.
 
-    The tags begin with `steps/`. Pass the callback to `ResumableRun`, too: a training that was killed and resumes then
-    leaves the events of one that was not interrupted, with no duplicate and none missing.
+    Pass the callback to `ResumableRun`, too: a training that was killed and resumes then leaves the events of one that
+    was not interrupted, with no duplicate and none missing.
 
     Args:
         log_dir: Folder of the logs, which other callbacks may share.
@@ -81,11 +83,10 @@ class StepTensorBoard(ResumableTensorBoard):
         self.step = step
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        scores = {
-            STEPS + name.removeprefix("val_"): value for name, value in (logs or {}).items() if name.startswith("val_")
-        }
+        super().on_epoch_end(epoch, logs)
+        scores = {f"{_STEPS}{name[4:]}": value for name, value in (logs or {}).items() if name.startswith("val_")}
         if scores:
-            self._write("validation", {EPOCH_TAG: epoch, **scores}, int(self.model.optimizer.iterations))
+            self._write("validation", scores, int(self.model.optimizer.iterations))
 
     def _measure(self, batch: int) -> None:
         """Adds the sums, the tokens and the time of the batches up to a batch."""
@@ -118,7 +119,7 @@ class StepTensorBoard(ResumableTensorBoard):
         if self.data is not None:
             values["padding"] = 1 - self.tokens / self.ids
             values["tokens_per_second"] = self._timed_tokens / max(self._seconds, 1e-9)
-        return {STEPS + name: value for name, value in values.items()}
+        return {_STEPS + name: value for name, value in values.items()}
 
     def _means(self) -> dict[str, Any]:
         """The loss and the metrics that are a total divided by a count."""
