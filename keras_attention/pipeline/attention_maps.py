@@ -1,17 +1,19 @@
 """Attention weights of a pair of sentences, of all layers and heads in one picture.
 
-Shapes: N layers, H heads, T target length, S source length.
+Shapes: B pairs, N layers, H heads, T target length, S source length.
 """
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_attention.models import Transformer
-from keras_attention.text import BOS_ID
+from keras_attention.text import BOS_ID, PAD_ID
 
-KINDS = ("encoder", "decoder", "cross")
+# The kinds of attention, with the sides of a pair to which queries and keys belong.
+KINDS = {"encoder": (0, 0), "decoder": (1, 1), "cross": (1, 0)}
 _MAX_LAYERS, _MAX_HEADS = 6, 8
 _CELL = 12  # pixels; a label is as high
 _GAP = 4  # pixels between two maps
@@ -19,17 +21,24 @@ _MARGIN = 12  # pixels around the maps and their labels, at the least
 _DPI = 100
 
 
-def attention_weights(model: Transformer, source: Sequence[int], target: Sequence[int]) -> dict[str, np.ndarray]:
-    """The weights of each kind of attention, (N, H, T, S), where the model reads a target after its source."""
-    source_ids, inputs = tf.constant([source]), tf.constant([[BOS_ID, *target[:-1]]])  # shifted right
-    memory, source_mask, encoder = model.encode(source_ids, return_attention_scores=True)
+def attention_weights(
+    model: Transformer, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[dict[str, np.ndarray]]:
+    """The weights of each kind of attention, (N, H, T, S), where the model reads each target after its source."""
+    source, target = (keras.utils.pad_sequences(side, padding="post") for side in zip(*pairs, strict=True))
+    shifted = np.where(target != PAD_ID, np.pad(target, ((0, 0), (1, 0)), constant_values=BOS_ID)[:, :-1], PAD_ID)
+    memory, source_mask, encoder = model.encode(tf.constant(source), return_attention_scores=True)
     _, decoder, cross = model.network.decode(
-        inputs, memory, encoder_padding_mask=source_mask, training=False, return_attention_scores=True
+        tf.constant(shifted), memory, encoder_padding_mask=source_mask, training=False, return_attention_scores=True
     )
-    return {
-        kind: np.stack([np.asarray(tf.cast(layer[0], tf.float32)) for layer in layers])
+    kinds = {
+        kind: np.stack([np.asarray(tf.cast(layer, tf.float32)) for layer in layers], axis=1)  # (B, N, H, T, S)
         for kind, layers in zip(KINDS, (encoder, decoder, cross), strict=True)
     }
+    return [
+        {kind: kinds[kind][row, ..., : len(pair[query]), : len(pair[key])] for kind, (query, key) in KINDS.items()}
+        for row, pair in enumerate(pairs)
+    ]
 
 
 class AttentionPicture:

@@ -83,9 +83,8 @@ class EvaluationSummaries(keras.callbacks.Callback):
             tf.summary.text("translations", self._table())
             if is_shown(epoch + 1):
                 self._draw_attention()
-                for weight in self._transformer.trainable_weights:
-                    if len(weight.shape) > 1:
-                        tf.summary.histogram(f"weights/{weight.path}", _some_values(weight))
+                weights = [each for each in self._transformer.trainable_weights if len(each.shape) > 1]
+                tf.summary.experimental.write_raw_pb(_histograms(weights))
         writer.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -104,26 +103,24 @@ class EvaluationSummaries(keras.callbacks.Callback):
 
     def _draw_attention(self) -> None:
         """Writes an image of each kind of attention and each pair."""
-        for number, (source, target) in enumerate(self._pairs):
-            weights = attention_weights(self._transformer, source, target)
+        for number, weights in enumerate(attention_weights(self._transformer, self._pairs)):
             for kind in KINDS:
                 image = self._picture(number, kind, weights[kind]).draw(weights[kind])
                 tf.summary.image(f"attention/{kind}/{number + 1}", image[None])
 
     def _picture(self, number: int, kind: str, weights: np.ndarray) -> AttentionPicture:
         if (number, kind) not in self._pictures:
-            source, target = map(self._tokenizer.pieces, self._pairs[number])
-            queries = source if kind == "encoder" else ["<s>", *target[:-1]]
-            keys = queries if kind == "decoder" else source
-            if kind == "cross":
-                queries = target  # the token that each row predicts
-            self._pictures[number, kind] = AttentionPicture(*weights.shape[:2], queries, keys)
+            query, key = KINDS[kind]
+            sides = [self._tokenizer.pieces(ids) for ids in self._pairs[number]]
+            # The decoder reads each token after the one before it; a row of cross-attention is the predicted token.
+            labels = [["<s>", *sides[1][:-1]]] * 2 if kind == "decoder" else [sides[query], sides[key]]
+            self._pictures[number, kind] = AttentionPicture(*weights.shape[:2], *labels)
         return self._pictures[number, kind]
 
 
 def is_shown(evaluation: int) -> bool:
-    """Returns True for evaluations 1 to 10, 20, 30, … 100, 200, …, so that a long run has no large files."""
-    return evaluation % 10 ** (len(str(evaluation)) - 1) == 0
+    """Returns True for evaluations 1, 2, 3, 5, 10, 20, 30, 50, 100, …: TensorBoard shows ten images of a tag."""
+    return str(evaluation).rstrip("0") in ("1", "2", "3", "5")
 
 
 def _short_pairs(sample: Sequence[tuple[str, str]], tokenizer: SubwordTokenizer) -> list[tuple[list[int], list[int]]]:
@@ -135,10 +132,16 @@ def _short_pairs(sample: Sequence[tuple[str, str]], tokenizer: SubwordTokenizer)
     return [tuple([*side[: MAX_PIECES - 1], EOS_ID] for side in pair) for pair in chosen]
 
 
-def _some_values(weight: keras.Variable) -> np.ndarray:
-    """Values of a weight at equal distances: TensorBoard's summary makes a row of each value's buckets."""
-    values = np.asarray(weight).ravel()
-    return values[:: -(-values.size // _MAX_VALUES)]
+def _histograms(weights: Sequence[keras.Variable]) -> bytes:
+    """The histograms of weights as one summary: `tf.summary.histogram` takes a thousand operations for each."""
+    from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+
+    summary = tf.compat.v1.Summary()
+    for weight in weights:
+        values = np.asarray(weight).ravel()
+        few = values[:: -(-values.size // _MAX_VALUES)]  # at equal distances
+        summary.MergeFromString(histogram_pb(f"weights/{weight.path}", few).SerializeToString())
+    return summary.SerializeToString()
 
 
 def _as_markdown(text: str) -> str:

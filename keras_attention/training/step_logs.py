@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_attention.layers.arguments import positive_integer
 from keras_attention.training.epoch_logs import BY_STEP, ResumableTensorBoard
@@ -130,10 +129,7 @@ class StepTensorBoard(ResumableTensorBoard):
         """The total and the count of the epoch so far, in float64, by the names of the metrics."""
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # a step keeps the variables' values to itself
-        return {
-            name: np.array([float(ops.convert_to_numpy(value)) for value in (each.total, each.count)])
-            for name, each in self._means().items()
-        }
+        return {name: np.array([float(each.total), float(each.count)]) for name, each in self._means().items()}
 
     def _gradient_norm(self) -> float | None:
         optimizer = self.model.optimizer
