@@ -21,3 +21,20 @@ def scalars_of(folder):
         for run, step, value in values_of(folder)
         if value.metadata.plugin_data.plugin_name == "scalars" and "vs_iterations" not in value.tag
     )
+
+
+def everything_of(folder):
+    """All values, sorted, except those that depend on the time of day."""
+    return sorted(
+        (run, value.tag, step, value.tensor.SerializeToString())
+        for run, step, value in values_of(folder)
+        if "tokens_per_second" not in value.tag and value.metadata.plugin_data.plugin_name != "hparams"
+    )
+
+
+def log_every_step(patch):
+    """Makes runs write a point at each step."""
+    from keras_attention.pipeline import summaries
+
+    made = summaries.StepTensorBoard
+    patch.setattr(summaries, "StepTensorBoard", lambda *args, **options: made(*args, **options, every=1))

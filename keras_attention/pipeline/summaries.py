@@ -180,7 +180,7 @@ def _write_projector(folder: Path, embeddings: np.ndarray, pieces: Sequence[str]
     from tensorboard.plugins import projector
 
     values = np.ascontiguousarray(embeddings, np.float32)
-    names = "".join(re.sub(r"\s", " ", piece) + "\n" for piece in pieces)
+    names = "".join(re.sub(r"[\t\r\n]", " ", piece) + "\n" for piece in pieces)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "embedding.bytes", lambda path: Path(path).write_bytes(values.tobytes()))
     write_atomically(folder / "vocabulary.tsv", lambda path: Path(path).write_text(names, encoding="utf-8"))

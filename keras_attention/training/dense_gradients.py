@@ -7,11 +7,14 @@ from keras import ops
 
 
 class GradientNorm:
-    """The norm of the gradients of the last batch, which is not among the optimizer's variables, as it is no state."""
+    """The norm of the gradients of the last batch, not among the variables of the optimizer, since it is no state.
+
+    On several devices it is the sum of the norms of their parts of the gradients.
+    """
 
     def __init__(self) -> None:
         self._value = keras.Variable(
-            0.0, trainable=False, synchronization="on_read", aggregation="mean", name="gradient_norm"
+            0.0, trainable=False, synchronization="on_read", aggregation="sum", name="gradient_norm"
         )
 
     def update(self, gradients: list[Any]) -> None:

@@ -47,7 +47,7 @@ class ResumableTensorBoard(keras.callbacks.Callback):
             scalars[split][name.removeprefix("val_")] = value
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:
-            scalars["train"]["learning_rate"] = float(optimizer.learning_rate)
+            scalars["train"]["learning_rate"] = learning_rate(optimizer)
         for split, values in scalars.items():
             if values:
                 self._write(split, {f"{_EPOCH}{name}": value for name, value in values.items()}, epoch)
@@ -81,6 +81,11 @@ class ResumableTensorBoard(keras.callbacks.Callback):
             for tag, value in scalars.items():
                 tf.summary.scalar(tag, value, step=step)
         self.writer(split).flush()
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the next step, also of an optimizer with a copy of its variables on each device."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def remove_later_logs(callback: keras.callbacks.Callback, epoch: int, step: int) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_attention.layers.arguments import positive_integer
-from keras_attention.training.epoch_logs import BY_STEP, ResumableTensorBoard
+from keras_attention.training.epoch_logs import BY_STEP, ResumableTensorBoard, learning_rate
 from keras_attention.training.metrics import Perplexity
 
 _STEPS = "steps/"  # the beginning of the tags
@@ -74,7 +74,7 @@ class StepTensorBoard(ResumableTensorBoard):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._measure(self._first_batch + batch + 1)
-        step = int(self.model.optimizer.iterations)
+        step = self._step()
         if step // self.every > self.step // self.every:
             self._write("train", self._values(), step)
             self.tokens = self.ids = self._timed_tokens = 0
@@ -85,7 +85,10 @@ class StepTensorBoard(ResumableTensorBoard):
         super().on_epoch_end(epoch, logs)
         scores = {f"{_STEPS}{name[4:]}": value for name, value in (logs or {}).items() if name.startswith("val_")}
         if scores:
-            self._write("validation", scores, int(self.model.optimizer.iterations))
+            self._write("validation", scores, self._step())
+
+    def _step(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _measure(self, batch: int) -> None:
         """Adds the sums, the tokens and the time of the batches up to a batch."""
@@ -112,7 +115,7 @@ class StepTensorBoard(ResumableTensorBoard):
         for (name, metric), (total, count) in zip(self._means().items(), sums, strict=True):
             if count > 0:
                 values[name] = _exp(total / count) if isinstance(metric, Perplexity) else total / count
-        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        values["learning_rate"] = learning_rate(self.model.optimizer)
         if self._gradient_norm() is not None:
             values["gradient_norm"] = norm / batches
         if self.data is not None:
@@ -129,7 +132,9 @@ class StepTensorBoard(ResumableTensorBoard):
         """The total and the count of the epoch so far, in float64, by the names of the metrics."""
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # a step keeps the variables' values to itself
-        return {name: np.array([float(each.total), float(each.count)]) for name, each in self._means().items()}
+        return {
+            name: np.array([each.total.numpy(), each.count.numpy()], np.float64) for name, each in self._means().items()
+        }
 
     def _gradient_norm(self) -> float | None:
         optimizer = self.model.optimizer
