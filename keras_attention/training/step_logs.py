@@ -40,13 +40,13 @@ class StepTensorBoard(ResumableTensorBoard):
         ValueError: If `every` is not a positive integer.
 
     Example:
-        >>> data = ka.text.TokenBatches([[5], [6], [7, 8]], [[7], [8], [9, 5]], tokens_per_batch=4)
-        >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=11, num_layers=1)
-        >>> model.compile("adam", loss=ka.training.MaskedCrossEntropy())
-        >>> logs = StepTensorBoard("logs", every=1, data=data)
-        >>> history = model.fit(data.dataset(), callbacks=[logs], shuffle=False, verbose=0)
-        >>> sorted(path.name for path in logs.log_dir.iterdir()), logs.batch == len(data)
-        (['train'], True)
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+        >>> model.compile(ka.training.FusedAdam(learning_rate=0.01), loss="mse")
+        >>> logs = StepTensorBoard("logs", every=1)
+        >>> x, y = np.ones((4, 8)), np.ones((4, 3))
+        >>> history = model.fit(x, y, epochs=2, validation_data=(x, y), callbacks=[logs], verbose=0)
+        >>> sorted(path.name for path in logs.log_dir.iterdir())
+        ['train', 'validation']
     """
 
     suffix = BY_STEP
