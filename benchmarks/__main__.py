@@ -10,8 +10,9 @@ from rich.console import Console
 import benchmarks
 from benchmarks.harness import RESULTS
 
-# Commands of their own: `gpu` needs a GPU, `learning` and `ablations` need texts, the others resume and draw.
-COMMANDS = {"gpu", "learning", "ablations", "complexity", "long_range", "parallelism"}
+# Commands of their own: `gpu` needs a GPU, `learning` and `ablations` need texts, `watching` takes turns, the others
+# resume and draw.
+COMMANDS = {"gpu", "learning", "ablations", "complexity", "long_range", "parallelism", "watching"}
 NOT_BENCHMARKS = {"__main__", "harness", *COMMANDS}
 ROUNDS = 15
 

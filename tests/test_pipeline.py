@@ -19,6 +19,7 @@ import pytest
 import sacrebleu
 import tensorflow as tf
 from click.testing import CliRunner
+from events import everything_of, log_every_step, scalars_of
 
 from keras_attention import pipeline
 from keras_attention.cli import main
@@ -1253,20 +1254,6 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
     assert {**halves, 1: made[1]} == {0: whole[0], 1: whole[1]}
 
 
-def scalars(run):
-    """The tags, steps and values in the event files of a run, without those that depend on time."""
-    values = []
-    for path in run.logs.rglob("events.out.tfevents.*"):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            values += [
-                (path.parent.name, value.tag, event.step, tf.make_ndarray(value.tensor).item())
-                for value in event.summary.value
-                if value.tag.startswith("epoch_") and value.tag != "epoch_tokens_per_second"
-            ]
-    return sorted(values)
-
-
 @pytest.mark.parametrize(
     "changes",
     [{"gradient_accumulation": 2, "ema": 0.9}, {"packed_rows": 5, "max_length": 40, "optimizer": "muon"}],
@@ -1278,6 +1265,7 @@ def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, chan
     config = dataclasses.replace(small, **times, **NOISE, **changes)
     config = config.replace(model={**config.model, "dropout": 0.2})
     monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    log_every_step(monkeypatch)
     train(tmp_path / "whole", config, max_steps=5)
     after_batch, save = JOBS.StopAfter.on_train_batch_end, JOBS._ModelCheckpoints.on_epoch_end
 
@@ -1313,8 +1301,13 @@ def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, chan
     rows, others = ([{**row, "tokens_per_second": None} for row in history_of(run)] for run in (whole, parts))
     assert others == rows
     assert [(row["epoch"], row["step"]) for row in rows] == [("0", "2"), ("1", "4"), ("2", "5")]
-    assert scalars(parts) == scalars(whole)
-    assert [step for _, tag, step, _ in scalars(whole) if tag == "epoch_perplexity"] == [0, 1, 2, 0, 1, 2]
+    assert everything_of(parts.logs) == everything_of(whole.logs)
+    curves = {tag: [] for tag in ("epoch_perplexity", "steps/perplexity", "steps/gradient_norm")}
+    for _, tag, step, _ in scalars_of(whole.logs):
+        curves.get(tag, []).append(step)
+    assert curves["epoch_perplexity"] == [0, 1, 2, 0, 1, 2]
+    assert curves["steps/perplexity"] == [*range(1, 6), 2, 4, 5]
+    assert curves["steps/gradient_norm"] == [*range(1, 6)]
     for name in ("last", "best", "average", "final", *(["ema"] if config.ema else [])):
         models = [keras.models.load_model(run.model_file(name)) for run in (whole, parts)]
         states = [

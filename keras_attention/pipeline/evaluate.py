@@ -134,6 +134,11 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
     return BLEU(tokenize=bleu_tokenizer(references), force=True).corpus_score(translations, [references]).score
 
 
+def corpus_chrf(translations: Sequence[str], references: Sequence[str]) -> float:
+    """ChrF, 0 to 100, of a sample."""
+    return CHRF().corpus_score(translations, [references]).score
+
+
 def compare_weights(run: str | Path, lighter: Translator, trained: Translator) -> str:
     """Compares the BLEU of weights of lower precision with that of the trained weights, on the run's validation sample.
 

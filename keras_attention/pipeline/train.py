@@ -7,12 +7,11 @@ from typing import Any
 
 import keras
 
-from keras_attention.extras import install_command, is_installed
 from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.changes import changed_settings, check_changes
 from keras_attention.pipeline.config import RunConfig, positive_int32
-from keras_attention.pipeline.evaluate import corpus_bleu
+from keras_attention.pipeline.evaluate import corpus_bleu, corpus_chrf
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
@@ -26,6 +25,7 @@ from keras_attention.pipeline.run_log import add_event
 from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.pipeline.run_state import run_state
 from keras_attention.pipeline.skipped_batch import record_skipped_batch
+from keras_attention.pipeline.summaries import tensorboard_callbacks
 from keras_attention.serving import Translator
 from keras_attention.training import (
     Checkpoints,
@@ -37,7 +37,6 @@ from keras_attention.training import (
     LossSpikes,
     ProgressLine,
     ResumableRun,
-    ResumableTensorBoard,
     SkippedSteps,
     StopAfter,
     Throughput,
@@ -217,14 +216,17 @@ def _fit(
             results = model.evaluate(valid_data, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in results.items()}
 
-    def bleu() -> Mapping[str, float]:
+    translations: list[str] = []  # of the last evaluation
+
+    def scores() -> Mapping[str, float]:
         progress.phase("translating for BLEU")
         with averaged():
-            return {"val_bleu": corpus_bleu(translator.translate(sources), references)}
+            translations[:] = translator.translate(sources)
+        return {"val_bleu": corpus_bleu(translations, references), "val_chrf": corpus_chrf(translations, references)}
 
     throughput = Throughput(tokens_per_batch)
     history = HistoryWriter(str(run.history_file), append=state.batch > 0)
-    logs = [*_tensorboard(run), history]
+    logs = [*tensorboard_callbacks(run, config, data, model, averaged, translations, state.batch), history]
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
     skipped = SkippedSteps(
@@ -252,7 +254,7 @@ def _fit(
                 throughput,
                 EpochMetrics(validate),
                 FailOnDivergence(),  # before anything is written
-                EpochMetrics(bleu),
+                EpochMetrics(scores),
                 *logs,
                 progress,
                 checkpoints,
@@ -273,11 +275,3 @@ def _fit(
 
 def _no_improvement(patience: int) -> str:
     return f"the validation loss has not improved for {patience} evaluations (`patience`)"
-
-
-def _tensorboard(run: RunFolder) -> list[keras.callbacks.Callback]:
-    # Checked here because `tf.summary` imports TensorBoard only when it writes.
-    if not is_installed("tensorboard"):
-        print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
-        return []
-    return [ResumableTensorBoard(run.logs)]

@@ -146,6 +146,9 @@ class TokenBatches(PairBatches):
             bounds.insert(fullest + 1, bounds[fullest] + int(sizes[fullest]) // 2)
         return np.array(bounds[1:-1], dtype=np.int64)
 
+    def _count(self, lengths: np.ndarray, index: np.ndarray) -> tuple[int, int]:
+        return int(lengths[index].sum()), len(index) * int(lengths[index].max(axis=0).sum())
+
     def _num_cells(self, epoch: Epoch) -> int:
         batches = np.split(self._sorted(self._kept, epoch.lengths), epoch.division)
         return sum(len(index) * int(epoch.lengths[index].max(axis=0).sum()) for index in batches)

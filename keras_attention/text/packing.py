@@ -152,8 +152,16 @@ class PackedBatches(PairBatches):
             sizes[empty] = len(moved)
         return rows
 
+    def _count(self, lengths: np.ndarray, index: np.ndarray) -> tuple[int, int]:
+        return int(lengths[index[index != NO_PAIR]].sum()), self._num_ids
+
     def _num_cells(self, epoch: Epoch) -> int:
-        return len(self) * self.rows_per_batch * (self.source_length + self.target_length)
+        return len(self) * self._num_ids
+
+    @property
+    def _num_ids(self) -> int:
+        """The number of source and target ids of a batch, padding included."""
+        return self.rows_per_batch * (self.source_length + self.target_length)
 
     def _sorted(self, index: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Sorts pairs from long to short; a stable sort, so a shuffle before it decides among equals."""

@@ -192,6 +192,25 @@ class PairBatches(abc.ABC):
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
+    def token_counts(self, epoch: int) -> np.ndarray:
+        """Counts the tokens and the ids of each batch, on both sides together.
+
+        Args:
+            epoch: The epoch's number, from 0.
+
+        Returns:
+            Integers (batches, 2): the tokens, EOS included and padding excluded, and the ids, padding included.
+
+        Example:
+            >>> from keras_attention.text import PackedBatches, TokenBatches
+            >>> TokenBatches([[5], [6, 7]], [[5], [6]]).token_counts(epoch=0).tolist()  # 2 rows of 3 and 2 ids
+            [[9, 10]]
+            >>> PackedBatches([[5], [6, 7]], [[5], [6]], row_length=8, rows_per_batch=1).token_counts(0).tolist()
+            [[9, 16]]
+        """
+        lengths = self._epoch(epoch).lengths
+        return np.array([self._count(lengths, index) for index in self.plan(epoch)])
+
     def fingerprint(self) -> dict[str, Any]:
         """Returns what decides the batches of every epoch, so that a run does not resume with others.
 
@@ -258,6 +277,10 @@ class PairBatches(abc.ABC):
     @abc.abstractmethod
     def _spread(self, division: np.ndarray) -> np.ndarray:
         """Divides the fullest batches of an epoch, so that it has as many as the other epochs."""
+
+    @abc.abstractmethod
+    def _count(self, lengths: np.ndarray, index: np.ndarray) -> tuple[int, int]:
+        """The number of tokens, and of ids with padding, of a batch of `plan` with pairs of these lengths (N, 2)."""
 
     @abc.abstractmethod
     def _num_cells(self, epoch: Epoch) -> int:

@@ -25,6 +25,7 @@ from keras_attention.training.progress_line import ProgressLine
 from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
 from keras_attention.training.skipped_steps import LossSpikes, SkippedSteps
+from keras_attention.training.step_logs import StepTensorBoard
 
 __all__ = [
     "Checkpoints",
@@ -44,6 +45,7 @@ __all__ = [
     "ResumableRun",
     "ResumableTensorBoard",
     "SkippedSteps",
+    "StepTensorBoard",
     "StopAfter",
     "Throughput",
     "average_checkpoints",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import keras
 
 from keras_attention.files import write_atomically
+
+# The end of the names of event files whose steps are those of the optimizer, except for the tags of epochs.
+BY_STEP = ".steps"
+_EPOCH = "epoch_"
 
 
 class ResumableTensorBoard(keras.callbacks.Callback):
@@ -28,6 +33,8 @@ class ResumableTensorBoard(keras.callbacks.Callback):
         ['train', 'validation']
     """
 
+    suffix = ""  # of the names of the event files
+
     def __init__(self, log_dir: str | Path = "logs"):
         super().__init__()
         self.log_dir = Path(log_dir)
@@ -40,25 +47,45 @@ class ResumableTensorBoard(keras.callbacks.Callback):
             scalars[split][name.removeprefix("val_")] = value
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:
-            scalars["train"]["learning_rate"] = float(optimizer.learning_rate)
+            scalars["train"]["learning_rate"] = learning_rate(optimizer)
         for split, values in scalars.items():
             if values:
-                self._write(split, values, epoch)
+                self._write(split, {f"{_EPOCH}{name}": value for name, value in values.items()}, epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
 
-    def _write(self, split: str, values: dict[str, float], epoch: int) -> None:
+    def writer(self, split: str = "") -> Any:
+        """Returns the summary writer of a folder within that of the logs, for further events.
+
+        Args:
+            split: Name of the folder, such as "validation"; empty for the folder of the logs.
+
+        Returns:
+            A `tf.summary.SummaryWriter`.
+        """
         import tensorflow as tf
 
         if split not in self._writers:
-            self._writers[split] = tf.summary.create_file_writer(str(self.log_dir / split))
-        with self._writers[split].as_default():
-            for name, value in values.items():
-                tf.summary.scalar(f"epoch_{name}", value, step=epoch)
-        self._writers[split].flush()
+            self._writers[split] = tf.summary.create_file_writer(
+                str(self.log_dir / split), filename_suffix=f".v2{self.suffix}"
+            )
+        return self._writers[split]
+
+    def _write(self, split: str, scalars: dict[str, float], step: int) -> None:
+        import tensorflow as tf
+
+        with self.writer(split).as_default():
+            for tag, value in scalars.items():
+                tf.summary.scalar(tag, value, step=step)
+        self.writer(split).flush()
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the next step, also of an optimizer with a copy of its variables on each device."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def remove_later_logs(callback: keras.callbacks.Callback, epoch: int, step: int) -> None:
@@ -94,7 +121,12 @@ def _remove_events(path: Path, epoch: int, step: int) -> None:
     import tensorflow as tf
 
     records = list(_read_records(path))
-    kept = [record for record in records if _is_earlier(tf.compat.v1.Event.FromString(record), epoch, step)]
+    events = [tf.compat.v1.Event.FromString(record) for record in records]
+    if path.name.endswith(BY_STEP):
+        earlier = itertools.takewhile(lambda each: _is_earlier_step(each, epoch, step), events)
+        kept = records[: len(list(earlier))]
+    else:
+        kept = [record for record, each in zip(records, events, strict=True) if _is_earlier(each, epoch, step)]
     if len(kept) == len(records):
         return
 
@@ -115,6 +147,14 @@ def _read_records(path: Path) -> Iterator[bytes]:
         yield from records
     except tf.errors.DataLossError:
         return
+
+
+def _is_earlier_step(event: Any, epoch: int, step: int) -> bool:
+    """Returns False for the first event that an uninterrupted training would not have written yet."""
+    # The events at the end of an epoch begin with its tags: where batches are accumulated, two may end at one step.
+    if any(value.tag.startswith(_EPOCH) for value in event.summary.value):
+        return event.step < epoch
+    return event.step <= step
 
 
 def _is_earlier(event: Any, epoch: int, step: int) -> bool:
