@@ -3,13 +3,18 @@
 Shapes: B inputs, S source length, P prompt length, K beams, V vocabulary, t tokens so far.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+import keras
+import numpy as np
+from keras import ops
 
 from keras_attention.decoding.beam_search import Step, beam_search
+from keras_attention.decoding.fixed_search import number_written
 from keras_attention.decoding.hypotheses import Hypotheses, average_length, length_penalty
 from keras_attention.decoding.logits_processors import (
     forbid_end,
@@ -20,17 +25,27 @@ from keras_attention.decoding.logits_processors import (
     keep_top_p,
     scale_by_temperature,
 )
-from keras_attention.decoding.model_steps import check_ids, language_model, learned_positions, with_source
+from keras_attention.decoding.model_steps import (
+    cached_step,
+    check_ids,
+    known_ids,
+    language_model,
+    learned_positions,
+    with_source,
+)
 from keras_attention.decoding.options import DecodingOptions
-from keras_attention.decoding.sampling import greedy, sample
+from keras_attention.decoding.programs import pad_to_few_shapes, run
+from keras_attention.decoding.sampling import greedy, sample, sample_at, uniform_numbers
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
+from keras_attention.decoding.tensors import is_tensorflow, rows_of_each, take_rows
 from keras_attention.layers.arguments import concrete_integer
 
 # From the logits of the next token, the tokens before and the indices of the sentences to the logits.
-LogitsProcessor = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+LogitsProcessor = Callable[[Any, Any, Any], Any]
 
 # The paper's limit of how many tokens longer than its input an output is.
 EXTRA_LENGTH = 50
+PROMPT_STEP = 16  # tokens by which prompts that are read at once differ on JAX
 
 
 def generate(
@@ -44,7 +59,10 @@ def generate(
     eos_id: int = 3,
     pad_id: int = 0,
 ) -> Hypotheses:
-    """Generates the outputs of a model for its inputs, in a `tf.function` as one graph.
+    """Generates the outputs of a model for its inputs: in a `tf.function` as one graph, on JAX as a compiled program.
+
+    JAX pads the inputs to powers of two, so that it compiles few programs, one for each padded shape; call this outside
+    of `jax.jit`.
 
     Each token adds its log probability under the model to the score of a hypothesis, even where it is sampled with a
     temperature or from a truncated distribution. Tokens of a prefix add nothing.
@@ -58,7 +76,8 @@ def generate(
         logits_processor: Function of the logits (R, V), the tokens before them (R, t) and the indices of their N
             sentences among the inputs, which returns the logits, with -inf for forbidden tokens. The R rows are R / N
             beams of each sentence, next to each other. With `options.num_return` samples, an index counts samples. It
-            follows the constraints of the options and precedes those of sampling.
+            follows the constraints of the options and precedes those of sampling. On JAX, the tokens are at the end of
+            (R, L), after -1's, padding counts among the sentences, and each call compiles its own program.
         bos_id: Token before the first.
         eos_id: Token that ends a sentence.
         pad_id: Token that pads shorter rows.
@@ -76,8 +95,8 @@ def generate(
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=20)
         >>> hypotheses = generate(model, [[5, 6, 3], [7, 3, 0]], DecodingOptions(beam_size=2, max_length=4))
-        >>> hypotheses.ids.shape[:2], bool((hypotheses.lengths <= 4).numpy().all())
-        (TensorShape([2, 1]), True)
+        >>> tuple(hypotheses.ids.shape[:2]), int(keras.ops.max(hypotheses.lengths)) <= 4
+        ((2, 1), True)
 
     Source: Vaswani et al. 2017, section 6.1.
     """
@@ -86,26 +105,16 @@ def generate(
     prefix = None if prefix is None else check_ids(prefix, "prefix")
     copies = options.num_return if options.sample else 1
     if copies > 1:  # each sample is a sentence of its own
-        inputs = tf.repeat(inputs, copies, axis=0)
-        prefix = None if prefix is None else tf.repeat(prefix, copies, axis=0)
-    task = _Task.of(model, inputs, options, bos_id, pad_id, prefix)
-    hypotheses = beam_search(
-        task.step,
-        task.state,
-        batch_size=tf.shape(inputs)[0],
-        beam_size=options.beams,
-        max_length=task.max_length,
-        length_penalty=options.length_penalty,
-        penalize=average_length if options.length_normalization == "average" else length_penalty,
-        num_return=1 if options.sample else options.num_return,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        prompt=task.prompt,
-        prefix=task.prefix,
-        logits_processor=_logits_processor(options, task.prompt_lengths, eos_id, logits_processor),
-        sampler=_sampler(options) if options.sample else None,
-    )
+        inputs = ops.repeat(inputs, copies, axis=0)
+        prefix = None if prefix is None else ops.repeat(prefix, copies, axis=0)
+    special = _SpecialIds(bos_id, eos_id, pad_id)
+    if is_tensorflow():
+        hypotheses = _search(model, inputs, prefix, options=options, special=special, logits_processor=logits_processor)
+    else:
+        batch = _FixedBatch.of(model, inputs, options, special, prefix)
+        static = {"options": batch.options, "special": special, "sizes": batch.sizes}
+        hypotheses = run(_search, model, *batch.arrays, logits_processor=logits_processor, **static)
+        hypotheses = _cut(hypotheses, len(inputs))
     return Hypotheses(*(_group(x, copies) for x in hypotheses)) if copies > 1 else hypotheses
 
 
@@ -150,31 +159,41 @@ def stream(
             "A stream follows one hypothesis of each input: give beam_size=1 or sample=True, and num_return=1. "
             f"Received: beam_size={options.beams}, num_return={options.num_return}"
         )
-    task = _Task.of(model, check_ids(inputs, "inputs"), options, bos_id, pad_id)
+    special = _SpecialIds(bos_id, eos_id, pad_id)
+    if not is_tensorflow():
+        return _stream_fixed(model, check_ids(inputs, "inputs"), options, special, logits_processor)
+    task = _Task.of(model, check_ids(inputs, "inputs"), options, special)
     process = _logits_processor(options, task.prompt_lengths, eos_id, logits_processor)
-    sampler = _sampler(options)
-    sentences = tf.range(tf.size(task.prompt_lengths))
+    prompt_length = ops.shape(task.prompt)[1]
 
-    def choose(logits: tf.Tensor, written: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        written = tf.concat([task.prompt, written], axis=1)
-        position = tf.shape(written)[1]
-        processed = logits if process is None else process(logits, written, sentences)
-        if task.prefix is not None:
-            processed = force_prefix(processed, position, task.prefix, pad_id, logits)
-        ids, log_probs = greedy(processed)
-        ids = sampler(processed, position, sentences) if options.sample else ids
-        return tf.where(position + 1 >= task.max_length, eos_id, ids), log_probs
+    def choose(logits: Any, written: Any) -> tuple[Any, Any]:
+        written = ops.concatenate([task.prompt, written], axis=1)
+        return _choose(task, process, _sampler(options), special, logits, written, ops.shape(written)[1])
 
-    prompt_length = tf.shape(task.prompt)[1]
     return stream_tokens(
         compiled_step(task.step, task.state),
         task.state,
-        tf.pad(task.prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1],
-        max_length=int(tf.reduce_max(tf.concat([task.max_length - prompt_length, [1]], 0))),
+        ops.pad(task.prompt, [(0, 0), (1, 0)], constant_values=bos_id)[:, -1],
+        max_length=max(int(ops.max(task.max_length, initial=0)) - prompt_length, 1),
         eos_id=eos_id,
         choose=choose,
         pad_id=pad_id,
     )
+
+
+class _SpecialIds(NamedTuple):
+    """The ids of the tokens before the first and at the end, and of padding."""
+
+    bos: int
+    eos: int
+    pad: int
+
+
+class _Sizes(NamedTuple):
+    """What a program with fixed shapes must know: tokens of an output, and of a prompt that is read at once."""
+
+    capacity: int
+    prompt: int
 
 
 class _Task(NamedTuple):
@@ -182,44 +201,156 @@ class _Task(NamedTuple):
 
     step: Step
     state: Any
-    prompt: tf.Tensor  # (B, t), the tokens that the state has read
-    prefix: tf.Tensor | None  # (B, P), `prompt`, then the tokens to force
-    prompt_lengths: tf.Tensor  # (B,), 0 for a model with a source
-    max_length: tf.Tensor  # (B,), the prompt counted
+    prompt: Any  # (B, t), the tokens that the state has read
+    prefix: Any  # (B, P), `prompt`, then the tokens to force; or None
+    prompt_lengths: Any  # (B,), 0 for a model with a source
+    max_length: Any  # (B,), the prompt counted
 
     @classmethod
     def of(
-        cls, model: Any, inputs: tf.Tensor, options: DecodingOptions, bos_id: int, pad_id: int, prefix: Any = None
+        cls,
+        model: Any,
+        inputs: Any,
+        options: DecodingOptions,
+        special: _SpecialIds,
+        prefix: Any = None,
+        sizes: _Sizes | None = None,
     ) -> "_Task":
-        lengths = tf.math.count_nonzero(inputs != pad_id, axis=1, dtype=tf.int32)  # (B,)
+        capacity = None if sizes is None else sizes.capacity
+        lengths = ops.sum(ops.cast(ops.not_equal(inputs, special.pad), "int32"), axis=1)  # (B,)
         if hasattr(model, "encode"):
-            prompt_lengths, default_length = tf.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
+            prompt_lengths, default_length = ops.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
             prompt = inputs[:, :0]
-            step, state = with_source(model, inputs, options.beams)
+            step, state = with_source(model, inputs, options.beams, capacity)
         else:
             if prefix is not None:
                 raise ValueError(
                     "The prompts of a language model are its `inputs`: give no `prefix`. "
-                    f"Received: prefix.shape={prefix.shape}"
+                    f"Received: prefix.shape={tuple(prefix.shape)}"
                 )
             prefix, prompt_lengths, default_length = inputs, lengths, EXTRA_LENGTH
             # The model reads all prompts at once up to the length of the shortest; further tokens are forced.
-            prompt = inputs[:, : tf.reduce_min(tf.concat([lengths, tf.shape(inputs)[1:]], axis=0))]
-            before = tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, :-1]
-            step, state = language_model(model, before, options.beams)
+            prompt = inputs[:, : ops.min(lengths, initial=ops.shape(inputs)[1]) if sizes is None else sizes.prompt]
+            before = ops.pad(prompt, [(0, 0), (1, 0)], constant_values=special.bos)[:, :-1]
+            step, state = language_model(model, before, options.beams, capacity)
         new_tokens = options.max_length
         if new_tokens is None:
-            new_tokens = tf.maximum(default_length, options.min_length)
+            new_tokens = ops.maximum(default_length, options.min_length)
         max_length = prompt_lengths + new_tokens
-        if learned_positions(model) is not None:
-            _check_positions(learned_positions(model), options, prompt_lengths)
-            max_length = tf.minimum(max_length, learned_positions(model))
+        positions = learned_positions(model)
+        if positions is not None:
+            if sizes is None:
+                _check_positions(positions, options, concrete_integer(ops.max(prompt_lengths, initial=0)) or 0)
+            max_length = ops.minimum(max_length, positions)
         return cls(step, state, prompt, prefix, prompt_lengths, max_length)
 
 
-def _check_positions(positions: int, options: DecodingOptions, prompt_lengths: tf.Tensor) -> None:
-    """Checks that a model has learned the positions that the options and prompts ask for."""
-    prompt = concrete_integer(tf.reduce_max(tf.concat([prompt_lengths, [0]], 0))) or 0
+class _FixedBatch(NamedTuple):
+    """Inputs as a program with fixed shapes takes them."""
+
+    arrays: tuple[Any, ...]  # inputs (B, S), prefix (B, P) or None, uniform numbers (B, L) or None, number of inputs
+    options: DecodingOptions  # without what the arrays contain
+    sizes: _Sizes
+
+    @classmethod
+    def of(
+        cls, model: Any, inputs: Any, options: DecodingOptions, special: _SpecialIds, prefix: Any = None
+    ) -> "_FixedBatch":
+        inputs = known_ids(inputs, "inputs", model)
+        prefix = None if prefix is None else pad_to_few_shapes(known_ids(prefix, "prefix", model), special.pad)
+        positions = learned_positions(model)
+        lengths = np.count_nonzero(inputs != special.pad, axis=1)
+        padded = pad_to_few_shapes(inputs, special.pad, positions)
+        has_source = hasattr(model, "encode")
+        prompt = 0 if has_source else padded.shape[1]
+        new_tokens = padded.shape[1] - 1 + EXTRA_LENGTH if has_source else EXTRA_LENGTH
+        capacity = prompt + (options.max_length or max(new_tokens, options.min_length))
+        if positions is not None:
+            _check_positions(positions, options, 0 if has_source else int(lengths.max(initial=0)))
+            capacity = min(capacity, positions)
+        uniforms = None
+        if options.sample:
+            uniforms = np.zeros((len(padded), capacity), "float32")
+            uniforms[: len(inputs)] = uniform_numbers([options.seed, 0], range(len(inputs)), 0, capacity)
+            options = replace(options, seed=0)
+        read = 0 if has_source else _few_lengths(int(lengths.min(initial=inputs.shape[1])))
+        return cls((padded, prefix, uniforms, np.int32(len(inputs))), options, _Sizes(capacity, read))
+
+
+def _few_lengths(length: int) -> int:
+    """Rounds the length of a prompt down on JAX, so that it compiles few programs; further tokens are forced."""
+    return length if keras.backend.backend() != "jax" else length // PROMPT_STEP * PROMPT_STEP
+
+
+def _search(
+    model: Any,
+    inputs: Any,
+    prefix: Any,
+    uniforms: Any = None,
+    number: Any = None,
+    *,
+    options: DecodingOptions,
+    special: _SpecialIds,
+    logits_processor: LogitsProcessor | None,
+    sizes: _Sizes | None = None,
+) -> Hypotheses:
+    """Searches from checked inputs; with fixed `sizes`, those after a `number` are padding."""
+    task = _Task.of(model, inputs, options, special, prefix, sizes)
+    if number is not None:
+        task = task._replace(max_length=_end_padding(task.max_length, number))
+    return beam_search(
+        task.step,
+        task.state,
+        batch_size=ops.shape(inputs)[0],
+        beam_size=options.beams,
+        max_length=task.max_length,
+        length_penalty=options.length_penalty,
+        penalize=average_length if options.length_normalization == "average" else length_penalty,
+        num_return=1 if options.sample else options.num_return,
+        bos_id=special.bos,
+        eos_id=special.eos,
+        pad_id=special.pad,
+        prompt=task.prompt,
+        prefix=task.prefix,
+        logits_processor=_logits_processor(options, task.prompt_lengths, special.eos, logits_processor),
+        sampler=_sampler(options, uniforms) if options.sample else None,
+        capacity=None if sizes is None else sizes.capacity,
+    )
+
+
+def _end_padding(max_length: Any, number: Any) -> Any:
+    """Ends the rows after a `number` of inputs at their first token."""
+    return ops.where(ops.arange(ops.shape(max_length)[0]) < number, max_length, 1)
+
+
+def _cut(hypotheses: Hypotheses, number: int) -> Hypotheses:
+    """Returns the hypotheses of a `number` of inputs, as long as the longest of them."""
+    longest = int(ops.max(hypotheses.lengths[:number], initial=0))
+    ids, scores, lengths = (x[:number] for x in hypotheses)
+    return Hypotheses(ids[:, :, :longest], scores, lengths)
+
+
+def _choose(
+    task: _Task,
+    process: LogitsProcessor | None,
+    sampler: Callable | None,
+    special: _SpecialIds,
+    logits: Any,
+    written: Any,
+    position: Any,
+) -> tuple[Any, Any]:
+    """Returns the next tokens of a stream (B,), and their log probabilities under the processed logits."""
+    sentences = ops.arange(ops.shape(logits)[0])
+    processed = logits if process is None else process(logits, written, sentences)
+    if task.prefix is not None:
+        processed = force_prefix(processed, position, task.prefix, special.pad, logits)
+    ids, log_probs = greedy(processed)
+    ids = ids if sampler is None else sampler(processed, position, sentences)
+    return ops.where(position + 1 >= task.max_length, special.eos, ids), log_probs
+
+
+def _check_positions(positions: int, options: DecodingOptions, prompt: int) -> None:
+    """Checks that a model has learned the positions that the options and prompts of a length ask for."""
     if prompt + max(options.max_length or 0, options.min_length, 1) > positions:
         raise ValueError(
             "The model has not learned the positions of so long an output, its prompt included: give a smaller "
@@ -229,27 +360,27 @@ def _check_positions(positions: int, options: DecodingOptions, prompt_lengths: t
         )
 
 
-def _group(x: tf.Tensor, copies: int) -> tf.Tensor:
+def _group(x: Any, copies: int) -> Any:
     """Reshapes (B·n, 1, …) to (B, n, …)."""
-    return tf.reshape(x, tf.concat([[tf.shape(x)[0] // copies, copies], tf.shape(x)[2:]], axis=0))
+    return ops.reshape(x, (ops.shape(x)[0] // copies, copies, *ops.shape(x)[2:]))
 
 
 def _logits_processor(
-    options: DecodingOptions, prompt_lengths: tf.Tensor, eos_id: int, last: LogitsProcessor | None
+    options: DecodingOptions, prompt_lengths: Any, eos_id: int, last: LogitsProcessor | None
 ) -> LogitsProcessor | None:
     """Returns the `logits_processor` of `beam_search`, the caller's `last`, or None where all tokens are allowed."""
     processors = []
     if options.min_length > 1:
 
-        def minimum_length(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
-            rows = tf.shape(ids)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
-            min_length = tf.repeat(tf.gather(prompt_lengths, sentences) + options.min_length, rows)  # (B·K,)
-            return forbid_end(logits, tf.shape(ids)[1], min_length, eos_id)
+        def minimum_length(logits: Any, ids: Any, sentences: Any) -> Any:
+            rows = rows_of_each(ops.shape(ids)[0], ops.shape(sentences)[0])
+            min_length = ops.repeat(take_rows(prompt_lengths, sentences) + options.min_length, rows, axis=0)  # (B·K,)
+            return forbid_end(logits, number_written(ids), min_length, eos_id)
 
         processors.append(minimum_length)
     if options.no_repeat_ngram:
 
-        def no_repeats(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+        def no_repeats(logits: Any, ids: Any, sentences: Any) -> Any:
             return forbid_repeats(logits, ids, options.no_repeat_ngram, eos_id)
 
         processors.append(no_repeats)
@@ -258,7 +389,7 @@ def _logits_processor(
     if not processors:
         return None
 
-    def process(logits: tf.Tensor, ids: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+    def process(logits: Any, ids: Any, sentences: Any) -> Any:
         for processor in processors:
             logits = processor(logits, ids, sentences)
         return logits
@@ -266,16 +397,93 @@ def _logits_processor(
     return process
 
 
-def _sampler(options: DecodingOptions) -> Callable:
-    """Returns the `sampler` of `beam_search`."""
+def _sampler(options: DecodingOptions, uniforms: Any = None) -> Callable | None:
+    """Returns the `sampler` of `beam_search`, with random numbers (B, L) of each step, or TensorFlow's own."""
+    if not options.sample:
+        return None
     warpers = [partial(scale_by_temperature, temperature=options.temperature)]
     warpers += [partial(keep_top_k, k=options.top_k)] if options.top_k else []
     warpers += [partial(keep_top_p, p=options.top_p)]
     warpers += [partial(keep_min_p, p=options.min_p)]
 
-    def sampler(logits: tf.Tensor, t: tf.Tensor, sentences: tf.Tensor) -> tf.Tensor:
+    def sampler(logits: Any, t: Any, sentences: Any) -> Any:
         for warper in warpers:
             logits = warper(logits)
-        return sample(logits, [options.seed, 0], t, sentences)[0]
+        if uniforms is None:
+            return sample(logits, [options.seed, 0], t, sentences)[0]
+        return sample_at(logits, ops.take(uniforms, t, axis=1))[0]
 
     return sampler
+
+
+def _stream_fixed(
+    model: Any, inputs: Any, options: DecodingOptions, special: _SpecialIds, last: LogitsProcessor | None
+) -> Iterator[Streamed]:
+    """Computes `stream` with programs of fixed shapes."""
+    batch = _FixedBatch.of(model, inputs, options, special)
+    static = {"options": batch.options, "special": special, "sizes": batch.sizes}
+    state, last_ids, arrays = run(_start, model, *batch.arrays, **static)
+    prompt, max_length = ops.convert_to_numpy(arrays[0]), ops.convert_to_numpy(arrays[-1])
+
+    def choose(logits: Any, written: Any) -> tuple[Any, Any]:
+        written = np.concatenate([prompt, ops.convert_to_numpy(written)], axis=1)
+        position = written.shape[1]
+        if keras.backend.backend() == "jax":  # one shape for all steps
+            written = np.pad(written, [(0, 0), (batch.sizes.capacity - position, 0)], constant_values=-1)
+        each = logits, written, np.int32(position), arrays, batch.arrays[2]
+        return run(_choose_fixed, model, *each, options=batch.options, special=special, logits_processor=last)
+
+    tokens = stream_tokens(
+        partial(run, _step, model),
+        state,
+        last_ids,
+        max_length=max(int(max_length.max(initial=0)) - prompt.shape[1], 1),
+        eos_id=special.eos,
+        choose=choose,
+        pad_id=special.pad,
+    )
+    number = len(inputs)
+    shortest = int(ops.convert_to_numpy(arrays[2])[:number].min(initial=inputs.shape[1]))
+    # The first of them belong to all prompts: they are forced, not read at once.
+    tokens = itertools.islice(tokens, max(shortest - prompt.shape[1], 0), None)
+    return (Streamed(*(x[:number] for x in token)) for token in tokens)
+
+
+def _start(
+    model: Any,
+    inputs: Any,
+    prefix: Any,
+    uniforms: Any,
+    number: Any,
+    *,
+    options: DecodingOptions,
+    special: _SpecialIds,
+    sizes: _Sizes,
+) -> tuple[Any, ...]:
+    """Returns the state of a stream before its first token, the last token before it, and the arrays of the task."""
+    task = _Task.of(model, inputs, options, special, prefix, sizes)
+    last_ids = ops.pad(task.prompt, [(0, 0), (1, 0)], constant_values=special.bos)[:, -1]  # (B,)
+    return task.state, last_ids, (task.prompt, task.prefix, task.prompt_lengths, _end_padding(task.max_length, number))
+
+
+def _step(model: Any, ids: Any, state: Any) -> tuple[Any, Any]:
+    """Computes a step of a stream."""
+    return cached_step(model)(ids, state)
+
+
+def _choose_fixed(
+    model: Any,
+    logits: Any,
+    written: Any,
+    position: Any,
+    arrays: Any,
+    uniforms: Any,
+    *,
+    options: DecodingOptions,
+    special: _SpecialIds,
+    logits_processor: LogitsProcessor | None,
+) -> tuple[Any, Any]:
+    """Chooses the tokens of a stream, from the arrays of its task."""
+    task = _Task(None, None, *arrays)
+    process = _logits_processor(options, task.prompt_lengths, special.eos, logits_processor)
+    return _choose(task, process, _sampler(options, uniforms), special, logits, written, position)

@@ -1,0 +1,83 @@
+"""Programs for few shapes: how a function of a model and arrays runs on JAX, which compiles each shape, and on torch.
+
+Shapes: B rows, n their length.
+"""
+
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+SHORTEST = 16  # a row is padded to this length at least
+# The compiled functions of each model, by what makes them differ other than shapes.
+_PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Hashable, Callable[..., Any]]] = weakref.WeakKeyDictionary()
+
+
+def run(function: Callable[..., Any], model: Any, *arrays: Any, **static: Any) -> Any:
+    """Returns `function(model, *arrays, **static)`: compiled on JAX, once for each shape; without gradients on torch.
+
+    The arrays are nests of tensors and arrays, the other arguments hashable; one with a function compiles anew.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            return function(model, *keras.tree.map_structure(_as_tensor, arrays), **static)
+    if keras.backend.backend() != "jax":
+        return function(model, *arrays, **static)
+    # A caller's function may use numbers that change between calls, which a program would keep.
+    kept = not any(callable(value) for value in static.values())
+    programs = _PROGRAMS.setdefault(model, {}) if kept else {}
+    key = (function, tuple(sorted(static.items())))
+    if key not in programs:
+        programs[key] = _compile(function, model, static)
+    return programs[key]([variable.value for variable in _variables(model)], *arrays)
+
+
+def _compile(function: Callable[..., Any], model: Any, static: dict[str, Any]) -> Callable[..., Any]:
+    """Returns the function, compiled, of the values of the model's variables and the arrays."""
+    import jax
+
+    model = weakref.ref(model)  # or the programs of a model would keep it in memory
+
+    def program(values: list[Any], *arrays: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(_variables(model()), values, strict=True))):
+            return function(model(), *arrays, **static)
+
+    return jax.jit(program)
+
+
+def _as_tensor(x: Any) -> Any:
+    """Returns an array as a tensor; None stays None."""
+    return None if x is None else ops.convert_to_tensor(x)
+
+
+def _variables(model: Any) -> list[Any]:
+    """Returns the variables of a model; one that is not of Keras has none that can change."""
+    return list(getattr(model, "variables", ()))
+
+
+def padded_lengths(lengths: np.ndarray) -> np.ndarray:
+    """Returns the lengths that rows have after `pad_to_few_shapes`."""
+    if keras.backend.backend() != "jax":
+        return lengths
+    return np.array([_power_of_two(max(int(length), SHORTEST)) for length in lengths], lengths.dtype)
+
+
+def pad_to_few_shapes(ids: np.ndarray, pad_id: int, longest: int | None = None) -> np.ndarray:
+    """Pads ids (B, n) on JAX: B and n to the next power of two, so that it compiles few programs."""
+    if keras.backend.backend() != "jax":
+        return ids
+    rows, length = ids.shape
+    padded_length = _power_of_two(max(length, SHORTEST))
+    padded_length = padded_length if longest is None else max(length, min(padded_length, longest))
+    padding = [(0, _power_of_two(rows) - rows), (0, padded_length - length)]
+    return np.pad(ids, padding, constant_values=pad_id)
+
+
+def _power_of_two(number: int) -> int:
+    """Returns the smallest power of two that is not below a number."""
+    return 1 << max(number - 1, 0).bit_length()
