@@ -57,6 +57,7 @@ def beam_search(
     penalize: Callable[[Any, float], Any] = default_penalty,
     logits_processor: Callable[[Any, Any, Any], Any] | None = None,
     sampler: Callable[[Any, Any, Any], Any] | None = None,
+    prompt_length: Any = None,
     capacity: int | None = None,
 ) -> Hypotheses:
     """Finds the hypotheses with the best scores under a model that computes the logits of the next token.
@@ -100,6 +101,7 @@ def beam_search(
             with the tokens at the end and -1 before them.
         sampler: Takes the logits, t and the indices of the sentences; returns a token of each, to take
             instead of the best one. For one beam.
+        prompt_length: Number of tokens of `prompt`, where a fixed shape has more columns.
         capacity: Number of tokens L for which a search with fixed shapes has room; by default the largest
             `max_length`, which a function compiled by JAX may not know.
 
@@ -156,9 +158,11 @@ def beam_search(
         return Search(alive, finished, done, ops.reshape(last_ids, (-1,)), state)
 
     prompt = ops.zeros((batch_size, 0), "int32") if prompt is None else ops.convert_to_tensor(prompt, "int32")  # (B, t)
-    t = ops.shape(prompt)[1]
-    more = capacity - t if fixed else 0
-    last_ids = ops.pad(prompt, [(0, 0), (1, 0)], constant_values=bos_id)[:, -1]  # (B,)
+    width = ops.shape(prompt)[1]
+    more = capacity - width if fixed else 0
+    t = width if prompt_length is None else prompt_length
+    last_ids = ops.pad(prompt, [(0, 0), (1, 0)], constant_values=bos_id)  # (B, 1 + t)
+    last_ids = last_ids[:, -1] if prompt_length is None else ops.take(last_ids, t, axis=1)  # (B,)
     search = Search(
         first_alive(prompt, beam_size, more, pad_id),
         none_finished(prompt, beam_size, pad_id, more),

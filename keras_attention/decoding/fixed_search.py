@@ -15,7 +15,7 @@ from keras_attention.decoding.tensors import is_tensorflow
 from keras_attention.layers.arguments import concrete_integer
 
 
-def fixed_search(advance: Callable[[Any, Any, Search], Search], search: Search, t: int, batch_size: int) -> Hypotheses:
+def fixed_search(advance: Callable[[Any, Any, Search], Search], search: Search, t: Any, batch_size: int) -> Hypotheses:
     """Runs the step `advance(t, sentences, search)` from t on until every sentence is done."""
     sentences = ops.arange(batch_size, dtype="int32")
     if batch_size:  # without sentences, some operations have no result

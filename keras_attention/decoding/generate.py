@@ -3,7 +3,6 @@
 Shapes: B inputs, S source length, P prompt length, K beams, V vocabulary, t tokens so far.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -45,7 +44,6 @@ LogitsProcessor = Callable[[Any, Any, Any], Any]
 
 # The paper's limit of how many tokens longer than its input an output is.
 EXTRA_LENGTH = 50
-PROMPT_STEP = 16  # tokens by which prompts that are read at once differ on JAX
 
 
 def generate(
@@ -83,9 +81,9 @@ def generate(
         pad_id: Token that pads shorter rows.
 
     Returns:
-        `Hypotheses`, best first, or in the order of sampling. The ids of a language model start with the prompt. An
-        output has at most `options.max_length` tokens; by default 50 more than the input, or `options.min_length`, and
-        not more than a model with learned positions has positions.
+        `Hypotheses`, best first, or in the order of sampling, padded to the longest or further. The ids of a language
+        model start with the prompt. An output has at most `options.max_length` tokens; by default 50 more than the
+        input, or `options.min_length`, and not more than a model with learned positions has positions.
 
     Raises:
         ValueError: Inputs or a prefix of another rank, a prefix for a language model, or more tokens than a model with
@@ -112,7 +110,7 @@ def generate(
         hypotheses = _search(model, inputs, prefix, options=options, special=special, logits_processor=logits_processor)
     else:
         batch = _FixedBatch.of(model, inputs, options, special, prefix)
-        static = {"options": batch.options, "special": special, "sizes": batch.sizes}
+        static = {"options": batch.options, "special": special, "capacity": batch.capacity}
         hypotheses = run(_search, model, *batch.arrays, logits_processor=logits_processor, **static)
         hypotheses = _cut(hypotheses, len(inputs))
     return Hypotheses(*(_group(x, copies) for x in hypotheses)) if copies > 1 else hypotheses
@@ -189,19 +187,13 @@ class _SpecialIds(NamedTuple):
     pad: int
 
 
-class _Sizes(NamedTuple):
-    """What a program with fixed shapes must know: tokens of an output, and of a prompt that is read at once."""
-
-    capacity: int
-    prompt: int
-
-
 class _Task(NamedTuple):
     """The step function of a call, with the tokens that its outputs start with and their maximum lengths."""
 
     step: Step
     state: Any
-    prompt: Any  # (B, t), the tokens that the state has read
+    prompt: Any  # (B, t), the tokens that the state has read; with fixed shapes, then padding
+    prompt_length: Any  # t, None without fixed shapes
     prefix: Any  # (B, P), `prompt`, then the tokens to force; or None
     prompt_lengths: Any  # (B,), 0 for a model with a source
     max_length: Any  # (B,), the prompt counted
@@ -214,13 +206,15 @@ class _Task(NamedTuple):
         options: DecodingOptions,
         special: _SpecialIds,
         prefix: Any = None,
-        sizes: _Sizes | None = None,
+        lengths: Any = None,
+        capacity: int | None = None,
     ) -> "_Task":
-        capacity = None if sizes is None else sizes.capacity
-        lengths = ops.sum(ops.cast(ops.not_equal(inputs, special.pad), "int32"), axis=1)  # (B,)
+        """Returns the task of inputs (B, S); `lengths` (B,), -1 for rows of padding, come with a `capacity`."""
+        if lengths is None:
+            lengths = ops.sum(ops.cast(ops.not_equal(inputs, special.pad), "int32"), axis=1)  # (B,)
         if hasattr(model, "encode"):
             prompt_lengths, default_length = ops.zeros_like(lengths), lengths - 1 + EXTRA_LENGTH  # eos does not count
-            prompt = inputs[:, :0]
+            prompt, shortest = inputs[:, :0], None
             step, state = with_source(model, inputs, options.beams, capacity)
         else:
             if prefix is not None:
@@ -228,29 +222,37 @@ class _Task(NamedTuple):
                     "The prompts of a language model are its `inputs`: give no `prefix`. "
                     f"Received: prefix.shape={tuple(prefix.shape)}"
                 )
-            prefix, prompt_lengths, default_length = inputs, lengths, EXTRA_LENGTH
+            prefix, default_length = inputs, EXTRA_LENGTH
             # The model reads all prompts at once up to the length of the shortest; further tokens are forced.
-            prompt = inputs[:, : ops.min(lengths, initial=ops.shape(inputs)[1]) if sizes is None else sizes.prompt]
+            width = ops.shape(inputs)[1]
+            if capacity is None:
+                prompt, shortest = inputs[:, : ops.min(lengths, initial=width)], None
+            else:
+                shortest = ops.min(ops.where(lengths < 0, width, lengths), initial=width)
+                prompt = ops.where(ops.arange(width) < shortest, inputs, special.pad)
             before = ops.pad(prompt, [(0, 0), (1, 0)], constant_values=special.bos)[:, :-1]
-            step, state = language_model(model, before, options.beams, capacity)
+            step, state = language_model(model, before, options.beams, capacity, shortest)
+            prompt_lengths = ops.maximum(lengths, 0)
         new_tokens = options.max_length
         if new_tokens is None:
             new_tokens = ops.maximum(default_length, options.min_length)
         max_length = prompt_lengths + new_tokens
         positions = learned_positions(model)
         if positions is not None:
-            if sizes is None:
+            if capacity is None:
                 _check_positions(positions, options, concrete_integer(ops.max(prompt_lengths, initial=0)) or 0)
             max_length = ops.minimum(max_length, positions)
-        return cls(step, state, prompt, prefix, prompt_lengths, max_length)
+        if capacity is not None:
+            max_length = ops.where(lengths < 0, 1, max_length)  # padding ends at its first token
+        return cls(step, state, prompt, shortest, prefix, prompt_lengths, max_length)
 
 
 class _FixedBatch(NamedTuple):
     """Inputs as a program with fixed shapes takes them."""
 
-    arrays: tuple[Any, ...]  # inputs (B, S), prefix (B, P) or None, uniform numbers (B, L) or None, number of inputs
+    arrays: tuple[Any, ...]  # inputs (B, S), prefix (B, P) or None, lengths (B,), uniform numbers (B, L) or None
     options: DecodingOptions  # without what the arrays contain
-    sizes: _Sizes
+    capacity: int  # tokens for which an output has room
 
     @classmethod
     def of(
@@ -258,10 +260,12 @@ class _FixedBatch(NamedTuple):
     ) -> "_FixedBatch":
         inputs = known_ids(inputs, "inputs", model)
         prefix = None if prefix is None else pad_to_few_shapes(known_ids(prefix, "prefix", model), special.pad)
-        positions = learned_positions(model)
+        positions, has_source = learned_positions(model), hasattr(model, "encode")
         lengths = np.count_nonzero(inputs != special.pad, axis=1)
-        padded = pad_to_few_shapes(inputs, special.pad, positions)
-        has_source = hasattr(model, "encode")
+        # The padding of a source is 0 for every model.
+        padded = pad_to_few_shapes(inputs, 0 if has_source else special.pad, positions)
+        padded_lengths = np.full(len(padded), -1, "int32")
+        padded_lengths[: len(inputs)] = lengths
         prompt = 0 if has_source else padded.shape[1]
         new_tokens = padded.shape[1] - 1 + EXTRA_LENGTH if has_source else EXTRA_LENGTH
         capacity = prompt + (options.max_length or max(new_tokens, options.min_length))
@@ -273,31 +277,23 @@ class _FixedBatch(NamedTuple):
             uniforms = np.zeros((len(padded), capacity), "float32")
             uniforms[: len(inputs)] = uniform_numbers([options.seed, 0], range(len(inputs)), 0, capacity)
             options = replace(options, seed=0)
-        read = 0 if has_source else _few_lengths(int(lengths.min(initial=inputs.shape[1])))
-        return cls((padded, prefix, uniforms, np.int32(len(inputs))), options, _Sizes(capacity, read))
-
-
-def _few_lengths(length: int) -> int:
-    """Rounds the length of a prompt down on JAX, so that it compiles few programs; further tokens are forced."""
-    return length if keras.backend.backend() != "jax" else length // PROMPT_STEP * PROMPT_STEP
+        return cls((padded, prefix, padded_lengths, uniforms), options, capacity)
 
 
 def _search(
     model: Any,
     inputs: Any,
     prefix: Any,
+    lengths: Any = None,
     uniforms: Any = None,
-    number: Any = None,
     *,
     options: DecodingOptions,
     special: _SpecialIds,
     logits_processor: LogitsProcessor | None,
-    sizes: _Sizes | None = None,
+    capacity: int | None = None,
 ) -> Hypotheses:
-    """Searches from checked inputs; with fixed `sizes`, those after a `number` are padding."""
-    task = _Task.of(model, inputs, options, special, prefix, sizes)
-    if number is not None:
-        task = task._replace(max_length=_end_padding(task.max_length, number))
+    """Searches from checked inputs."""
+    task = _Task.of(model, inputs, options, special, prefix, lengths, capacity)
     return beam_search(
         task.step,
         task.state,
@@ -314,13 +310,9 @@ def _search(
         prefix=task.prefix,
         logits_processor=_logits_processor(options, task.prompt_lengths, special.eos, logits_processor),
         sampler=_sampler(options, uniforms) if options.sample else None,
-        capacity=None if sizes is None else sizes.capacity,
+        prompt_length=task.prompt_length,
+        capacity=capacity,
     )
-
-
-def _end_padding(max_length: Any, number: Any) -> Any:
-    """Ends the rows after a `number` of inputs at their first token."""
-    return ops.where(ops.arange(ops.shape(max_length)[0]) < number, max_length, 1)
 
 
 def _cut(hypotheses: Hypotheses, number: int) -> Hypotheses:
@@ -421,16 +413,17 @@ def _stream_fixed(
 ) -> Iterator[Streamed]:
     """Computes `stream` with programs of fixed shapes."""
     batch = _FixedBatch.of(model, inputs, options, special)
-    static = {"options": batch.options, "special": special, "sizes": batch.sizes}
+    static = {"options": batch.options, "special": special, "capacity": batch.capacity}
     state, last_ids, arrays = run(_start, model, *batch.arrays, **static)
-    prompt, max_length = ops.convert_to_numpy(arrays[0]), ops.convert_to_numpy(arrays[-1])
+    prompt, length, _, _, max_length = keras.tree.map_structure(_as_array, arrays)
+    prompt = prompt[:, : 0 if length is None else length]
 
     def choose(logits: Any, written: Any) -> tuple[Any, Any]:
         written = np.concatenate([prompt, ops.convert_to_numpy(written)], axis=1)
         position = written.shape[1]
         if keras.backend.backend() == "jax":  # one shape for all steps
-            written = np.pad(written, [(0, 0), (batch.sizes.capacity - position, 0)], constant_values=-1)
-        each = logits, written, np.int32(position), arrays, batch.arrays[2]
+            written = np.pad(written, [(0, 0), (batch.capacity - position, 0)], constant_values=-1)
+        each = logits, written, np.int32(position), arrays, batch.arrays[3]
         return run(_choose_fixed, model, *each, options=batch.options, special=special, logits_processor=last)
 
     tokens = stream_tokens(
@@ -443,9 +436,6 @@ def _stream_fixed(
         pad_id=special.pad,
     )
     number = len(inputs)
-    shortest = int(ops.convert_to_numpy(arrays[2])[:number].min(initial=inputs.shape[1]))
-    # The first of them belong to all prompts: they are forced, not read at once.
-    tokens = itertools.islice(tokens, max(shortest - prompt.shape[1], 0), None)
     return (Streamed(*(x[:number] for x in token)) for token in tokens)
 
 
@@ -453,17 +443,18 @@ def _start(
     model: Any,
     inputs: Any,
     prefix: Any,
+    lengths: Any,
     uniforms: Any,
-    number: Any,
     *,
     options: DecodingOptions,
     special: _SpecialIds,
-    sizes: _Sizes,
+    capacity: int,
 ) -> tuple[Any, ...]:
     """Returns the state of a stream before its first token, the last token before it, and the arrays of the task."""
-    task = _Task.of(model, inputs, options, special, prefix, sizes)
-    last_ids = ops.pad(task.prompt, [(0, 0), (1, 0)], constant_values=special.bos)[:, -1]  # (B,)
-    return task.state, last_ids, (task.prompt, task.prefix, task.prompt_lengths, _end_padding(task.max_length, number))
+    task = _Task.of(model, inputs, options, special, prefix, lengths, capacity)
+    last_ids = ops.pad(task.prompt, [(0, 0), (1, 0)], constant_values=special.bos)  # (B, 1 + P)
+    last_ids = ops.take(last_ids, 0 if task.prompt_length is None else task.prompt_length, axis=1)  # (B,)
+    return task.state, last_ids, tuple(task[2:])
 
 
 def _step(model: Any, ids: Any, state: Any) -> tuple[Any, Any]:
@@ -487,3 +478,8 @@ def _choose_fixed(
     task = _Task(None, None, *arrays)
     process = _logits_processor(options, task.prompt_lengths, special.eos, logits_processor)
     return _choose(task, process, _sampler(options, uniforms), special, logits, written, position)
+
+
+def _as_array(x: Any) -> np.ndarray | None:
+    """Returns a tensor as an array; None stays None."""
+    return None if x is None else ops.convert_to_numpy(x)

@@ -50,8 +50,13 @@ def with_source(model: Any, source: Any, beams: int, capacity: int | None = None
     return cached_step(model, cache), CachedState(cache, mask)
 
 
-def language_model(model: Any, prompts: Any, beams: int, capacity: int | None = None) -> tuple[Step, Any]:
-    """Returns the step of a decoder-only model, and the state after the prompts (B, t), which have no padding."""
+def language_model(
+    model: Any, prompts: Any, beams: int, capacity: int | None = None, length: Any = None
+) -> tuple[Step, Any]:
+    """Returns the step of a decoder-only model, and the state after the prompts (B, t), which have no padding.
+
+    With a `capacity`, the state has room for that number of tokens, and is that after the first `length` of a prompt.
+    """
     if capacity is None and getattr(model, "can_fuse", False):
         decoder = _fused_decoder(model, beams)
         return decoder.step, decoder.start(prompts, beams)
@@ -60,6 +65,9 @@ def language_model(model: Any, prompts: Any, beams: int, capacity: int | None = 
     cache = model.init_cache(ops.shape(rows)[0], *sizes)
     if prompts.shape[1] != 0:
         _, cache = model.decode_step(rows, cache)
+    if capacity is not None:  # what is in the caches after their length does not count
+        length = ops.cast(length, "int32")
+        cache = cache._replace(layers=tuple(layer._replace(length=length) for layer in cache.layers))
     return cached_step(model, cache), CachedState(cache, ops.zeros((ops.shape(prompts)[0], 0), "bool"))
 
 

@@ -19,7 +19,8 @@ _PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Hashable, Callable[..., Any]]] = 
 def run(function: Callable[..., Any], model: Any, *arrays: Any, **static: Any) -> Any:
     """Returns `function(model, *arrays, **static)`: compiled on JAX, once for each shape; without gradients on torch.
 
-    The arrays are nests of tensors and arrays, the other arguments hashable; one with a function compiles anew.
+    The arrays are nests of tensors and arrays, the other arguments hashable. With a function among them, and for a
+    model that is not of Keras, each call compiles anew.
     """
     if keras.backend.backend() == "torch":
         import torch
@@ -28,8 +29,8 @@ def run(function: Callable[..., Any], model: Any, *arrays: Any, **static: Any) -
             return function(model, *keras.tree.map_structure(_as_tensor, arrays), **static)
     if keras.backend.backend() != "jax":
         return function(model, *arrays, **static)
-    # A caller's function may use numbers that change between calls, which a program would keep.
-    kept = not any(callable(value) for value in static.values())
+    # A caller's function or model may use numbers that change between calls, which a program would keep.
+    kept = hasattr(model, "variables") and not any(callable(value) for value in static.values())
     programs = _PROGRAMS.setdefault(model, {}) if kept else {}
     key = (function, tuple(sorted(static.items())))
     if key not in programs:
@@ -68,7 +69,7 @@ def padded_lengths(lengths: np.ndarray) -> np.ndarray:
 
 
 def pad_to_few_shapes(ids: np.ndarray, pad_id: int, longest: int | None = None) -> np.ndarray:
-    """Pads ids (B, n) on JAX: B and n to the next power of two, so that it compiles few programs."""
+    """Pads ids (B, n) on JAX to few shapes: B and n to the next power of two, n to `longest` at most."""
     if keras.backend.backend() != "jax":
         return ids
     rows, length = ids.shape

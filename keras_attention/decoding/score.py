@@ -69,7 +69,8 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
         return _score(model, source_ids, target_ids, bos_id=bos_id, pad_id=pad_id)
     sources, targets = known_ids(source_ids, "source_ids", model), known_ids(target_ids, "target_ids", model)
     longest = learned_positions(model)
-    arrays = (pad_to_few_shapes(ids, pad_id, longest) for ids in (sources, targets))
+    # The padding of a source is 0 for every model.
+    arrays = pad_to_few_shapes(sources, 0, longest), pad_to_few_shapes(targets, pad_id, longest)
     result = run(_score, model, *arrays, bos_id=bos_id, pad_id=pad_id)
     rows, length = targets.shape
     return ScoringResult(
