@@ -322,6 +322,37 @@ def test_an_output_may_be_longer_than_usual_where_it_must_be(translator):
     assert (found.lengths >= 70).all() and np.isfinite(found.scores).all()
 
 
+def test_outputs_follow_the_weights():
+    """A program that is compiled once has them as arguments."""
+    model, options = made(Transformer, num_layers=1), DecodingOptions(beam_size=2, max_length=4)
+    generate(model, SOURCES, options)
+    other = made(Transformer, seed=22, num_layers=1)
+    expected = generate(other, SOURCES, options)
+    model.set_weights(other.get_weights())
+    result = generate(model, SOURCES, options)
+    np.testing.assert_array_equal(result.ids, expected.ids)
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="is about JAX")
+def test_jax_compiles_few_shapes(monkeypatch):
+    traced, encode = [], Transformer.encode
+    monkeypatch.setattr(Transformer, "encode", lambda self, source: traced.append(source.shape) or encode(self, source))
+    model, options = made(Transformer, num_layers=1), DecodingOptions(beam_size=2, max_length=2)
+    for rows, length in ((3, 4), (4, 16), (5, 3), (8, 9), (3, 17)):
+        generate(model, np.full((rows, length), 4, "int32"), options)
+    assert traced == [(4, 16), (8, 16), (4, 32)]
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow raises its own error")
+@pytest.mark.parametrize("unknown", [-1, V])
+def test_unknown_ids_are_refused(unknown, translator, language_model):
+    with pytest.raises(ValueError, match=f"`inputs` must be ids of the vocabulary, from 0 to below {V}. Received: "):
+        generate(language_model, [[4, unknown]])
+    with pytest.raises(ValueError, match="`target_ids` must be ids of the vocabulary"):
+        decoding.score(translator, [[4, 3]], [[unknown, 3]])
+
+
 def test_an_empty_batch(translator, language_model):
     for model, inputs in ((translator, SOURCES[:0]), (language_model, PROMPTS[:0])):
         found = generate(model, inputs, DecodingOptions(num_return=2))

@@ -12,7 +12,7 @@ from tiny_translator import ODD_TEXTS, lines, tiny_model, tiny_tokenizer, tiny_t
 from keras_attention import Transformer
 from keras_attention.decoding import length_penalty
 from keras_attention.serving import Translator
-from keras_attention.serving.tokenization import tokenize
+from keras_attention.serving.tokenization import tokenize, tokenize_in_python
 
 pytestmark = pytest.mark.tensorflow
 
@@ -174,6 +174,22 @@ def test_an_error_in_a_batch_reaches_the_caller(translator, monkeypatch):
 def test_lone_surrogates_count_as_bad_bytes(translator):
     text, as_bytes = "\ud800 " + words()[1], b"\xed\xa0\x80 " + words()[1].encode()
     assert translator([text]) == translator([as_bytes])
+
+
+@pytest.mark.parametrize("limit", [2, 5, 61])
+def test_texts_have_the_same_ids_in_python(limit):
+    """JAX and torch tokenize in Python."""
+    broken = [
+        b"\xff" * 16 * 5,
+        b"\xf0\x9f" * 1000,
+        b"\xed\xa0\x80 a",
+        b"a \xe2\x80",
+        "é".encode() * 16 * limit + b"\xc3",
+    ]
+    texts = as_bytes([*lines(300), *ODD_TEXTS]) + broken
+    expected = tokenize(tiny_tokenizer(), tf.constant(texts), limit)
+    for graph, python in zip(expected, tokenize_in_python(tiny_tokenizer(), texts, limit), strict=True):
+        np.testing.assert_array_equal(python, graph)
 
 
 def test_the_best_of_the_best_is_the_best(translator, translations):

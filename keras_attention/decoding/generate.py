@@ -33,7 +33,7 @@ from keras_attention.decoding.model_steps import (
     with_source,
 )
 from keras_attention.decoding.options import DecodingOptions
-from keras_attention.decoding.programs import pad_to_few_shapes, run
+from keras_attention.decoding.programs import compiled, pad_to_few_shapes
 from keras_attention.decoding.sampling import greedy, sample, sample_at, uniform_numbers
 from keras_attention.decoding.streaming import Streamed, compiled_step, stream_tokens
 from keras_attention.decoding.tensors import is_tensorflow, rows_of_each, take_rows
@@ -111,7 +111,7 @@ def generate(
     else:
         batch = _FixedBatch.of(model, inputs, options, special, prefix)
         static = {"options": batch.options, "special": special, "capacity": batch.capacity}
-        hypotheses = run(_search, model, *batch.arrays, logits_processor=logits_processor, **static)
+        hypotheses = compiled(_search, model, logits_processor=logits_processor, **static)(*batch.arrays)
         hypotheses = _cut(hypotheses, len(inputs))
     return Hypotheses(*(_group(x, copies) for x in hypotheses)) if copies > 1 else hypotheses
 
@@ -414,9 +414,11 @@ def _stream_fixed(
     """Computes `stream` with programs of fixed shapes."""
     batch = _FixedBatch.of(model, inputs, options, special)
     static = {"options": batch.options, "special": special, "capacity": batch.capacity}
-    state, last_ids, arrays = run(_start, model, *batch.arrays, **static)
+    state, last_ids, arrays = compiled(_start, model, **static)(*batch.arrays)
     prompt, length, _, _, max_length = keras.tree.map_structure(_as_array, arrays)
     prompt = prompt[:, : 0 if length is None else length]
+
+    choose_from = compiled(_choose_fixed, model, options=batch.options, special=special, logits_processor=last)
 
     def choose(logits: Any, written: Any) -> tuple[Any, Any]:
         written = np.concatenate([prompt, ops.convert_to_numpy(written)], axis=1)
@@ -424,10 +426,10 @@ def _stream_fixed(
         if keras.backend.backend() == "jax":  # one shape for all steps
             written = np.pad(written, [(0, 0), (batch.capacity - position, 0)], constant_values=-1)
         each = logits, written, np.int32(position), arrays, batch.arrays[3]
-        return run(_choose_fixed, model, *each, options=batch.options, special=special, logits_processor=last)
+        return choose_from(*each)
 
     tokens = stream_tokens(
-        partial(run, _step, model),
+        compiled(_step, model),
         state,
         last_ids,
         max_length=max(int(max_length.max(initial=0)) - prompt.shape[1], 1),

@@ -3,6 +3,7 @@
 Shapes: B rows, n their length.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -16,37 +17,44 @@ SHORTEST = 16  # a row is padded to this length at least
 _PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Hashable, Callable[..., Any]]] = weakref.WeakKeyDictionary()
 
 
-def run(function: Callable[..., Any], model: Any, *arrays: Any, **static: Any) -> Any:
-    """Returns `function(model, *arrays, **static)`: compiled on JAX, once for each shape; without gradients on torch.
+def compiled(function: Callable[..., Any], model: Any, **static: Any) -> Callable[..., Any]:
+    """Returns `function(model, *arrays, **static)` as a function of the arrays, nests of tensors and arrays.
 
-    The arrays are nests of tensors and arrays, the other arguments hashable. With a function among them, and for a
-    model that is not of Keras, each call compiles anew.
+    JAX compiles it, once for each shape, torch computes it without gradients. The other arguments are hashable. JAX
+    keeps the program, but one with a function among the arguments, or for a model that is not of Keras, only here.
     """
     if keras.backend.backend() == "torch":
-        import torch
-
-        with torch.no_grad():
-            return function(model, *keras.tree.map_structure(_as_tensor, arrays), **static)
+        return functools.partial(_without_gradients, functools.partial(function, model, **static))
     if keras.backend.backend() != "jax":
-        return function(model, *arrays, **static)
+        return functools.partial(function, model, **static)
     # A caller's function or model may use numbers that change between calls, which a program would keep.
     kept = hasattr(model, "variables") and not any(callable(value) for value in static.values())
     programs = _PROGRAMS.setdefault(model, {}) if kept else {}
     key = (function, tuple(sorted(static.items())))
     if key not in programs:
-        programs[key] = _compile(function, model, static)
-    return programs[key]([variable.value for variable in _variables(model)], *arrays)
+        programs[key] = _jitted(function, model, static)
+    # The values of the variables are arguments, so that a program follows a training.
+    return lambda *arrays: programs[key]([variable.value for variable in _variables(model)], *arrays)
 
 
-def _compile(function: Callable[..., Any], model: Any, static: dict[str, Any]) -> Callable[..., Any]:
-    """Returns the function, compiled, of the values of the model's variables and the arrays."""
+def _without_gradients(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Computes a function of arrays on torch."""
+    import torch
+
+    with torch.no_grad():
+        return function(*keras.tree.map_structure(_as_tensor, arrays))
+
+
+def _jitted(function: Callable[..., Any], model: Any, static: dict[str, Any]) -> Callable[..., Any]:
+    """Returns the function, compiled by JAX, of the values of the model's variables and the arrays."""
     import jax
 
-    model = weakref.ref(model)  # or the programs of a model would keep it in memory
+    reference = weakref.ref(model)  # or the programs of a model would keep it in memory
 
     def program(values: list[Any], *arrays: Any) -> Any:
-        with keras.StatelessScope(state_mapping=list(zip(_variables(model()), values, strict=True))):
-            return function(model(), *arrays, **static)
+        model = reference()
+        with keras.StatelessScope(state_mapping=list(zip(_variables(model), values, strict=True))):
+            return function(model, *arrays, **static)
 
     return jax.jit(program)
 

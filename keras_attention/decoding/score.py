@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_attention.decoding.model_steps import check_ids, known_ids, learned_positions
-from keras_attention.decoding.programs import pad_to_few_shapes, run
+from keras_attention.decoding.programs import compiled, pad_to_few_shapes
 from keras_attention.decoding.tensors import is_tensorflow
 
 
@@ -71,7 +71,7 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
     longest = learned_positions(model)
     # The padding of a source is 0 for every model.
     arrays = pad_to_few_shapes(sources, 0, longest), pad_to_few_shapes(targets, pad_id, longest)
-    result = run(_score, model, *arrays, bos_id=bos_id, pad_id=pad_id)
+    result = compiled(_score, model, bos_id=bos_id, pad_id=pad_id)(*arrays)
     rows, length = targets.shape
     return ScoringResult(
         result.token_log_probs[:rows, :length],
