@@ -10,9 +10,9 @@ import numpy as np
 from keras.ops import convert_to_numpy
 
 from keras_attention.decoding import DecodingOptions, Hypotheses, generate, score
-from keras_attention.decoding.generate import EXTRA_LENGTH
 from keras_attention.decoding.model_steps import learned_positions
 from keras_attention.decoding.programs import padded_lengths
+from keras_attention.decoding.task import EXTRA_LENGTH
 from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
 from keras_attention.serving.tokenization import Tokens, tokenize_in_python
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
