@@ -145,7 +145,7 @@ def choose_tokens(
     logits: Any,
     written: Any,
     position: Any,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Returns the next tokens of a stream (B,), and their log probabilities under the processed logits."""
     sentences = ops.arange(ops.shape(logits)[0])
     processed = logits if process is None else process(logits, written, sentences)
