@@ -16,6 +16,7 @@ from keras_attention.decoding import DecodingOptions, Hypotheses, stream
 PAD, BOS, EOS = 0, 2, 3
 EOS_SIZE = 1.5
 V = 6
+ATOL = 1e-5 if BACKEND == "tensorflow" else 5e-5  # of scores in float32, against float64
 SOURCES = np.array([[4, 5, 1, 3], [5, 3, 0, 0], [1, 4, 3, 0]], "int32")
 PROMPTS = np.array([[4, 5], [5, 0], [0, 0]], "int32")
 LONG_PROMPTS = np.array([[4, 5, 1], [5, 1, 0]], "int32")  # two tokens of each are read before the first step
@@ -189,7 +190,7 @@ def test_the_callers_processor_gets_tokens_and_sentences(beams, translator):
             best = [(score, ids) for score, ids in best if ids == tokens]
         [(score, ids, *_)] = as_lists(result, sentence)
         assert ids == best[0][1]
-        assert score == pytest.approx(best[0][0], abs=1e-5)
+        assert score == pytest.approx(best[0][0], abs=ATOL)
     if beams == 1:
         streamed = list(stream(translator, SOURCES, options, logits_processor=forbid_after_itself_or_first))
         assert np.stack([token.ids for token in streamed], axis=1).tolist() == result.ids[:, 0].tolist()
@@ -204,7 +205,7 @@ def test_a_wide_beam_finds_the_best_of_all_outputs(name, translator):
         expected = enumerated(translator, source, options)[:5]
         got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
-        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=ATOL)
 
 
 @pytest.mark.parametrize("beams", [1, 130])
@@ -220,7 +221,7 @@ def test_each_option_of_the_model_gives_the_outputs_of_its_layers(name, beams):
             score, tokens = likeliest(model, source, options)[0]
             (got,) = as_lists(found, index)
             assert got[1] == tokens
-            np.testing.assert_allclose(got[0], score, atol=1e-5)
+            np.testing.assert_allclose(got[0], score, atol=ATOL)
 
 
 @pytest.mark.parametrize("name", CAUSAL_OPTIONS)
@@ -233,7 +234,7 @@ def test_each_option_of_a_language_model_gives_the_outputs_of_its_layers(name):
             score, tokens = enumerated(model, None, options, given, most=len(given) + 2)[0]
             (got,) = as_lists(found, index)
             assert got[1] == tokens
-            np.testing.assert_allclose(got[0], score, atol=1e-5)
+            np.testing.assert_allclose(got[0], score, atol=ATOL)
 
 
 def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
@@ -244,7 +245,7 @@ def test_outputs_start_with_the_prefix_which_costs_nothing(translator):
         expected = enumerated(translator, source[source != PAD], options, [t for t in given if t])[:3]
         got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
-        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=ATOL)
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, LONG_PROMPTS], ids=["read a token a step", "read at once"])
@@ -256,7 +257,7 @@ def test_a_language_model_continues_its_prompts(prompts, language_model):
         expected = enumerated(language_model, None, options, given, most=len(given) + 2)[:3]
         got = as_lists(found, index)
         assert [tokens for _, tokens in got] == [tokens for _, tokens in expected]
-        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=1e-5)
+        np.testing.assert_allclose([s for s, _ in got], [s for s, _ in expected], atol=ATOL)
 
 
 class Unfused:
@@ -282,6 +283,7 @@ class UnfusedLanguageModel:
         {"sample": True, "num_return": 2, "top_k": 5, "seed": 4},
     ],
 )
+@pytest.mark.tensorflow
 def test_long_outputs_are_those_of_a_model_without_a_fused_decoder(options):
     """Longer than a round of the search, while sentences end at different steps."""
     model = made(Transformer, vocabulary=89)
@@ -331,7 +333,7 @@ def test_outputs_follow_the_weights():
     model.set_weights(other.get_weights())
     result = generate(model, SOURCES, options)
     np.testing.assert_array_equal(result.ids, expected.ids)
-    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(result.scores, expected.scores, atol=ATOL)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="is about JAX")
@@ -556,7 +558,8 @@ def test_an_output_ends_at_the_last_learned_position(five_positions):
     embeddings = five_positions[0].get_layer("embedding").embeddings
     unwilling = made(Transformer, positions="learned", max_length=5)
     unwilling.get_layer("embedding").embeddings.assign(embeddings * (np.arange(V) != EOS)[:, None] * 3)
-    for each in (unwilling, Unfused(unwilling)):
+    # On other backends, the random weights of the models are others.
+    for each in (unwilling, Unfused(unwilling)) if BACKEND == "tensorflow" else (Endless(unwilling),):
         each.config = unwilling.config
         assert generate(each, SOURCES, DecodingOptions(beam_size=1)).lengths.tolist() == [[5]] * 3
         assert len(list(stream(each, SOURCES))) == 5

@@ -51,6 +51,8 @@ def stream_fixed(
     model: Any, inputs: Any, options: DecodingOptions, special: SpecialIds, last: LogitsProcessor | None
 ) -> Iterator[Streamed]:
     """Computes `stream` with programs of fixed shapes."""
+    if len(inputs) == 0:
+        return iter(())
     batch = FixedBatch.of(model, inputs, options, special)
     static = {"options": batch.options, "special": special, "capacity": batch.capacity}
     state, last_ids, arrays = compiled(_start, model, **static)(*batch.arrays)
@@ -92,11 +94,11 @@ class FixedBatch(NamedTuple):
         cls, model: Any, inputs: Any, options: DecodingOptions, special: SpecialIds, prefix: Any = None
     ) -> "FixedBatch":
         inputs = known_ids(inputs, "inputs", model)
-        prefix = None if prefix is None else pad_to_few_shapes(known_ids(prefix, "prefix", model), special.pad)
+        prefix = None if prefix is None else pad_to_few_shapes(known_ids(prefix, "prefix", model), special.pad, model)
         positions, has_source = learned_positions(model), hasattr(model, "encode")
         lengths = np.count_nonzero(inputs != special.pad, axis=1)
         # The padding of a source is 0 for every model.
-        padded = pad_to_few_shapes(inputs, 0 if has_source else special.pad, positions)
+        padded = pad_to_few_shapes(inputs, 0 if has_source else special.pad, model)
         padded_lengths = np.full(len(padded), -1, "int32")
         padded_lengths[: len(inputs)] = lengths
         prompt = 0 if has_source else padded.shape[1]

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention.decoding.model_steps import learned_positions
+
 SHORTEST = 16  # a row is padded to this length at least
 # The compiled functions of each model, by what makes them differ other than shapes.
 _PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Hashable, Callable[..., Any]]] = weakref.WeakKeyDictionary()
@@ -76,10 +78,11 @@ def padded_lengths(lengths: np.ndarray) -> np.ndarray:
     return np.array([_power_of_two(max(int(length), SHORTEST)) for length in lengths], lengths.dtype)
 
 
-def pad_to_few_shapes(ids: np.ndarray, pad_id: int, longest: int | None = None) -> np.ndarray:
-    """Pads ids (B, n) on JAX to few shapes: B and n to the next power of two, n to `longest` at most."""
-    if keras.backend.backend() != "jax":
+def pad_to_few_shapes(ids: np.ndarray, pad_id: int, model: Any) -> np.ndarray:
+    """Pads ids (B, n) on JAX to few shapes: B and n to the next power of two, n to the learned positions at most."""
+    if keras.backend.backend() != "jax" or not hasattr(model, "variables"):  # then `compiled` keeps no program
         return ids
+    longest = learned_positions(model)
     rows, length = ids.shape
     padded_length = _power_of_two(max(length, SHORTEST))
     padded_length = padded_length if longest is None else max(length, min(padded_length, longest))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_attention.decoding.model_steps import check_ids, known_ids, learned_positions
+from keras_attention.decoding.model_steps import check_ids, known_ids
 from keras_attention.decoding.programs import compiled, pad_to_few_shapes
 from keras_attention.decoding.tensors import is_tensorflow
 
@@ -68,9 +68,8 @@ def score(model: Any, source_ids: Any, target_ids: Any, *, bos_id: int = 2, pad_
     if is_tensorflow():
         return _score(model, source_ids, target_ids, bos_id=bos_id, pad_id=pad_id)
     sources, targets = known_ids(source_ids, "source_ids", model), known_ids(target_ids, "target_ids", model)
-    longest = learned_positions(model)
     # The padding of a source is 0 for every model.
-    arrays = pad_to_few_shapes(sources, 0, longest), pad_to_few_shapes(targets, pad_id, longest)
+    arrays = pad_to_few_shapes(sources, 0, model), pad_to_few_shapes(targets, pad_id, model)
     result = compiled(_score, model, bos_id=bos_id, pad_id=pad_id)(*arrays)
     rows, length = targets.shape
     return ScoringResult(
