@@ -5,6 +5,7 @@ models in the folder, and writes its results and the model that it trained there
 """
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import keras
 import numpy as np
 from backends import BACKEND, compiled, numpy
 from tensors import randomize
+from tiny_translator import ODD_TEXTS, tiny_translator
 
 import keras_attention as ka
+from keras_attention.decoding import DecodingOptions, beam_search, generate, score, stream
 from keras_attention.training import MaskedAccuracy, MaskedCrossEntropy, Perplexity
 
 B, T, S, V, M = 2, 3, 7, 17, 24
@@ -37,9 +40,14 @@ def save_models(folder: Path) -> None:
         activation="swiglu",
         normalize_first=True,
     )(x)
-    for name, model in (("transformer", transformer), ("encoder", keras.Model(ids, x))):
+    language_model = ka.CausalTransformer(ka.TransformerConfig(V, **SIZES))
+    models = {"transformer": transformer, "encoder": keras.Model(ids, x), "language_model": language_model}
+    for name, model in models.items():
         randomize(model)
         model.save(folder / f"{name}.keras")
+    translator = tiny_translator()
+    translator.model.save(folder / "translator.keras")
+    translator.tokenizer.save(folder / "tokenizer.model")
 
 
 def batch() -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -64,6 +72,10 @@ def answers(folder: Path) -> dict[str, np.ndarray]:
     for kind, loop in loops().items():
         found[f"decoding/{kind}"] = loop(transformer, inputs["source"], inputs["target"])
 
+    language_model = keras.models.load_model(folder / "language_model.keras")
+    found |= searches(transformer, language_model, **inputs)
+    found["translations"] = np.array(translations(folder))
+
     compile_model(transformer)
     history = transformer.fit(inputs, labels, batch_size=B, epochs=1, verbose=0).history
     found |= {f"fit/{name}": np.array(values) for name, values in history.items()}
@@ -71,6 +83,43 @@ def answers(folder: Path) -> dict[str, np.ndarray]:
     found |= {f"trained/{weight.path}": weight for weight in transformer.weights}
     transformer.save(folder / f"trained_on_{BACKEND}.keras")
     return numpy(found)
+
+
+def searches(model: Any, language_model: Any, source: Any, target: Any) -> dict[str, Any]:
+    """Hypotheses by every option that is not random, a stream and scores, by name."""
+    rules = {"min_length": 3, "no_repeat_ngram": 2, "length_normalization": "average"}
+    results = {
+        "beams": generate(model, source, DecodingOptions(num_return=3, max_length=9, **rules), prefix=target[:, :2]),
+        "best of each": generate(model, source, DecodingOptions(sample=True, top_k=1, num_return=2, max_length=5)),
+        "language model": generate(language_model, target, DecodingOptions(beam_size=2, max_length=7)),
+        "score": score(model, source, target),
+        "table": search_in_table(),
+    }
+    streamed = list(stream(language_model, target, DecodingOptions(beam_size=1, max_length=7, no_repeat_ngram=1)))
+    results["stream"] = [np.stack(each) for each in zip(*streamed, strict=True)]
+    return {f"{name}/{number}": x for name, each in results.items() for number, x in enumerate(each)}
+
+
+def search_in_table() -> Any:
+    """The hypotheses of a model whose logits depend on the sentence and the last token."""
+    table = np.random.default_rng(5).normal(size=(B, V, V)).astype("float32")
+
+    def step(ids: Any, sentence: Any) -> tuple[Any, Any]:
+        rows = keras.ops.reshape(keras.ops.array(table), (-1, V))
+        return keras.ops.take(rows, sentence * V + ids, axis=0), sentence
+
+    sentence = np.repeat(np.arange(B, dtype="int32"), 3)
+    return beam_search(step, sentence, batch_size=B, beam_size=3, num_return=3, max_length=[5, 8])
+
+
+def translations(folder: Path) -> list[str]:
+    """The translations of odd texts."""
+    tokenizer = ka.text.SubwordTokenizer.load(folder / "tokenizer.model")
+    model = keras.models.load_model(folder / "translator.keras")
+    translator = ka.serving.Translator(model, tokenizer, beam_size=3, max_source_length=61)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one text is too long
+        return translator.translate(ODD_TEXTS)
 
 
 def compile_model(model: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attention.text import BOS_ID, EOS_ID, PAD_ID, ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text import BOS_ID, EOS_ID, PAD_ID, BatchSequence, ParallelCorpus, SubwordTokenizer, TokenBatches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -126,6 +126,17 @@ def test_each_iteration_is_the_next_epoch(batches):
     epochs = [[labels.tolist() for _, labels in data.as_numpy_iterator()] for data in (dataset, dataset, resumed)]
     assert epochs[0] == [rows(index) for index in batches.plan(0)]
     assert epochs[1] == epochs[2] == [rows(index) for index in batches.plan(1)]
+
+
+def test_a_sequence_has_the_batches_of_the_dataset(batches):
+    """It takes the place of the dataset where TensorFlow is not installed."""
+    dataset, sequence = batches.dataset(first_epoch=1, first_batch=2), BatchSequence(batches, 1, 2)
+    for _ in range(2):
+        expected = list(dataset.as_numpy_iterator())
+        result = [sequence[index] for index in range(len(sequence))]
+        assert len(result) == len(expected)
+        keras.tree.map_structure(np.testing.assert_array_equal, result, expected)
+        sequence.on_epoch_end()
 
 
 def test_fit_sees_the_epochs_in_turn(batches):

@@ -399,7 +399,7 @@ def test_unusable_logits_of_a_done_sentence_change_nothing():
         ({"eos_id": 5}, "eos_id must be a token of the vocabulary of 5. Received: eos_id=5"),
         (
             {"state": tf.zeros([2, 3])},
-            r"tf.repeat\(x, beam_size, axis=0\). Received: shape=\(2, 3\), batch_size=2",
+            r"keras.ops.repeat\(x, beam_size, axis=0\). Received: shape=\(2, 3\), batch_size=2",
         ),
         ({"state": tf.constant(1.0)}, r"one row for each beam"),
     ],

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -131,6 +132,46 @@ def test_the_extra_of_a_package_is_the_one_that_installs_it():
         wanted = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"][extra]}
         found = {name.lower().replace("_", "-") for module in modules for name in distributions[module]}
         assert found == wanted, extra
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "tensorboard")))  # as if not installed
+from pathlib import Path
+import keras
+import keras_attention as ka
+for room in ("ops", "layers", "models", "training", "text", "decoding", "serving"):
+    getattr(ka, room)
+for name, text in {"a": "the cat sat\\nthe hat\\n", "b": "die katze\\nder hut\\n"}.items():
+    Path(name).write_text(text * 5)
+tokenizer = ka.text.SubwordTokenizer.train(["a", "b"], vocabulary_size=30)
+data = ka.text.ParallelCorpus("a", "b").batches(tokenizer, tokens_per_batch=128, max_length=16)
+sizes = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 8, "num_heads": 2}
+model = ka.Transformer(ka.TransformerConfig(tokenizer.vocabulary_size, **sizes))
+model.compile("sgd", ka.training.MaskedCrossEntropy())
+losses = model.fit(data, shuffle=False, verbose=0).history["loss"]
+translator = ka.serving.Translator(model, tokenizer, beam_size=2, max_length=5)
+print(len(losses), len(translator(["the cat", "", b"\\xff"])), [n for n in sys.modules if n.startswith("tensorflow.")])
+try:
+    ka.serving.export(translator, "saved")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_all_but_exports_works_without_tensorflow(backend, tmp_path):
+    if not is_installed(backend):
+        pytest.skip(f"needs {backend}: install the extra `backends`")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling takes longer than computing here
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, result, error = done.stdout.splitlines()
+    assert result == "1 3 []"
+    assert error.startswith("An export is a SavedModel, which only TensorFlow writes: ")
+    assert error.endswith(f"Received: KERAS_BACKEND={backend}")
 
 
 def test_other_errors_pass():

@@ -1,15 +1,18 @@
-"""Beam search with a set of finished hypotheses and a length penalty, as loops of a TensorFlow graph.
+"""Beam search with a set of finished hypotheses and a length penalty.
+
+One step is the same on every backend; the loops around it are in `growing_search.py` and `fixed_search.py`.
 
 Shapes: B sentences, K beams, V vocabulary, t tokens so far.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import tensorflow as tf
+import keras
+from keras import ops
 
+from keras_attention.decoding.fixed_search import fixed_search, written_ids
 from keras_attention.decoding.hypotheses import (
-    Alive,
     Hypotheses,
     finish,
     first_alive,
@@ -21,20 +24,19 @@ from keras_attention.decoding.hypotheses import (
 )
 from keras_attention.decoding.hypotheses import length_penalty as default_penalty
 from keras_attention.decoding.logits_processors import forced_tokens
+from keras_attention.decoding.search_state import Search, check_state, initial_rows, manages_beams, reorder
+from keras_attention.decoding.tensors import (
+    as_float32,
+    assert_positive,
+    is_tensorflow,
+    known_value,
+    rows_of_each,
+    take_rows,
+)
 from keras_attention.layers.arguments import renamed_arguments
 
 # From the last tokens and the state to the logits of the next tokens and the new state.
-Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
-
-
-class Search(NamedTuple):
-    """The loop variables of the sentences that are still in the batch."""
-
-    alive: Alive
-    finished: Hypotheses  # K slots
-    done: tf.Tensor  # (B,) bool
-    last_ids: tf.Tensor  # (B·K,) int32; (B,) before the first step of a state that starts with one row
-    state: Any
+Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @renamed_arguments(begun="prompt", rules="logits_processor", draw="sampler")  # names of version 0.1
@@ -42,19 +44,21 @@ def beam_search(
     step: Step,
     state: Any,
     *,
-    batch_size: int | tf.Tensor,
+    batch_size: Any,
     beam_size: int = 4,
-    max_length: int | tf.Tensor,
+    max_length: Any,
     length_penalty: float = 0.6,
     num_return: int = 1,
     bos_id: int = 2,
     eos_id: int = 3,
     pad_id: int = 0,
-    prompt: tf.Tensor | None = None,
-    prefix: tf.Tensor | None = None,
-    penalize: Callable[[Any, float], tf.Tensor] = default_penalty,
-    logits_processor: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
-    sampler: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    prompt: Any = None,
+    prefix: Any = None,
+    penalize: Callable[[Any, float], Any] = default_penalty,
+    logits_processor: Callable[[Any, Any, Any], Any] | None = None,
+    sampler: Callable[[Any, Any, Any], Any] | None = None,
+    prompt_length: Any = None,
+    capacity: int | None = None,
 ) -> Hypotheses:
     """Finds the hypotheses with the best scores under a model that computes the logits of the next token.
 
@@ -66,16 +70,17 @@ def beam_search(
     decoding. The result of a sentence does not depend on the others in the batch.
 
     Logits of -inf forbid a token. A sentence for which the model gives NaN, +inf or only -inf ends at
-    once with scores of NaN and no tokens; the other sentences continue. Sentences that are done leave the
-    batch: the inputs of `step` shrink.
+    once with scores of NaN and no tokens; the other sentences continue. On TensorFlow, sentences that are
+    done leave the batch, and the inputs of `step` shrink; on JAX and torch all shapes are fixed.
 
     Args:
         step: Takes the last token of each beam (B·K,) int32 and the state; returns the logits of
             the next token (B·K, V) and the new state.
         state: Nest of tensors of B·K rows (beams of a sentence next to each other), reordered with the
-            beams. Middle axes, and the second of a matrix, may grow from step to step as caches do.
+            beams. On TensorFlow, middle axes, and the second of a matrix, may grow from step to step as
+            caches do.
             Or a nest that does this itself with the methods `reordered(parents)` and
-            `selected(sentences)`, see `reorder` and `select`; if its `starts_with_one_row` is true, the
+            `selected(sentences)`, see `search_state.py`; if its `starts_with_one_row` is true, the
             first step gets one row for each sentence.
         batch_size: Number of sentences B; 0 is allowed.
         beam_size: Number K of hypotheses alive for a sentence, and maximum number of finished ones.
@@ -92,9 +97,13 @@ def beam_search(
         penalize: Takes lengths and the exponent; returns the divisor of the log probabilities.
         logits_processor: Takes the logits (B·K, V), the tokens before them (B·K, t) and the indices (B,) of
             the sentences that are left; returns the logits, with -inf for forbidden tokens. Where the first
-            step has one row for each sentence, it gets that.
+            step has one row for each sentence, it gets that. JAX, whose shapes are fixed, gives (B·K, L)
+            with the tokens at the end and -1 before them.
         sampler: Takes the logits, t and the indices of the sentences; returns a token of each, to take
             instead of the best one. For one beam.
+        prompt_length: Number of tokens of `prompt`, where a fixed shape has more columns.
+        capacity: Number of tokens L for which a search with fixed shapes has room; by default the largest
+            `max_length`, which a function compiled by JAX may not know.
 
     Returns:
         `Hypotheses` with ids (B, n, L), scores (B, n) and lengths (B, n), best first; L is the
@@ -106,173 +115,96 @@ def beam_search(
         tf.errors.InvalidArgumentError: If a `max_length` that is known only when a graph runs is below 1.
 
     Example:
-        >>> logits = tf.constant([[0.0, 0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
+        >>> logits = keras.ops.array([[0.0, 0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
         >>> def step(ids, state):  # token 4 first, then eos (3)
-        ...     return tf.gather(logits, tf.cast(ids == 4, tf.int32)), state
-        >>> beam_search(step, (), batch_size=1, max_length=5).ids.numpy().tolist()
+        ...     return keras.ops.take(logits, keras.ops.cast(ids == 4, "int32"), axis=0), state
+        >>> keras.ops.convert_to_numpy(beam_search(step, (), batch_size=1, max_length=5).ids).tolist()
         [[[4, 3]]]
 
     Source: Wu et al. 2016, section 7; Vaswani et al. 2017, section 6.1 (beam 4, alpha 0.6).
     """
     _check_options(beam_size, num_return, length_penalty)
-    state = tf.nest.map_structure(tf.convert_to_tensor, state)
-    if not _manages_beams(state):
-        _check_state(state, batch_size, beam_size)
+    state = keras.tree.map_structure(ops.convert_to_tensor, state)
+    if not manages_beams(state):
+        check_state(state, batch_size, beam_size)
+    fixed = not is_tensorflow()
+    capacity = _check_capacity(capacity, max_length) if fixed else 0
     max_length = _check_max_length(max_length, batch_size)  # (B,)
 
-    def advance(t: tf.Tensor, sentences: tf.Tensor, search: Search) -> Search:
+    def advance(t: Any, sentences: Any, search: Search) -> Search:
         """Adds token t to the hypotheses; `sentences` (B,) are indices in the full batch."""
         logits, state = step(search.last_ids, search.state)
         check_logits(logits, eos_id)
-        # The check of the shape keeps TensorFlow from moving the cast behind each reshaping, to cast several times.
-        logits = tf.ensure_shape(tf.cast(logits, tf.float32), logits.shape)
+        logits = as_float32(logits)
         if logits_processor is not None:
-            rows = tf.shape(logits)[0] // tf.maximum(tf.size(sentences), 1)  # of a sentence
-            logits = logits_processor(logits, tf.reshape(search.alive.ids[:, :rows], [-1, t]), sentences)
-        limit = tf.gather(max_length, sentences)  # (B,)
+            rows = rows_of_each(ops.shape(logits)[0], ops.shape(sentences)[0])
+            logits = logits_processor(logits, written_ids(search.alive.ids[:, :rows], t), sentences)
+        limit = take_rows(max_length, sentences)  # (B,)
         final = t + 1 >= limit  # (B,), sentences that must end now
-        forced = None if prefix is None else tf.gather(forced_tokens(prefix, t, pad_id), sentences)  # (B,)
+        forced = None if prefix is None else take_rows(forced_tokens(prefix, t, pad_id), sentences)  # (B,)
         sampled = None if sampler is None else sampler(logits, t, sentences)  # (B,)
         candidates, broken = grow(search.alive, logits, final, eos_id, forced, sampled)
         # Candidates that end are finished; the best others stay alive.
+        index = t if fixed else None
         penalty, last_penalty = penalize(t + 1, length_penalty), penalize(limit, length_penalty)
-        ended = finish(search.alive, candidates, eos_id, t + 1, penalty)
-        finished = keep_best(search.finished, ended, broken, search.done, pad_id)
-        alive, parents = keep_alive(search.alive, candidates, eos_id)
+        ended = finish(search.alive, candidates, eos_id, t + 1, penalty, index)
+        finished = keep_best(search.finished, ended, broken, search.done, pad_id, index)
+        alive, parents = keep_alive(search.alive, candidates, eos_id, index)
         done = search.done | broken | final | is_settled(alive, finished, penalty, last_penalty, num_return)
-        last_ids = tf.where(done[:, None], pad_id, alive.ids[:, :, -1])  # (B, K)
+        last_ids = alive.ids[:, :, -1] if index is None else ops.take(alive.ids, index, axis=2)
+        last_ids = ops.where(done[:, None], pad_id, last_ids)  # (B, K)
         if beam_size > 1:  # a single beam has no order
             state = reorder(state, parents)
-        return Search(alive, finished, done, tf.reshape(last_ids, [-1]), state)
+        return Search(alive, finished, done, ops.reshape(last_ids, (-1,)), state)
 
-    def run_round(t: tf.Tensor, sentences: tf.Tensor, search: Search, results: Hypotheses) -> tuple:
-        """Removes the sentences that are done, then searches until a quarter of the rest is done."""
-        unfinished = tf.cast(tf.where(~search.done)[:, 0], tf.int32)
-        sentences, search = tf.gather(sentences, unfinished), _select_sentences(search, unfinished)
-        t, search = tf.while_loop(
-            lambda t, search: _is_mostly_unfinished(search.done),
-            lambda t, search: (t + 1, advance(t, sentences, search)),
-            (t, search),
-            (tf.TensorShape([]), _shapes(search)),
-        )
-        return t, sentences, search, _store(results, search.finished, sentences, t, pad_id)
-
-    prompt = tf.zeros([batch_size, 0], tf.int32) if prompt is None else prompt  # (B, t)
-    results = none_finished(prompt, beam_size, pad_id)
-    last_ids = tf.pad(prompt, [[0, 0], [1, 0]], constant_values=bos_id)[:, -1]  # (B,)
+    prompt = ops.zeros((batch_size, 0), "int32") if prompt is None else ops.convert_to_tensor(prompt, "int32")  # (B, t)
+    width = ops.shape(prompt)[1]
+    more = capacity - width if fixed else 0
+    t = width if prompt_length is None else prompt_length
+    last_ids = ops.pad(prompt, [(0, 0), (1, 0)], constant_values=bos_id)  # (B, 1 + t)
+    last_ids = last_ids[:, -1] if prompt_length is None else ops.take(last_ids, t, axis=1)  # (B,)
     search = Search(
-        first_alive(prompt, beam_size),
-        results,
-        tf.zeros([batch_size], tf.bool),
-        tf.repeat(last_ids, _initial_rows(state, beam_size)),
+        first_alive(prompt, beam_size, more, pad_id),
+        none_finished(prompt, beam_size, pad_id, more),
+        ops.zeros((batch_size,), "bool"),
+        ops.repeat(last_ids, initial_rows(state, beam_size), axis=0),
         state,
     )
-    start = tf.shape(prompt)[1], tf.range(batch_size), search, results
-    results = tf.while_loop(
-        lambda t, sentences, search, results: ~tf.reduce_all(search.done),
-        run_round,
-        start,
-        (tf.TensorShape([]), tf.TensorShape([None]), _shapes(search), _shapes(results)),
-    )[3]
+    if fixed:
+        results = fixed_search(advance, search, t, batch_size)
+    else:
+        from keras_attention.decoding.growing_search import growing_search  # imports TensorFlow
+
+        results = growing_search(advance, search, t, batch_size, pad_id)
     return Hypotheses(*(x[:, :num_return] for x in results))
 
 
-def reorder(state: Any, parents: tf.Tensor) -> Any:
-    """Returns the state of B·K beams in which each beam continues another of its sentence, `parents` (B, K)."""
-    if _manages_beams(state):
-        return state.reordered(parents)
-    batch, beams = tf.unstack(tf.shape(parents))
-    rows = tf.reshape(tf.range(batch)[:, None] * beams + parents, [-1])  # (B·K,)
-    return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
-
-
-def select(state: Any, sentences: tf.Tensor, beams: int | tf.Tensor) -> Any:
-    """Returns the state of B'·K beams of only the sentences at the indices `sentences` (B',)."""
-    if _manages_beams(state):
-        return state.selected(sentences)
-    rows = tf.reshape(sentences[:, None] * beams + tf.range(beams), [-1])  # (B'·K,)
-    return tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
-
-
-def _manages_beams(state: Any) -> bool:
-    """Returns whether a state has methods that reorder and select it; a plain nest of tensors has none."""
-    return all(hasattr(state, name) for name in ("reordered", "selected"))
-
-
-def _initial_rows(state: Any, beams: int) -> int:
-    """Returns the number of rows of each sentence in the first step, 1 or K."""
-    return 1 if getattr(state, "starts_with_one_row", False) else beams
-
-
-def _select_sentences(search: Search, indices: tf.Tensor) -> Search:
-    """Returns the search of only the sentences at these indices."""
-    beams = search.alive.log_probs.shape[1]
-    rows = tf.size(search.last_ids) // tf.size(search.done)  # of a sentence
-
-    def take(x: tf.Tensor) -> tf.Tensor:
-        return tf.gather(x, indices)
-
-    return Search(
-        Alive(*map(take, search.alive)),
-        Hypotheses(*map(take, search.finished)),
-        take(search.done),
-        tf.reshape(take(tf.reshape(search.last_ids, [-1, rows])), [-1]),
-        select(search.state, indices, beams),
-    )
-
-
-def _is_mostly_unfinished(done: tf.Tensor) -> tf.Tensor:
-    """Returns whether less than a quarter is done, so that computing these sentences costs less than removing them."""
-    return 4 * tf.math.count_nonzero(done, dtype=tf.int32) < tf.maximum(tf.size(done), 1)
-
-
-def _store(
-    results: Hypotheses, finished: Hypotheses, sentences: tf.Tensor, length: tf.Tensor, pad_id: int
-) -> Hypotheses:
-    """Returns the results of all sentences, with those at the indices `sentences` (B,) replaced."""
-    more = length - tf.shape(results.ids)[2]
-    results = results._replace(ids=tf.pad(results.ids, [[0, 0], [0, 0], [0, more]], constant_values=pad_id))
-    indices = sentences[:, None]
-    return Hypotheses(
-        *(tf.tensor_scatter_nd_update(old, indices, new) for old, new in zip(results, finished, strict=True))
-    )
-
-
-def _shapes(nest: Any) -> Any:
-    """Returns the shape invariants of the tensors of a loop variable."""
-    if isinstance(nest, Search):
-        return Search(*(_shapes(x) for x in nest[:-1]), tf.nest.map_structure(_state_invariant, nest.state))
-    return tf.nest.map_structure(_invariant, nest)
-
-
-def _invariant(x: tf.Tensor) -> tf.TensorShape:
-    """Returns the shape invariant of `x`: B may change, and t, the last of three axes."""
-    return tf.TensorShape([None, *x.shape[1:2], None][: x.shape.rank])
-
-
-def _state_invariant(x: tf.Tensor) -> tf.TensorShape:
-    """Returns the shape invariant of a tensor of the state: only the last axis is fixed, from rank 3 on."""
-    if x.shape.rank == 0:
-        return x.shape
-    last = x.shape[-1:] if x.shape.rank > 2 else [None]
-    return tf.TensorShape([None] * (x.shape.rank - 1)).concatenate(last)
-
-
-def _check_max_length(max_length: int | tf.Tensor, batch_size: int | tf.Tensor) -> tf.Tensor:
+def _check_max_length(max_length: Any, batch_size: Any) -> Any:
     """Returns `max_length` as one number for each sentence (B,), checked as early as possible."""
-    max_length = tf.cast(max_length, tf.int32)
-    if max_length.shape.rank not in (0, 1):
+    max_length = ops.cast(max_length, "int32")
+    if len(max_length.shape) > 1:
         raise ValueError(
             "max_length must be one number or one for each sentence (B,). "
-            f"Received: max_length.shape={max_length.shape}"
+            f"Received: max_length.shape={tuple(max_length.shape)}"
         )
-    static = tf.get_static_value(max_length)
+    known = known_value(max_length)
     message = "max_length must be 1 or more (the end of sentence counts). "
-    if static is None:
-        tf.debugging.assert_positive(max_length, message)
-    elif (static < 1).any():
-        raise ValueError(f"{message}Received: max_length={static.tolist()}")
-    return tf.broadcast_to(max_length, [batch_size])
+    if known is None:
+        assert_positive(max_length, message)
+    elif (known < 1).any():
+        raise ValueError(f"{message}Received: max_length={known.tolist()}")
+    return ops.broadcast_to(max_length, (batch_size,))
+
+
+def _check_capacity(capacity: int | None, max_length: Any) -> int:
+    """Returns the number of tokens for which the hypotheses of a search with fixed shapes have room."""
+    known = known_value(max_length)
+    if capacity is None and known is None:
+        raise ValueError(
+            "A compiled function does not know the largest `max_length`: give the `capacity` of the hypotheses. "
+            "Received: capacity=None"
+        )
+    return int(known.max(initial=1)) if capacity is None else capacity
 
 
 def _check_options(beam_size: int, num_return: int, alpha: float) -> None:
@@ -290,28 +222,12 @@ def _check_options(beam_size: int, num_return: int, alpha: float) -> None:
         )
 
 
-def _check_state(state: Any, batch_size: int | tf.Tensor, beam_size: int) -> None:
-    """Checks that each tensor has a row for each beam, as far as the shapes are known.
-
-    On a GPU, gathering missing rows gives zeros: a wrong result without an error.
-    """
-    sentences = tf.get_static_value(batch_size)
-    for x in tf.nest.flatten(state):
-        rows = x.shape[0] if x.shape.rank != 0 else 0
-        if x.shape.rank == 0 or (None not in (sentences, rows) and rows != sentences * beam_size):
-            raise ValueError(
-                "Each tensor of the state needs one row for each beam, the beams of a sentence "
-                "next to each other: repeat rows with tf.repeat(x, beam_size, axis=0). Received: "
-                f"shape={x.shape}, batch_size={sentences}, beam_size={beam_size}"
-            )
-
-
-def check_logits(logits: tf.Tensor, eos_id: int) -> None:
+def check_logits(logits: Any, eos_id: int) -> None:
     """Checks the shape of the logits that the caller's `step` returned."""
-    if logits.shape.rank != 2:
+    if len(logits.shape) != 2:
         raise ValueError(
             "step must return the logits of the next token, (batch_size * beam_size, vocabulary). "
-            f"Received: logits.shape={logits.shape}"
+            f"Received: logits.shape={tuple(logits.shape)}"
         )
     if logits.shape[1] is not None and not 0 <= eos_id < logits.shape[1]:
         raise ValueError(f"eos_id must be a token of the vocabulary of {logits.shape[1]}. Received: eos_id={eos_id}")

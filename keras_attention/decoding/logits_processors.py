@@ -11,14 +11,17 @@ Shapes: R rows (sentences, or beams of all sentences), V vocabulary, t tokens wr
 """
 
 import math
+from typing import Any
 
-import tensorflow as tf
+from keras import ops
+
+from keras_attention.decoding.tensors import is_tensorflow, smaller, top_k
 
 NEG_INF = float("-inf")  # added to the logit of a forbidden token
 HEAD = 256  # number of best tokens that top-p sorts before it sorts a whole row
 
 
-def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.Tensor, eos_id: int) -> tf.Tensor:
+def forbid_end(logits: Any, length: Any, min_length: Any, eos_id: int) -> Any:
     """Forbids eos where it would end a sentence of fewer than `min_length` tokens.
 
     The end of sentence counts: taken now, eos would be token number `length + 1`, so it is forbidden while
@@ -34,15 +37,15 @@ def forbid_end(logits: tf.Tensor, length: int | tf.Tensor, min_length: int | tf.
         Logits (R, V).
 
     Example:
-        >>> forbid_end(tf.zeros([1, 4]), length=1, min_length=3, eos_id=3).numpy().tolist()
+        >>> forbid_end(keras.ops.zeros((1, 4)), length=1, min_length=3, eos_id=3).numpy().tolist()
         [[0.0, 0.0, 0.0, -inf]]
     """
-    too_short = tf.convert_to_tensor(length) + 1 < min_length  # () or (R,)
-    end = tf.fill([tf.shape(logits)[0], 1], eos_id)  # (R, 1)
-    return _add_at(logits, end, tf.broadcast_to(tf.where(too_short, NEG_INF, 0.0)[..., None], tf.shape(end)))
+    too_short = ops.convert_to_tensor(length) + 1 < min_length  # () or (R,)
+    end = ops.full((ops.shape(logits)[0], 1), eos_id, "int32")  # (R, 1)
+    return _add_at(logits, end, ops.broadcast_to(ops.where(too_short, NEG_INF, 0.0)[..., None], ops.shape(end)))
 
 
-def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_id: int) -> tf.Tensor:
+def forbid_repeats(logits: Any, ids: Any, length_of_ngram: int, eos_id: int) -> Any:
     """Forbids the tokens that would repeat an n-gram.
 
     With n = 1, these are all tokens already written. The end of sentence is never forbidden.
@@ -60,7 +63,8 @@ def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_
         ValueError: n is below 1.
 
     Example:
-        >>> forbid_repeats(tf.zeros([1, 5]), tf.constant([[1, 4, 2, 1]]), length_of_ngram=2, eos_id=3).numpy().tolist()
+        >>> ids = keras.ops.array([[1, 4, 2, 1]])
+        >>> forbid_repeats(keras.ops.zeros((1, 5)), ids, length_of_ngram=2, eos_id=3).numpy().tolist()
         [[0.0, 0.0, 0.0, 0.0, -inf]]
 
     Source: Paulus et al. 2017 (arXiv 1705.04304), section 2.5.
@@ -71,18 +75,18 @@ def forbid_repeats(logits: tf.Tensor, ids: tf.Tensor, length_of_ngram: int, eos_
             "length_of_ngram must be 1 or more; to allow repeats, do not call this. "
             f"Received: length_of_ngram={length_of_ngram}"
         )
-    t = tf.shape(ids)[1]
+    t = ops.shape(ids)[1]
     # After padding with -1, which is no token, each of the t tokens ends an n-gram.
-    padded = tf.pad(ids, [[0, 0], [n - 1, 0]], constant_values=-1)  # (R, n - 1 + t)
-    repeated = ids != eos_id  # (R, t)
+    padded = ops.pad(ids, [(0, 0), (n - 1, 0)], constant_values=-1)  # (R, n - 1 + t)
+    repeated = ops.not_equal(ids, eos_id)  # (R, t)
     for i in range(n - 1):  # the n - 1 tokens before it against the last n - 1
-        repeated &= padded[:, i : i + t] == padded[:, t + i, None]
-    return _add_at(logits, ids, tf.where(repeated, NEG_INF, 0.0))
+        repeated &= ops.equal(padded[:, i : i + t], padded[:, t + i, None])
+    if not is_tensorflow():  # in a search with fixed shapes, `ids` are padded too
+        repeated, ids = repeated & (ids >= 0), ops.maximum(ids, 0)
+    return _add_at(logits, ids, ops.where(repeated, NEG_INF, 0.0))
 
 
-def force_prefix(
-    logits: tf.Tensor, position: int | tf.Tensor, prefix: tf.Tensor, pad_id: int, model_logits: tf.Tensor
-) -> tf.Tensor:
+def force_prefix(logits: Any, position: Any, prefix: Any, pad_id: int, model_logits: Any) -> Any:
     """Forbids all but the next token of a prefix, whose logit becomes that of the model.
 
     Apply it last, so that no other processor forbids that token. The token has probability 1 under the returned logits:
@@ -99,30 +103,30 @@ def force_prefix(
         Logits (R, V).
 
     Example:
-        >>> logits = tf.constant([[4.0, 5.0, 6.0]])
-        >>> force_prefix(logits, 0, tf.constant([[1, 0]]), 0, logits).numpy().tolist()
+        >>> logits = keras.ops.array([[4.0, 5.0, 6.0]])
+        >>> force_prefix(logits, 0, keras.ops.array([[1, 0]]), 0, logits).numpy().tolist()
         [[-inf, 5.0, -inf]]
-        >>> force_prefix(logits, 1, tf.constant([[1, 0]]), 0, logits).numpy().tolist()
+        >>> force_prefix(logits, 1, keras.ops.array([[1, 0]]), 0, logits).numpy().tolist()
         [[4.0, 5.0, 6.0]]
     """
 
     forced = forced_tokens(prefix, position, pad_id)[:, None]  # (R, 1)
 
-    def force() -> tf.Tensor:
-        others = tf.range(tf.shape(logits)[1]) != forced  # (R, V)
-        return tf.where(forced < 0, logits, _forbid(model_logits, others))
+    def force() -> Any:
+        others = ops.not_equal(ops.arange(ops.shape(logits)[1]), forced)  # (R, V)
+        return ops.where(forced < 0, logits, _forbid(model_logits, others))
 
-    return tf.cond(tf.reduce_any(forced >= 0), force, lambda: tf.identity(logits))
+    return ops.cond(ops.any(forced >= 0), force, lambda: ops.copy(logits))
 
 
-def forced_tokens(prefix: tf.Tensor, position: int | tf.Tensor, pad_id: int) -> tf.Tensor:
+def forced_tokens(prefix: Any, position: Any, pad_id: int) -> Any:
     """Returns the token (R,) that each prefix (R, P), padded at the end, has at a position; -1 past its end."""
-    padded = tf.pad(prefix, [[0, 0], [0, 1]], constant_values=pad_id)  # (R, P + 1)
-    tokens = padded[:, tf.minimum(position, tf.shape(prefix)[1])]  # (R,)
-    return tf.where(tokens == pad_id, -1, tokens)
+    padded = ops.pad(prefix, [(0, 0), (0, 1)], constant_values=pad_id)  # (R, P + 1)
+    tokens = padded[:, ops.minimum(position, ops.shape(prefix)[1])]  # (R,)
+    return ops.where(ops.equal(tokens, pad_id), -1, tokens)
 
 
-def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:
+def scale_by_temperature(logits: Any, temperature: float) -> Any:
     """Divides the logits by the temperature: below 1 sharpens the distribution, above 1 flattens it.
 
     Args:
@@ -136,7 +140,7 @@ def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:
         ValueError: The temperature is not a number above 0.
 
     Example:
-        >>> scale_by_temperature(tf.constant([[1.0, 3.0]]), temperature=0.5).numpy().tolist()
+        >>> scale_by_temperature(keras.ops.array([[1.0, 3.0]]), temperature=0.5).numpy().tolist()
         [[2.0, 6.0]]
     """
     if not 0 < temperature < math.inf:
@@ -147,7 +151,7 @@ def scale_by_temperature(logits: tf.Tensor, temperature: float) -> tf.Tensor:
     return logits if temperature == 1 else logits / temperature
 
 
-def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
+def keep_top_k(logits: Any, k: int) -> Any:
     """Forbids all but the k best tokens; of equal logits, those with lower ids are better.
 
     Args:
@@ -161,7 +165,7 @@ def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
         ValueError: k is below 1.
 
     Example:
-        >>> keep_top_k(tf.constant([[1.0, 3.0, 2.0, 2.0]]), k=2).numpy().tolist()
+        >>> keep_top_k(keras.ops.array([[1.0, 3.0, 2.0, 2.0]]), k=2).numpy().tolist()
         [[-inf, 3.0, 2.0, -inf]]
 
     Source: Fan et al. 2018 (arXiv 1805.04833).
@@ -169,10 +173,10 @@ def keep_top_k(logits: tf.Tensor, k: int) -> tf.Tensor:
     if k < 1:
         raise ValueError(f"k must be 1 (only the best token) or more. Received: k={k}")
     values, ids = _top_k(logits, k)
-    return _keep_at(logits, ids, tf.ones_like(values, tf.bool))
+    return _keep_at(logits, ids, ops.ones_like(values, "bool"))
 
 
-def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
+def keep_top_p(logits: Any, p: float) -> Any:
     """Forbids all but the smallest set of tokens whose probabilities sum to p or more.
 
     The set contains at least the best token; of equal logits, those with lower ids are better.
@@ -188,7 +192,7 @@ def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
         ValueError: p is not in (0, 1].
 
     Example:
-        >>> keep_top_p(tf.math.log([[0.1, 0.6, 0.3]]), p=0.7).numpy().round(1).tolist()
+        >>> keep_top_p(keras.ops.log([[0.1, 0.6, 0.3]]), p=0.7).numpy().round(1).tolist()
         [[-inf, -0.5, -1.2000000476837158]]
 
     Source: Holtzman et al. 2019 (arXiv 1904.09751), section 3.1.
@@ -197,26 +201,26 @@ def keep_top_p(logits: tf.Tensor, p: float) -> tf.Tensor:
         raise ValueError(f"p must be above 0 and at most 1, where nothing is forbidden. Received: p={p}")
     if p == 1:
         return logits
-    log_total = tf.reduce_logsumexp(logits, axis=-1, keepdims=True)  # (R, 1)
+    log_total = ops.logsumexp(logits, axis=-1, keepdims=True)  # (R, 1)
 
-    def best(number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def best(number: Any) -> tuple[Any, Any, Any]:
         values, ids = _top_k(logits, number)
         return ids, *_probability_up_to(values, log_total)
 
-    def keep(number: int | tf.Tensor) -> tf.Tensor:
+    def keep(number: Any) -> Any:
         ids, before, _ = best(number)
         return _keep_at(logits, ids, before < p)
 
     # Sorting a row costs as much as a small model, and most rows reach p with few tokens. NaN is not below p.
     ids, before, upto = best(HEAD)
-    return tf.cond(
-        tf.reduce_any(upto[:, -1] < p),
-        lambda: keep(tf.shape(logits)[1]),
+    return ops.cond(
+        ops.any(upto[:, -1] < p),
+        lambda: keep(ops.shape(logits)[1]),
         lambda: _keep_at(logits, ids, before < p),
     )
 
 
-def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
+def keep_min_p(logits: Any, p: float) -> Any:
     """Forbids the tokens whose probability is below p times that of the best token.
 
     Args:
@@ -230,7 +234,7 @@ def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
         ValueError: p is not in [0, 1].
 
     Example:
-        >>> keep_min_p(tf.math.log([[0.1, 0.6, 0.3]]), p=0.4).numpy().round(1).tolist()
+        >>> keep_min_p(keras.ops.log([[0.1, 0.6, 0.3]]), p=0.4).numpy().round(1).tolist()
         [[-inf, -0.5, -1.2000000476837158]]
 
     Source: Nguyen et al. 2024 (arXiv 2407.01082).
@@ -239,39 +243,40 @@ def keep_min_p(logits: tf.Tensor, p: float) -> tf.Tensor:
         raise ValueError(f"p must be between 0, where nothing is forbidden, and 1. Received: p={p}")
     if p == 0:
         return logits
-    return _forbid(logits, logits < tf.reduce_max(logits, axis=-1, keepdims=True) + math.log(p))
+    return _forbid(logits, logits < ops.max(logits, axis=-1, keepdims=True, initial=NEG_INF) + math.log(p))
 
 
-def _forbid(logits: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+def _forbid(logits: Any, tokens: Any) -> Any:
     """Adds -inf to the logits where `tokens`, which broadcasts to (R, V), is true."""
-    return logits + tf.where(tokens, NEG_INF, 0.0)
+    return logits + ops.where(tokens, NEG_INF, 0.0)
 
 
-def _add_at(logits: tf.Tensor, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def _add_at(logits: Any, ids: Any, values: Any) -> Any:
     """Adds values (R, n) to the logits (R, V) of the tokens (R, n), which may repeat."""
-    return tf.tensor_scatter_nd_add(logits, _indices(ids), values)
+    return ops.scatter_update(logits, _indices(ids), ops.reshape(values, (-1,)), reduction="add")
 
 
-def _keep_at(logits: tf.Tensor, ids: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+def _keep_at(logits: Any, ids: Any, kept: Any) -> Any:
     """Forbids all tokens but those of `ids` (R, n) for which `kept` (R, n) is true."""
-    forbidden = tf.fill(tf.shape(logits), NEG_INF)
-    return logits + tf.tensor_scatter_nd_update(forbidden, _indices(ids), tf.where(kept, 0.0, NEG_INF))
+    forbidden = ops.full(ops.shape(logits), NEG_INF, "float32")
+    kept = ops.where(ops.reshape(kept, (-1,)), 0.0, NEG_INF)
+    return logits + ops.scatter_update(forbidden, _indices(ids), kept)
 
 
-def _indices(ids: tf.Tensor) -> tf.Tensor:
-    """Returns the indices (R, n, 2) of tokens (R, n), each as row and token."""
-    rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
-    return tf.stack([rows, ids], axis=-1)
+def _indices(ids: Any) -> Any:
+    """Returns the indices (R·n, 2) of tokens (R, n), each as row and token."""
+    rows = ops.broadcast_to(ops.arange(ops.shape(ids)[0])[:, None], ops.shape(ids))
+    return ops.reshape(ops.stack([rows, ids], axis=-1), (-1, 2))
 
 
-def _top_k(logits: tf.Tensor, number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _top_k(logits: Any, number: Any) -> tuple[Any, Any]:
     """Returns the best logits of each row and their tokens, both (R, min(number, V)); NaN counts as -inf."""
-    sortable = tf.where(tf.math.is_nan(logits), NEG_INF, logits)
-    return tf.math.top_k(sortable, tf.minimum(number, tf.shape(logits)[1]))
+    sortable = ops.where(ops.isnan(logits), NEG_INF, logits)
+    return top_k(sortable, smaller(number, ops.shape(logits)[1]))
 
 
-def _probability_up_to(values: tf.Tensor, log_total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _probability_up_to(values: Any, log_total: Any) -> tuple[Any, Any]:
     """Returns the sum of the probabilities before each token of a row (R, n), and that up to each token."""
-    probabilities = tf.exp(values - log_total)
-    upto = tf.cumsum(probabilities, axis=-1)
-    return tf.concat([tf.zeros_like(upto[:, :1]), upto[:, :-1]], axis=-1), upto
+    probabilities = ops.exp(values - log_total)
+    upto = ops.cumsum(probabilities, axis=-1)
+    return ops.concatenate([ops.zeros_like(upto[:, :1]), upto[:, :-1]], axis=-1), upto

@@ -1,4 +1,4 @@
-"""Streaming: tokens one at a time, from a loop in Python around a step in a graph.
+"""Streaming: tokens one at a time, from a loop in Python around a compiled step.
 
 Shapes: B sequences, V vocabulary, t tokens written so far.
 """
@@ -6,13 +6,15 @@ Shapes: B sequences, V vocabulary, t tokens written so far.
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_attention.decoding.beam_search import Step, check_logits
+from keras_attention.decoding.tensors import gather, is_tensorflow
 
 # From logits and the tokens written so far to the next tokens and their log probabilities.
-Choose = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Choose = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Streamed(NamedTuple):
@@ -32,7 +34,7 @@ class Streamed(NamedTuple):
 def stream_tokens(
     step: Step,
     state: Any,
-    last_ids: tf.Tensor,
+    last_ids: Any,
     *,
     max_length: int,
     eos_id: int,
@@ -65,9 +67,9 @@ def stream_tokens(
 
     Example:
         >>> from keras_attention.decoding.sampling import greedy
-        >>> logits = tf.constant([[0.0, 0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
+        >>> logits = keras.ops.array([[0.0, 0.0, 0.0, 1.0, 4.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
         >>> def step(ids, state):  # token 4 first, then eos (3)
-        ...     return tf.gather(logits, tf.cast(ids == 4, tf.int32)), state
+        ...     return keras.ops.take(logits, keras.ops.cast(ids == 4, "int32"), axis=0), state
         >>> tokens = stream_tokens(step, (), [2], max_length=5, eos_id=3, choose=lambda logits, ids: greedy(logits))
         >>> [int(token.ids[0]) for token in tokens]
         [4, 3]
@@ -76,17 +78,17 @@ def stream_tokens(
         raise ValueError(
             f"max_length must be 1 or more (the end of sentence counts). Received: max_length={max_length}"
         )
-    last_ids = tf.cast(last_ids, tf.int32)
-    if last_ids.shape.rank != 1:
+    last_ids = ops.cast(last_ids, "int32")
+    if len(last_ids.shape) != 1:
         raise ValueError(
             "last_ids must be one token for each sequence (B,); run the tokens of a prompt before its last one through "
-            f"the model first. Received: last_ids.shape={last_ids.shape}"
+            f"the model first. Received: last_ids.shape={tuple(last_ids.shape)}"
         )
     return _tokens(step, state, last_ids, max_length, eos_id, choose, pad_id)
 
 
 def compiled_step(step: Step, state: Any) -> Step:
-    """Compiles a step to one graph for any number of sequences and any length of the state.
+    """Compiles a step to one graph for any number of sequences and any length of the state; on JAX one for each shape.
 
     Tracing takes seconds for a large model: use one compiled step for all streams. Tensors that differ between streams,
     such as the encoder's output, must be part of the state, or the graph keeps those of the first.
@@ -101,11 +103,19 @@ def compiled_step(step: Step, state: Any) -> Step:
 
     Example:
         >>> def count(ids, state):
-        ...     return tf.one_hot(ids + 1, 5), tf.concat([state, ids[:, None]], axis=1)
-        >>> step = compiled_step(count, tf.zeros([1, 0], tf.int32))
-        >>> step(tf.constant([2, 3]), tf.zeros([2, 0], tf.int32))[1].shape
-        TensorShape([2, 1])
+        ...     return keras.ops.one_hot(ids + 1, 5), keras.ops.concatenate([state, ids[:, None]], axis=1)
+        >>> step = compiled_step(count, keras.ops.zeros((1, 0), "int32"))
+        >>> tuple(step(keras.ops.array([2, 3], "int32"), keras.ops.zeros((2, 0), "int32"))[1].shape)
+        (2, 1)
     """
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(step)
+    if not is_tensorflow():
+        return step
+    import tensorflow as tf
 
     def spec(x: Any) -> tf.TensorSpec:
         x = tf.convert_to_tensor(x)
@@ -117,22 +127,24 @@ def compiled_step(step: Step, state: Any) -> Step:
 
 
 def _tokens(
-    step: Step, state: Any, last_ids: tf.Tensor, max_length: int, eos_id: int, choose: Choose, pad_id: int
+    step: Step, state: Any, last_ids: Any, max_length: int, eos_id: int, choose: Choose, pad_id: int
 ) -> Iterator[Streamed]:
     """Yields the tokens of `stream_tokens`, which is no generator, to check its arguments at the call."""
-    written = tf.zeros([tf.size(last_ids), 0], tf.int32)  # (B, t)
+    written = np.zeros((len(last_ids), 0), "int32")  # (B, t)
     done = np.zeros(len(last_ids), bool)
     while not done.all():
         logits, state = step(last_ids, state)
         check_logits(logits, eos_id)
-        logits = tf.cast(logits, tf.float32)
-        ids, processed_log_probs = choose(logits, written)  # (B,), (B,)
-        ids = tf.cast(ids, tf.int32) if written.shape[1] + 1 < max_length else tf.fill(tf.shape(ids), eos_id)
-        log_total = tf.reduce_logsumexp(logits, axis=-1)  # (B,)
-        broken = ~tf.math.is_finite(log_total) | tf.math.is_nan(processed_log_probs)
-        log_probs = tf.where(broken, float("nan"), tf.gather(logits, ids, batch_dims=1) - log_total)
-        last_ids = tf.where(done | broken, pad_id, ids)
-        written = tf.concat([written, last_ids[:, None]], axis=1)
-        log_probs = np.where(done, np.float32(0), log_probs.numpy())
-        done = done | broken.numpy() | (last_ids.numpy() == eos_id)
-        yield Streamed(last_ids.numpy(), log_probs, done)
+        logits = ops.cast(logits, "float32")
+        ids, processed_log_probs = choose(logits, ops.convert_to_tensor(written))  # (B,), (B,)
+        ids = ops.cast(ids, "int32") if written.shape[1] + 1 < max_length else ops.full(ids.shape, eos_id, "int32")
+        log_total = ops.logsumexp(logits, axis=-1)  # (B,)
+        broken = ~ops.isfinite(log_total) | ops.isnan(processed_log_probs)
+        log_probs = ops.where(broken, float("nan"), gather(logits, ids[:, None])[:, 0] - log_total)
+        broken, log_probs = ops.convert_to_numpy(broken), ops.convert_to_numpy(log_probs)
+        ids = np.where(done | broken, np.int32(pad_id), ops.convert_to_numpy(ids))
+        written = np.concatenate([written, ids[:, None]], axis=1)
+        log_probs = np.where(done, np.float32(0), log_probs)
+        done = done | broken | (ids == eos_id)
+        last_ids = ops.convert_to_tensor(ids)
+        yield Streamed(ids, log_probs, done)

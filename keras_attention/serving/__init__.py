@@ -1,7 +1,23 @@
 """Serving: a trained model as a function from text to text, and as a SavedModel."""
 
-from keras_attention.serving.export import export
+from typing import TYPE_CHECKING, Any
+
+import keras
+
 from keras_attention.serving.threads import share_cores
-from keras_attention.serving.translator import Translator
+
+if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
+    from keras_attention.serving.export import export
+    from keras_attention.serving.graph_translator import GraphTranslator as Translator
+else:
+    from keras_attention.serving.translator import Translator
+
+    def export(*args: Any, **kwargs: Any) -> Any:
+        """Raises an error: a SavedModel is TensorFlow's."""
+        raise RuntimeError(
+            "An export is a SavedModel, which only TensorFlow writes: save the model, and export it in a process "
+            f"with KERAS_BACKEND=tensorflow. Received: KERAS_BACKEND={keras.backend.backend()}"
+        )
+
 
 __all__ = ["Translator", "export", "share_cores"]

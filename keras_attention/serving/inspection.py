@@ -9,12 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from keras_attention.decoding import generate
-from keras_attention.decoding.generate import EXTRA_LENGTH
+from keras_attention.decoding.task import EXTRA_LENGTH
 from keras_attention.models import InspectedTransformer, Transformer
 from keras_attention.models.inspected_transformer import MAX_SCALE, NO_WINDOW
+from keras_attention.serving.graph_translator import SOURCE, GraphTranslator
 from keras_attention.serving.signatures import Signature, pieces
 from keras_attention.serving.tokenization import tokenize
-from keras_attention.serving.translator import SOURCE, Translator
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 
 # The weights of a text grow with the square of its length, and nobody reads those of a page.
@@ -22,7 +22,7 @@ MAX_INSPECTED_LENGTH = 64
 
 
 def inspect(
-    translator: Translator,
+    translator: GraphTranslator,
     source: tf.Tensor,
     encoder_head_mask: tf.Tensor,
     decoder_head_mask: tf.Tensor,
@@ -65,7 +65,7 @@ def inspect(
     }
 
 
-def inspect_signature(translator: Translator) -> Signature:
+def inspect_signature(translator: GraphTranslator) -> Signature:
     """Returns the signature `inspect` for the numbers of layers and heads of a translator's model."""
     if not isinstance(translator.model, Transformer):
         raise ValueError(
@@ -82,7 +82,7 @@ def inspect_signature(translator: Translator) -> Signature:
     return inspect, [SOURCE, *masks, *changes]
 
 
-def inspected_lengths(translator: Translator) -> dict[str, int | None]:
+def inspected_lengths(translator: GraphTranslator) -> dict[str, int | None]:
     """Returns the maximum numbers of tokens that `inspect` reads and writes, and the option `max_length`."""
     most, max_length = min(MAX_INSPECTED_LENGTH, translator.max_source_length), translator.options.max_length
     target = min(max_length or most - 1 + EXTRA_LENGTH, translator.max_target_length)

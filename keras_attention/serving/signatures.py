@@ -10,8 +10,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from keras_attention.decoding import score as score_pairs
+from keras_attention.serving.graph_translator import IDS, SOURCE, GraphTranslator
 from keras_attention.serving.tokenization import tokenize
-from keras_attention.serving.translator import IDS, SOURCE, Translator
 from keras_attention.text import PAD_ID, UNK_ID, SubwordTokenizer
 
 TARGET = tf.TensorSpec([None], tf.string, name="target")
@@ -20,17 +20,17 @@ TARGET = tf.TensorSpec([None], tf.string, name="target")
 Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
 
 
-def translate(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+def translate(translator: GraphTranslator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the best translation of each text (B,)."""
     return translator.serve(source)
 
 
-def translate_nbest(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+def translate_nbest(translator: GraphTranslator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns as many translations of each text (B,) as there are beams."""
     return translator.serve_nbest(source)
 
 
-def score(translator: Translator, source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+def score(translator: GraphTranslator, source: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the log probabilities of given translations (B,), truncated to the tokens that the search can write."""
     equal = tf.debugging.assert_equal(tf.size(source), tf.size(target), "There must be one target for each source. ")
     with tf.control_dependencies([equal]):  # before any operation whose error would not say why
@@ -45,7 +45,7 @@ def score(translator: Translator, source: tf.Tensor, target: tf.Tensor) -> dict[
     }
 
 
-def align(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+def align(translator: GraphTranslator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the best translation of each text (B,) and the attention weights between their pieces."""
     sources = translator.read(source)
     best = translator.best(sources.ids)
@@ -60,13 +60,13 @@ def align(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     }
 
 
-def encode_ids(translator: Translator, source: tf.Tensor) -> dict[str, tf.Tensor]:
+def encode_ids(translator: GraphTranslator, source: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the token ids (B, S) that the model reads of texts (B,), for another runtime."""
     tokens = translator.read(source)
     return {"ids": tokens.ids, "truncated": tokens.truncated}
 
 
-def decode_ids(translator: Translator, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+def decode_ids(translator: GraphTranslator, ids: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the texts (B,) of token ids (B, T) from another runtime; an unknown id is shown as ``⁇``."""
     most = max(translator.max_source_length, translator.max_target_length)
     rule = f"A row of ids must have at most {most}, as many as the model reads or writes; split it. Received: a row of"

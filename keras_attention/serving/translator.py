@@ -2,31 +2,32 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras.ops import convert_to_numpy
 
 from keras_attention.decoding import DecodingOptions, Hypotheses, generate, score
-from keras_attention.decoding.generate import EXTRA_LENGTH
 from keras_attention.decoding.model_steps import learned_positions
+from keras_attention.decoding.programs import padded_lengths
+from keras_attention.decoding.task import EXTRA_LENGTH
 from keras_attention.serving.threads import BATCHES_AT_ONCE, cores_are_shared
-from keras_attention.serving.tokenization import Tokens, tokenize
+from keras_attention.serving.tokenization import Tokens, tokenize_in_python
 from keras_attention.status_line import StatusLine, clock
 from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 
-SOURCE = tf.TensorSpec([None], tf.string, name="source")
 MAX_SOURCE_LENGTH = 256  # tokens that are read of a text by default
-IDS = tf.TensorSpec([None, None], tf.int32, name="ids")
 
 
-class Translator(tf.Module):
+class Translator:
     """Translates text with a `Transformer`, its tokenizer and beam search.
 
-    Everything from text to text is TensorFlow operations, so Python and the exported model give the same results.
+    On TensorFlow, everything from text to text is its operations, so Python and the exported model give the same
+    results: there `serving.Translator` is the `GraphTranslator`. On JAX and torch, texts are tokenized in Python, to
+    the same ids.
     Each input has one output: an empty text, bytes that are not UTF-8 (each invalid one is read as �), and a text that
     is too long (only its beginning is read: at most `max_source_length` tokens, and at most 16 characters for each of
     them). Outputs are valid UTF-8. A translation has at most 50 tokens more than its source, as in the paper.
@@ -66,7 +67,6 @@ class Translator(tf.Module):
         max_source_length: int | None = None,
         **options: Any,
     ):
-        super().__init__(name="translator")
         _check_vocabularies(model, tokenizer)
         positions = learned_positions(model)
         if max_source_length is None:
@@ -129,7 +129,7 @@ class Translator(tf.Module):
             TypeError: If `texts` is a single text, or one of them is neither `str` nor `bytes`.
             ValueError: If the score of a translation is NaN.
         """
-        return self._translate_batch(texts, self.read(_as_tensor(texts)).ids)
+        return self._translate_batch(texts, self.read(_as_bytes(texts)).ids)
 
     def translate(
         self, texts: Sequence[str | bytes], tokens_per_batch: int = 4096, progress: bool = False
@@ -156,9 +156,9 @@ class Translator(tf.Module):
                 "tokens_per_batch must be 1 or more; a text longer than that gets its own batch. "
                 f"Received: tokens_per_batch={tokens_per_batch}"
             )
-        source_ids, lengths, truncated = (tensor.numpy() for tensor in self.read(_as_tensor(texts)))
+        source_ids, lengths, truncated = map(convert_to_numpy, self.read(_as_bytes(texts)))
         _warn_of_truncated(truncated, self.max_source_length)
-        batches = list(_batches(lengths, tokens_per_batch))
+        batches = list(_batches(padded_lengths(lengths), tokens_per_batch))
         if cores_are_shared() and len(batches) < 2 * BATCHES_AT_ONCE:  # so few that some cores would be idle
             batches = [part for batch in batches for part in _parts(batch)]
 
@@ -166,24 +166,23 @@ class Translator(tf.Module):
             return self._translate_batch([texts[row] for row in rows], source_ids[rows, : lengths[rows].max()])
 
         translations = [""] * len(texts)
-        self._serve_ids.get_concrete_function()  # in this thread, as Keras' settings are thread-local
-        with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
-            results = pool.map(translate_batch, batches)
+        with self._map() as apply:
+            results = iter(apply(translate_batch, batches))
             for rows in _with_progress(batches, len(texts)) if progress else batches:
                 for row, translation in zip(rows, next(results), strict=True):
                     translations[row] = translation
         return translations
 
-    def _translate_batch(self, texts: Sequence[str | bytes], source_ids: tf.Tensor | np.ndarray) -> list[str]:
+    def _translate_batch(self, texts: Sequence[str | bytes], source_ids: Any) -> list[str]:
         """Returns the best translations of texts with token ids (B, S); raises for scores that are NaN."""
-        best = self._serve_ids(source_ids)
-        broken = np.flatnonzero(np.isnan(best["score"].numpy()))
+        translations, scores = self._best_texts(source_ids)
+        broken = np.flatnonzero(np.isnan(scores))
         if len(broken):
             raise ValueError(
                 f"The model gives no usable probabilities for texts {broken.tolist()} of a batch of {len(texts)}, "
                 f"such as {texts[broken[0]]!r:.80}: its weights probably hold NaN. Use an earlier checkpoint."
             )
-        return [text.decode() for text in best["text"].numpy()]
+        return translations
 
     def attention(self, text: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Computes the attention weights between the best translation of a text and the text.
@@ -195,19 +194,17 @@ class Translator(tf.Module):
             The cross-attention weights (T, S), averaged over the heads of the last layer, the T target pieces and the
             S source pieces, each with its end of sentence.
         """
-        source_ids = self.read(_as_tensor([text])).ids  # (1, S)
+        source_ids = self.read(_as_bytes([text])).ids  # (1, S)
         best = self.best(source_ids)
-        target_ids = best.ids[:, 0, : best.lengths[0, 0]]  # (1, T), the end of sentence last
-        pieces = self.tokenizer.pieces
-        return (
-            score(self.model, source_ids, target_ids).alignment[0].numpy(),
-            pieces(target_ids.numpy()[0].tolist()),
-            pieces(source_ids.numpy()[0].tolist()),
+        target_ids = best.ids[:, 0, : int(best.lengths[0, 0])]  # (1, T), the end of sentence last
+        alignment = score(self.model, source_ids, target_ids).alignment[0]  # (T, S)
+        targets, sources = (
+            self.tokenizer.pieces(convert_to_numpy(ids)[0].tolist()) for ids in (target_ids, source_ids)
         )
+        return convert_to_numpy(alignment), targets, sources
 
-    @tf.function(input_signature=[SOURCE], autograph=False)
-    def read(self, source: tf.Tensor) -> Tokens:
-        """Tokenizes and truncates texts, in the graph.
+    def read(self, source: Sequence[bytes]) -> Tokens:
+        """Tokenizes and truncates texts.
 
         Args:
             source: Texts (B,).
@@ -215,45 +212,10 @@ class Translator(tf.Module):
         Returns:
             Token ids (B, S), their lengths (B,), and whether each text was truncated (B,).
         """
-        return tokenize(self.tokenizer, source, self.max_source_length)
+        return tokenize_in_python(self.tokenizer, source, self.max_source_length)
 
-    @tf.function(input_signature=[SOURCE], autograph=False)
-    def serve(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Translates in the graph: the export's signature `serving_default`.
-
-        Args:
-            source: Texts (B,).
-
-        Returns:
-            `text` (B,), the best translations; `score` (B,), their scores; `truncated` (B,), whether only the beginning
-            of a text was read.
-        """
-        sources = self.read(source)
-        return {**self._serve_ids(sources.ids), "truncated": sources.truncated}
-
-    @tf.function(input_signature=[SOURCE], autograph=False)
-    def serve_nbest(self, source: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Translates in the graph, with as many results as there are beams: the export's signature `translate_nbest`.
-
-        Args:
-            source: Texts (B,).
-
-        Returns:
-            `texts` (B, K) and `scores` (B, K), best first; `truncated` (B,).
-        """
-        sources = self.read(source)
-        hypotheses = self.search(sources.ids, num_return=self.beam_size)
-        return {"texts": self.texts(hypotheses), "scores": hypotheses.scores, "truncated": sources.truncated}
-
-    @tf.function(input_signature=[IDS], autograph=False)
-    def _serve_ids(self, source_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns `text` and `score` (B,) of the best translations of token ids (B, S)."""
-        best = self.best(source_ids)
-        return {"text": self.texts(best)[:, 0], "score": best.scores[:, 0]}
-
-    @tf.function(input_signature=[IDS], autograph=False)
-    def best(self, source_ids: tf.Tensor) -> Hypotheses:
-        """Searches for the best translation: a single graph that the exported signatures share.
+    def best(self, source_ids: Any) -> Hypotheses:
+        """Searches for the best translation.
 
         Args:
             source_ids: Token ids (B, S), from `read`.
@@ -263,7 +225,7 @@ class Translator(tf.Module):
         """
         return self.search(source_ids, num_return=1)
 
-    def search(self, source_ids: tf.Tensor, num_return: int) -> Hypotheses:
+    def search(self, source_ids: Any, num_return: int) -> Hypotheses:
         """Searches for translations.
 
         Args:
@@ -276,18 +238,14 @@ class Translator(tf.Module):
         options = replace(self.options, num_return=num_return)
         return generate(self.model, source_ids, options, bos_id=BOS_ID, eos_id=EOS_ID, pad_id=PAD_ID)
 
-    def texts(self, found: Hypotheses) -> tf.Tensor:
-        """Detokenizes hypotheses.
+    def _best_texts(self, source_ids: Any) -> tuple[list[str], np.ndarray]:
+        """Returns the best translations of token ids (B, S) and their scores (B,)."""
+        best = self.best(source_ids)
+        return self.tokenizer.decode(convert_to_numpy(best.ids)[:, 0].tolist()), convert_to_numpy(best.scores)[:, 0]
 
-        Args:
-            found: Hypotheses with ids (B, n, T), from `search`.
-
-        Returns:
-            Texts (B, n).
-        """
-        batch, number, length = tf.unstack(tf.shape(found.ids))
-        texts = self.tokenizer.detokenize(tf.reshape(found.ids, [batch * number, length]))
-        return tf.reshape(texts, [batch, number])
+    def _map(self) -> AbstractContextManager[Callable[..., Iterator[list[str]]]]:
+        """Returns the function that applies another to all batches: to one at a time, with all cores for each."""
+        return nullcontext(map)
 
 
 def _check_vocabularies(model: Any, tokenizer: Any) -> None:
@@ -302,7 +260,7 @@ def _check_vocabularies(model: Any, tokenizer: Any) -> None:
         )
 
 
-def _as_tensor(texts: Sequence[str | bytes]) -> tf.Tensor:
+def _as_bytes(texts: Sequence[str | bytes]) -> np.ndarray:
     """Returns the texts (B,) as bytes; lone surrogates become invalid UTF-8."""
     if isinstance(texts, str | bytes):
         raise TypeError(f"texts must be a list of texts; write [text] for one. Received: {texts!r:.80}")
@@ -311,8 +269,7 @@ def _as_tensor(texts: Sequence[str | bytes]) -> tf.Tensor:
             raise TypeError(
                 f"Each text must be str or bytes. Received: {text!r:.80} ({type(text).__name__}) at {index}"
             )
-    encoded = [t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in texts]
-    return tf.constant(encoded, tf.string, shape=[len(encoded)])
+    return np.array([t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in texts], dtype=object)
 
 
 def _warn_of_truncated(truncated: np.ndarray, max_source_length: int) -> None:

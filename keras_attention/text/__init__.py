@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keras_attention.text.lines import read_lines
 
 if TYPE_CHECKING:
+    from keras_attention.text.batch_sequence import BatchSequence
     from keras_attention.text.batching import TokenBatches
     from keras_attention.text.corpus import ParallelCorpus
     from keras_attention.text.packing import PackedBatches
@@ -21,6 +22,7 @@ __all__ = [
     "EOS_ID",
     "PAD_ID",
     "UNK_ID",
+    "BatchSequence",
     "PackedBatches",
     "ParallelCorpus",
     "SubwordTokenizer",
@@ -34,6 +36,7 @@ _FILES = {
     "EOS_ID": "sentencepiece_model",
     "PAD_ID": "sentencepiece_model",
     "UNK_ID": "sentencepiece_model",
+    "BatchSequence": "batch_sequence",
     "PackedBatches": "packing",
     "ParallelCorpus": "corpus",
     "SubwordTokenizer": "tokenizer",

@@ -4,13 +4,15 @@ Shapes: B rows of a batch, S and T their source and target lengths.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class TokenBatches(PairBatches):
@@ -117,11 +119,15 @@ class TokenBatches(PairBatches):
         """
         return {**super().fingerprint(), "shuffle": self.shuffle}
 
-    def _element_spec(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
+    def _element_spec(self) -> "tuple[dict[str, tf.TensorSpec], tf.TensorSpec]":
+        import tensorflow as tf
+
         spec = tf.TensorSpec((None, None), tf.int32)
         return {"source": spec, "target": spec}, spec
 
-    def _plan_tensor(self, epoch: tf.Tensor) -> tf.RaggedTensor:
+    def _plan_tensor(self, epoch: "tf.Tensor") -> "tf.RaggedTensor":
+        import tensorflow as tf
+
         def flat_plan(epoch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             batches = self.plan(int(epoch))
             return np.concatenate(batches), np.array([len(index) for index in batches])

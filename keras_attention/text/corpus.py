@@ -2,12 +2,15 @@
 
 import os
 import random
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
-
+from keras_attention.text.batch_sequence import BatchSequence
 from keras_attention.text.batching import TokenBatches
 from keras_attention.text.lines import read_parallel
 from keras_attention.text.tokenizer import SubwordTokenizer
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class ParallelCorpus:
@@ -115,7 +118,7 @@ class ParallelCorpus:
         shuffle: bool = True,
         subword_dropout: float = 0.0,
         source_word_dropout: float = 0.0,
-    ) -> tf.data.Dataset:
+    ) -> "tf.data.Dataset | BatchSequence":
         """Makes the dataset that `model.fit` takes, and prints a summary of it and of the lines left out.
 
         Pass `shuffle=False` to `fit`: the dataset has its own order, and Keras warns otherwise.

@@ -4,14 +4,17 @@ Shapes: B rows of a batch, S and T their source and target lengths, P the most p
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from keras_attention.text.bin_packing import pack, row_lengths
 from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
 from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 NO_PAIR = -1
 
@@ -119,14 +122,18 @@ class PackedBatches(PairBatches):
         inputs = {"source": source, "target": target}
         return {**inputs, "source_segments": source_segments, "target_segments": target_segments}, labels
 
-    def _element_spec(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
+    def _element_spec(self) -> "tuple[dict[str, tf.TensorSpec], tf.TensorSpec]":
+        import tensorflow as tf
+
         source, target = (
             tf.TensorSpec((self.rows_per_batch, length), tf.int32)
             for length in (self.source_length, self.target_length)
         )
         return {"source": source, "target": target, "source_segments": source, "target_segments": target}, target
 
-    def _plan_tensor(self, epoch: tf.Tensor) -> tf.Tensor:
+    def _plan_tensor(self, epoch: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
         return tf.numpy_function(lambda epoch: self.plan(int(epoch)), [epoch], tf.int64)
 
     def _batch_size(self) -> str:

@@ -9,17 +9,21 @@ import functools
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import tensorflow as tf
 
+from keras_attention.extras import is_installed
 from keras_attention.layers.arguments import fraction
+from keras_attention.text.batch_sequence import BatchSequence
 from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sampled_ids import SampledIds
 from keras_attention.text.sentencepiece_model import EOS_ID, PAD_ID, UNK_ID
 from keras_attention.text.subword_sampling import subword_sampler
 from keras_attention.text.tokenizer import SubwordTokenizer
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray]
 # Sets the random numbers of word dropout apart from those of the order of an epoch.
@@ -134,7 +138,7 @@ class PairBatches(abc.ABC):
     def batch(self, index: np.ndarray, epoch: int = 0) -> Batch:
         """Returns the inputs and labels of one batch."""
 
-    def dataset(self, first_epoch: int = 0, first_batch: int = 0) -> tf.data.Dataset:
+    def dataset(self, first_epoch: int = 0, first_batch: int = 0) -> "tf.data.Dataset | BatchSequence":
         """Makes the dataset that `model.fit` takes; each iteration over it is the next epoch.
 
         Args:
@@ -144,7 +148,7 @@ class PairBatches(abc.ABC):
 
         Returns:
             A dataset of the batches, with their static shapes, prefetched. Its cardinality is known unless the first
-            iteration is shorter than the others.
+            iteration is shorter than the others. Where TensorFlow is not installed, a `BatchSequence`.
 
         Raises:
             ValueError: If `first_epoch` is negative, or an epoch has no such `first_batch`.
@@ -168,9 +172,13 @@ class PairBatches(abc.ABC):
         starts = itertools.chain(
             [(first_epoch, first_batch)], zip(itertools.count(first_epoch + 1), itertools.repeat(0))
         )
+        if not is_installed("tensorflow"):
+            return BatchSequence(self, first_epoch, first_batch)
+        import tensorflow as tf
+
         spec = self._element_spec()
 
-        def next_plan(_: tf.Tensor) -> tf.data.Dataset:
+        def next_plan(_: "tf.Tensor") -> "tf.data.Dataset":
             epoch, first = tf.numpy_function(lambda: next(starts), [], (tf.int64, tf.int64))
             plan = tf.data.Dataset.from_tensor_slices(self._plan_tensor(epoch)[first:])
             return plan.enumerate(first).map(lambda number, index: (epoch, number, index))
@@ -180,7 +188,7 @@ class PairBatches(abc.ABC):
                 self._sampled.prepare(int(epoch) + 1, share=(int(number) + 1) / len(self))
             return tf.nest.flatten(self.batch(index, int(epoch)))
 
-        def make_batch(*position: tf.Tensor) -> Any:
+        def make_batch(*position: "tf.Tensor") -> Any:
             dtypes = [each.dtype for each in tf.nest.flatten(spec)]
             arrays = tf.numpy_function(arrays_of, position, dtypes)
             batch = tf.nest.pack_sequence_as(spec, arrays)
@@ -255,11 +263,11 @@ class PairBatches(abc.ABC):
         )
 
     @abc.abstractmethod
-    def _element_spec(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
+    def _element_spec(self) -> "tuple[dict[str, tf.TensorSpec], tf.TensorSpec]":
         """The specification of a batch in the dataset."""
 
     @abc.abstractmethod
-    def _plan_tensor(self, epoch: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+    def _plan_tensor(self, epoch: "tf.Tensor") -> "tf.Tensor | tf.RaggedTensor":
         """The plan of an epoch in a graph, with a row for each batch."""
 
     @abc.abstractmethod

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tensorflow as tf
-
 from keras_attention.extras import needed_by
 from keras_attention.files import make_folder, write_atomically
 from keras_attention.layers.arguments import fraction
@@ -27,10 +25,11 @@ from keras_attention.text.sentencepiece_model import (
 from keras_attention.text.subword_sampling import subword_sampler
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     import tensorflow_text
 
 
-class SubwordTokenizer(tf.Module):
+class SubwordTokenizer:
     """Splits text into the pieces of a SentencePiece vocabulary, and joins pieces into text.
 
     The same model runs in two ways, with equal results: `encode` and `decode` in Python (fast for whole corpora),
@@ -64,7 +63,6 @@ class SubwordTokenizer(tf.Module):
     """
 
     def __init__(self, model: bytes):
-        super().__init__(name="subword_tokenizer")
         if not isinstance(model, bytes):
             raise TypeError(
                 "`model` must be the bytes of a SentencePiece model; to read a file, call "
@@ -265,7 +263,7 @@ class SubwordTokenizer(tf.Module):
         """
         return [self._processor.id_to_piece(int(piece)) for piece in ids]
 
-    def tokenize(self, texts: tf.Tensor | Sequence[str]) -> tf.RaggedTensor:
+    def tokenize(self, texts: "tf.Tensor | Sequence[str]") -> "tf.RaggedTensor":
         """Converts texts to ids in a graph, without BOS and EOS.
 
         Args:
@@ -277,12 +275,14 @@ class SubwordTokenizer(tf.Module):
         Raises:
             ValueError: If `texts` has another rank.
         """
+        import tensorflow as tf
+
         texts = tf.convert_to_tensor(texts, tf.string)
         if texts.shape.rank != 1:
             raise ValueError(f"`texts` must have shape (B,). Received: texts.shape={texts.shape}")
         return self._graph_tokenizer().tokenize(_valid_utf8(texts))
 
-    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    def detokenize(self, ids: "tf.Tensor | tf.RaggedTensor") -> "tf.Tensor":
         """Converts ids to texts in a graph.
 
         Args:
@@ -295,6 +295,8 @@ class SubwordTokenizer(tf.Module):
         Raises:
             ValueError: If `ids` has another rank.
         """
+        import tensorflow as tf
+
         if isinstance(ids, tf.RaggedTensor):
             ids = ids.to_tensor(PAD_ID)
         ids = tf.cast(ids, tf.int32)
@@ -306,6 +308,8 @@ class SubwordTokenizer(tf.Module):
         return _valid_utf8(self._graph_tokenizer().detokenize(rows))
 
     def _graph_tokenizer(self) -> "tensorflow_text.SentencepieceTokenizer":
+        import tensorflow as tf
+
         with needed_by("SubwordTokenizer"):
             import tensorflow_text
 
@@ -318,7 +322,9 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise TypeError(f"`texts` must be a list of strings. Received: texts={texts!r}")
 
 
-def _valid_utf8(texts: tf.Tensor) -> tf.Tensor:
+def _valid_utf8(texts: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
+
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
 
