@@ -465,7 +465,7 @@ def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monke
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr(JOBS, "corpus_bleu", interrupted)
+    monkeypatch.setattr("keras_attention.pipeline.validation.corpus_bleu", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(copied.path, max_steps=99)
     assert step_of(copied) > 7
@@ -1196,7 +1196,7 @@ def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, 
     # For time: a small model, few large batches, one evaluation, and nothing after the last step.
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
     config = dataclasses.replace(config, evaluate_every=97, model=sizes, **changes)
-    monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    monkeypatch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
     monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     epochs, plan = [], kind.plan
 
@@ -1229,7 +1229,7 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
     """The training text only is sampled, other pieces in each epoch, the same in a run that resumes."""
     kind = PackedBatches if changes else TokenBatches
     config = dataclasses.replace(small, **changes, **NOISE)
-    monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    monkeypatch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
     monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     made, make = {}, kind.batch
 
@@ -1264,7 +1264,7 @@ def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, chan
     times = {"evaluate_every": 2, "checkpoint_minutes": 1e-9, "tokens_per_batch": 500}
     config = dataclasses.replace(small, **times, **NOISE, **changes)
     config = config.replace(model={**config.model, "dropout": 0.2})
-    monkeypatch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+    monkeypatch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
     log_every_step(monkeypatch)
     train(tmp_path / "whole", config, max_steps=5)
     after_batch, save = JOBS.StopAfter.on_train_batch_end, JOBS._ModelCheckpoints.on_epoch_end

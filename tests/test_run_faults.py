@@ -46,7 +46,7 @@ def quick():
     """Tracing graphs would take most of the time of these tests."""
     tf.config.run_functions_eagerly(True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JOBS, "Translator", lambda *_, **__: Untranslated())
+        patch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Untranslated())
         yield
     tf.config.run_functions_eagerly(False)
 

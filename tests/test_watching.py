@@ -57,7 +57,7 @@ def run(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("runs") / "en-de"
     with pytest.MonkeyPatch.context() as patch:
         log_every_step(patch)
-        patch.setattr(JOBS, "Translator", lambda *_, **__: Upper())
+        patch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
         patch.setattr(JOBS, "write_final_model", lambda model, *_: model)
         patch.setattr(JOBS, "forecast_summary", lambda *_: "")
         train(folder, config, max_steps=STEPS)
@@ -240,7 +240,7 @@ def test_markdown_shows_any_text_as_it_is():
 
 def test_without_tensorboard_a_run_has_no_logs_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(summaries, "is_installed", lambda name: name != "tensorboard")
-    assert summaries.tensorboard_callbacks(RunFolder(tmp_path), *[None] * 6) == []
+    assert summaries.tensorboard_callbacks(RunFolder(tmp_path), *[None] * 5) == []
     assert "no TensorBoard logs: pip install" in capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ from keras_attention.pipeline.attention_maps import KINDS, AttentionPicture, att
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.run_data import RunData
+from keras_attention.pipeline.validation import Validation
 from keras_attention.text import EOS_ID, SubwordTokenizer
 from keras_attention.training import StepTensorBoard
 
@@ -33,22 +34,22 @@ def tensorboard_callbacks(
     config: RunConfig,
     data: RunData,
     model: Transformer,
-    averaged: Callable[[], AbstractContextManager[Any]],
-    translations: Sequence[str],
+    validation: Validation,
     batch: int,
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks that write the event files of a run at this batch; none without TensorBoard.
-
-    In `averaged`, the model has the weights that are evaluated. `translations` are those of the sample, which each
-    evaluation replaces before these callbacks.
-    """
+    """The callbacks that write the event files of a run from this batch on; none without TensorBoard."""
     # Checked here because `tf.summary` imports TensorBoard only when it writes.
     if not is_installed("tensorboard"):
         print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
         return []
     steps = StepTensorBoard(run.logs, data=data.batches)
     steps.batch = batch
-    return [steps, EvaluationSummaries(steps, config, data.tokenizer, model, averaged, data.sample, translations)]
+    return [
+        steps,
+        EvaluationSummaries(
+            steps, config, data.tokenizer, model, validation.averaged, data.sample, validation.translations
+        ),
+    ]
 
 
 class EvaluationSummaries(keras.callbacks.Callback):

@@ -1,7 +1,5 @@
 """Training a run from text files to checkpoints, and resuming it."""
 
-import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.changes import changed_settings, check_changes
 from keras_attention.pipeline.config import RunConfig, positive_int32
-from keras_attention.pipeline.evaluate import corpus_bleu, corpus_chrf
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
@@ -26,7 +23,7 @@ from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.pipeline.run_state import run_state
 from keras_attention.pipeline.skipped_batch import record_skipped_batch
 from keras_attention.pipeline.summaries import tensorboard_callbacks
-from keras_attention.serving import Translator
+from keras_attention.pipeline.validation import Validation
 from keras_attention.training import (
     Checkpoints,
     DecayToLimit,
@@ -201,32 +198,13 @@ def _fit(
 ) -> None:
     keep_freed_memory()
     step = state.step
-    translator = Translator(model, data.tokenizer, beam_size=1)
-    sources, references = map(list, zip(*data.sample, strict=True))
-    valid_data = data.valid_batches.dataset()
-    ema = _moving_average(model, run, config)
-    averaged = contextlib.nullcontext if ema is None else ema.applied
-
     tokens_per_batch = data.batches.num_tokens / len(data.batches)
     progress = ProgressLine(limit, max_minutes, tokens_per_batch, metrics=("val_perplexity", "val_bleu"))
-
-    def validate() -> Mapping[str, float]:
-        progress.phase("validating")
-        with averaged():
-            results = model.evaluate(valid_data, verbose=0, return_dict=True)
-        return {f"val_{name}": value for name, value in results.items()}
-
-    translations: list[str] = []  # of the last evaluation
-
-    def scores() -> Mapping[str, float]:
-        progress.phase("translating for BLEU")
-        with averaged():
-            translations[:] = translator.translate(sources)
-        return {"val_bleu": corpus_bleu(translations, references), "val_chrf": corpus_chrf(translations, references)}
-
+    ema = _moving_average(model, run, config)
+    validation = Validation(model, data, ema, progress)
     throughput = Throughput(tokens_per_batch)
     history = HistoryWriter(str(run.history_file), append=state.batch > 0)
-    logs = [*tensorboard_callbacks(run, config, data, model, averaged, translations, state.batch), history]
+    logs = [*tensorboard_callbacks(run, config, data, model, validation, state.batch), history]
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
     skipped = SkippedSteps(
@@ -252,9 +230,9 @@ def _fit(
                 StopAfter(steps=limit, minutes=max_minutes),
                 _learning_rate(config, limit, max_minutes),
                 throughput,
-                EpochMetrics(validate),
+                EpochMetrics(validation.loss),
                 FailOnDivergence(),  # before anything is written
-                EpochMetrics(scores),
+                EpochMetrics(validation.scores),
                 *logs,
                 progress,
                 checkpoints,
