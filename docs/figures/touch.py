@@ -3,43 +3,24 @@
 They show the model of `make demo`, in Chromium without a screen. Without one of them the pictures stay as they are.
 """
 
-import base64
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-IMAGES = Path(__file__).parent.parent / "images"
+import browser
+from browser import is_possible, wait_for
+
 TEXT, LONG_TEXT = "March 5, 2026", "Sunday, March 5, 2026 at 9:30 PM"
 ENCODER, CROSS = 0, 2  # radio buttons of the kinds of attention
 
 
 def open_page(url: str, width: int, text: str = TEXT, dark: bool = False) -> Any:
     """Opens the page in a browser and types the text."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1.5, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-    driver.get(url)
+    driver = browser.open_page(url, width, dark=dark)
     driver.find_element("css selector", "#source").send_keys(text)
     wait_for(driver, lambda: driver.find_element("css selector", "#changed").text)
     return driver
-
-
-def wait_for(driver: Any, condition: Callable[[], Any]) -> None:
-    """Waits until the page shows something."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(driver, 30, poll_frequency=0.05).until(lambda _: condition())
 
 
 def click(driver: Any, css: str, index: int = 0) -> None:
@@ -65,11 +46,7 @@ def save(driver: Any, name: str, last: str, first: str = "#inside") -> None:
         first,
         last,
     )
-    clip = {**dict(zip(("x", "y", "width", "height"), corners, strict=True)), "scale": 1}
-    options = {"captureBeyondViewport": True, "clip": clip}
-    image = driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
-    (IMAGES / name).write_bytes(base64.b64decode(image))
-    print(IMAGES / name)
+    browser.save(driver, name, corners)
 
 
 def main(run: str) -> None:
@@ -113,7 +90,5 @@ def main(run: str) -> None:
 
 if __name__ == "__main__":
     run = sys.argv[1] if len(sys.argv) > 1 else "runs/demo-fr"
-    if not Path(run).is_dir() or not shutil.which("chromium") or not shutil.which("chromedriver"):
-        print(f"the screenshots need {run}, which keras-attention demo trains, and Chromium with its driver")
-    else:
+    if is_possible(run):
         main(run)
