@@ -362,6 +362,15 @@ def test_a_full_disk_leaves_the_earlier_states(tmp_path, whole, monkeypatch):
     assert_ends_as(whole, tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """The handlers of signals are as before a test, also after a `fit` that ended with an error."""
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def ctrl_c():
     """Python's handler of Ctrl-C, which a process in the background may not have."""
