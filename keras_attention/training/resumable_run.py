@@ -33,7 +33,8 @@ class ResumableRun(keras.callbacks.Callback):
 
     The state is that of the model, the optimizer, the dropout, the metrics of the running epoch, the other callbacks
     and the position in the data. The same script, run again, resumes from the newest state; on a CPU in float32 the
-    weights at the end are, bit for bit, those of a training without an interruption.
+    weights at the end are, bit for bit, those of a training without an interruption. A state of one backend is resumed
+    by another, where rounding and the random numbers of dropout differ.
 
     A state is written every few minutes, at the end of each epoch, and at Ctrl-C and SIGTERM, which end the training
     after the current batch. Files are written atomically and have checksums. A damaged one is skipped with a warning.
@@ -111,7 +112,7 @@ class ResumableRun(keras.callbacks.Callback):
         """Makes the dataset for `fit`: the batches from the position of the state on, without end.
 
         Returns:
-            A `tf.data.Dataset`.
+            A `tf.data.Dataset`, or an iterator where TensorFlow is not installed.
         """
         return self.data.dataset(*divmod(self.batch, len(self.data))).repeat()
 
@@ -306,7 +307,8 @@ def _unique(variables: Iterable[Any]) -> list[Any]:
 
 def _settings(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a serialized optimizer by name, without the learning rate, which may change."""
-    return dict(_flatten({"optimizer": optimizer["class_name"], **optimizer["config"]}))
+    name = optimizer["class_name"].replace("FusedAdam", "Adam")  # the same state, by which backends are exchanged
+    return dict(_flatten({"optimizer": name, **optimizer["config"]}))
 
 
 def _flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
