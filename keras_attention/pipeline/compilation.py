@@ -22,8 +22,8 @@ def compile_steps(model: keras.Model, trainer: keras.Model, data: RunData) -> No
 
     def announced(batches: Sequence[Any]) -> Iterator[Any]:
         for batch in batches:
-            number = next(numbers)
-            line.show(lambda: f"compiling {number} of {count} shapes", at_once=True)
+            text = f"compiling {next(numbers)} of {count} shapes"
+            line.show(lambda text=text: text, at_once=True)
             yield batch
 
     variables = list({id(each): each for each in (*trainer.variables, *trainer.optimizer.variables)}.values())

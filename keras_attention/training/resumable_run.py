@@ -13,6 +13,7 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.callback_state import arrays_of, named, numbers_of
 from keras_attention.training.epoch_logs import remove_later_logs
+from keras_attention.training.random_state import random_state, restore_random_state
 from keras_attention.training.state_files import (
     State,
     read_newest_state,
@@ -170,8 +171,12 @@ class ResumableRun(keras.callbacks.Callback):
             )
         if self._state is not None and self._state.manifest["in_epoch"]:
             restore_variables("metrics", _groups(self.model)["metrics"], self._state.arrays)
-        self._state = None
         self._first_batch = self.batch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._state is not None:  # only here, since an iterator of torch takes a random number when it begins
+            restore_random_state(self._state.arrays)
+            self._state = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.batch = self._first_batch + batch + 1
@@ -261,7 +266,7 @@ class ResumableRun(keras.callbacks.Callback):
             f"{group}/{index}": np.asarray(keras.ops.convert_to_numpy(variable))
             for group, variables in groups.items()
             for index, variable in enumerate(variables)
-        }
+        } | random_state()
         callbacks: dict[str, dict[str, Any]] = {}
         for name, callback in named(self.callbacks).items():
             callbacks[name] = dict(numbers_of(callback))
