@@ -85,7 +85,7 @@ def test_batches_have_few_shapes_where_each_is_compiled(trained):
     run, output = trained
     config = run.config
     if BACKEND == "jax":
-        assert re.search(rf"batches: \d+ of {config.packed_rows} packed rows of .* padding: \d\.\d%", output)
+        assert re.search(rf"batches: \d+ of {config.packed_rows} packed rows of .* padding: 1?\d\.\d%", output)
         assert re.search(r"compiling 1 of [45] shapes", output)
         assert re.search(r"compiled [45] shapes in \d+ s", output)
         assert config.packed_rows == config.tokens_per_batch // config.row_length
@@ -94,22 +94,24 @@ def test_batches_have_few_shapes_where_each_is_compiled(trained):
         assert "shapes" not in output
 
 
-def test_an_interrupted_run_resumes(trained, options, tmp_path, monkeypatch):
+# Compiling the same run three times takes most of a minute.
+@pytest.mark.parametrize("step", [pytest.param(13, marks=[pytest.mark.slow] if BACKEND == "jax" else [])])
+def test_an_interrupted_run_resumes(step, trained, options, tmp_path, monkeypatch):
     """Ctrl-C within an epoch: the weights at the end are those of the run without an interruption."""
     end_of_batch = SkippedSteps.on_train_batch_end
 
     def interrupted(callback, batch, logs=None):
         end_of_batch(callback, batch, logs)
-        if int(callback.model.optimizer.iterations) == 13:
+        if int(callback.model.optimizer.iterations) == step:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(SkippedSteps, "on_train_batch_end", interrupted)
         result = CliRunner().invoke(main, [str(each) for each in ("train", tmp_path, *options, "--max-steps", STEPS)])
     assert result.exit_code != 0
-    assert "Stopped at step 13" in result.output
+    assert f"Stopped at step {step}" in result.output
     output = command("train", tmp_path, "--max-steps", STEPS)
-    assert "resuming from step 13" in output
+    assert f"resuming from step {step}" in output
     run = RunFolder(tmp_path)
     mine, uninterrupted = (keras.models.load_model(each.model_file("last")) for each in (run, trained[0]))
     for resumed, expected in zip(mine.weights, uninterrupted.weights, strict=True):
@@ -142,4 +144,18 @@ def test_a_run_resumes_on_another_backend(other, trained, files, tmp_path):
     assert int(found["step"]) == 22
     if other == "tensorflow":
         assert found["served"].tolist() == found["translated"].tolist()
-    assert one_run.resume(run, 23) == 23  # and back
+    if BACKEND != "jax":  # where it would compile once more
+        assert one_run.resume(run, 23) == 23  # and back
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="is about the optimizers that Keras saves on torch")
+def test_a_run_of_torch_resumes_where_torch_is_missing(trained, tmp_path, monkeypatch):
+    run = RunFolder(shutil.copytree(trained[0].path, tmp_path / "run"))
+    monkeypatch.setattr("keras_attention.pipeline.run_model.is_installed", lambda module: module != "torch")
+    assert one_run.resume(run, 21) == 21
+    for path in run.checkpoints.glob("state-*.npz"):
+        path.unlink()
+    with pytest.raises(
+        ValueError, match=r"has an optimizer of torch, which is not installed, and the run has no state"
+    ):
+        one_run.resume(run, 22)

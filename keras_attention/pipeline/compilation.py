@@ -1,5 +1,7 @@
 """Compiling the steps of a run before its training begins, on a backend that compiles a program for each shape."""
 
+import functools
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,12 +20,13 @@ def compile_steps(model: keras.Model, trainer: keras.Model, data: RunData) -> No
     if not of_training:
         print("warning: JAX compiles a program for each shape of the batches, of which this run has many")
     count, started = len(of_training) + len(of_validation), time.monotonic()
-    line, numbers = StatusLine(), iter(range(1, count + 1))
+    line, compiled = StatusLine(), itertools.count()
 
     def announced(batches: Sequence[Any]) -> Iterator[Any]:
         for batch in batches:
-            text = f"compiling {next(numbers)} of {count} shapes"
-            line.show(lambda text=text: text, at_once=True)
+            shape = 1 + next(compiled)
+            show = line.start if shape == 1 else functools.partial(line.show, at_once=True)
+            show(lambda shape=shape: f"compiling {shape} of {count} shapes")
             yield batch
 
     variables = list({id(each): each for each in (*trainer.variables, *trainer.optimizer.variables)}.values())
