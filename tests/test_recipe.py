@@ -6,6 +6,7 @@ import pytest
 
 from keras_attention.demo import make_pairs
 from keras_attention.pipeline import RunConfig, RunFolder, recipe, train
+from keras_attention.pipeline.initial_weights import config_from
 from keras_attention.pipeline.recipe import adopt_choices, choose_batches, choose_by_length, choose_vocabulary_size
 from keras_attention.text import recommended_vocabulary_size
 from keras_attention.training import recommended_dropout
@@ -61,6 +62,19 @@ def test_rows_are_packed_where_each_shape_is_compiled(monkeypatch):
         assert choose_batches(kept, pairs, _Words()) == kept
     assert adopt_choices(made(), chosen).row_length == 256
     assert adopt_choices(made(max_shapes=3), chosen).packed_rows is None
+
+
+def test_a_run_that_begins_with_the_weights_of_another_chooses_its_own_rows(tmp_path):
+    for name, settings, kept in (
+        ("chosen", {"packed_rows": 23, "row_length": 88}, None),
+        ("set", {"packed_rows": 3}, 3),
+    ):
+        config_file = RunFolder(tmp_path / name).config_file
+        config_file.parent.mkdir()
+        made(**settings, seed=7).save(config_file)
+        config = config_from(tmp_path / name)
+        assert (config.packed_rows, config.row_length, config.seed) == (kept, None, 7)
+        assert config_from(tmp_path / name, packed_rows=5).packed_rows == 5
 
 
 @pytest.fixture
