@@ -140,6 +140,7 @@ sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_text", "tensorboard"
 from pathlib import Path
 import keras
 import keras_attention as ka
+from keras_attention.pipeline import RunConfig, RunFolder, train
 for room in ("ops", "layers", "models", "training", "text", "decoding", "serving"):
     getattr(ka, room)
 for name, text in {"a": "the cat sat\\nthe hat\\n", "b": "die katze\\nder hut\\n"}.items():
@@ -151,7 +152,12 @@ model = ka.Transformer(ka.TransformerConfig(tokenizer.vocabulary_size, **sizes))
 model.compile("sgd", ka.training.MaskedCrossEntropy())
 losses = model.fit(data, shuffle=False, verbose=0).history["loss"]
 translator = ka.serving.Translator(model, tokenizer, beam_size=2, max_length=5)
-print(len(losses), len(translator(["the cat", "", b"\\xff"])), [n for n in sys.modules if n.startswith("tensorflow.")])
+print(len(losses), len(translator(["the cat", "", b"\\xff"])))
+config = RunConfig("a", "b", "a", "b", "tiny", 30, model=sizes, max_length=16, evaluate_every=2, score_sentences=2)
+train("run", config, max_steps=4)
+train("run", max_steps=5)
+print(int(RunFolder("run").load(RunFolder("run").model_file("last")).optimizer.iterations))
+print([n for n in sys.modules if n.startswith("tensorflow.")])
 try:
     ka.serving.export(translator, "saved")
 except RuntimeError as error:
@@ -168,8 +174,11 @@ def test_all_but_exports_works_without_tensorflow(backend, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    *_, result, error = done.stdout.splitlines()
-    assert result == "1 3 []"
+    lines = done.stdout.splitlines()
+    assert "1 3" in lines
+    assert any(line.startswith("no TensorBoard logs: ") for line in lines)
+    *_, steps, modules, error = lines
+    assert (steps, modules) == ("5", "[]")
     assert error.startswith("An export is a SavedModel, which only TensorFlow writes: ")
     assert error.endswith(f"Received: KERAS_BACKEND={backend}")
 

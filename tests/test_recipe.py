@@ -6,7 +6,8 @@ import pytest
 
 from keras_attention.demo import make_pairs
 from keras_attention.pipeline import RunConfig, RunFolder, recipe, train
-from keras_attention.pipeline.recipe import adopt_choices, choose_by_length, choose_vocabulary_size
+from keras_attention.pipeline.initial_weights import config_from
+from keras_attention.pipeline.recipe import adopt_choices, choose_batches, choose_by_length, choose_vocabulary_size
 from keras_attention.text import recommended_vocabulary_size
 from keras_attention.training import recommended_dropout
 
@@ -40,6 +41,40 @@ def test_the_vocabulary_grows_with_the_root_of_the_text(pairs, size):
 
 def test_the_vocabulary_has_room_for_every_character():
     assert recommended_vocabulary_size([("".join(map(chr, range(0x4E00, 0x4E00 + 331))), "b")] * 100) == 2 * 332
+
+
+class _Words:
+    """A tokenizer whose pieces are words."""
+
+    def encode(self, texts):
+        return [text.split() for text in texts]
+
+
+def test_rows_are_packed_where_each_shape_is_compiled(monkeypatch):
+    pairs = [("a b c", "d e"), ("f " * 70, "g " * 40), ("h", "i " * 300)]  # the last is longer than `max_length`
+    assert choose_batches(made(), pairs, _Words()) == made()
+    monkeypatch.setattr("keras.config.backend", lambda: "jax")
+    chosen = choose_batches(made(), pairs, _Words())
+    assert (chosen.row_length, chosen.packed_rows) == (256, 8)  # eight pairs of 37 tokens are more
+    short = choose_batches(made(), pairs[:1] * 99 + pairs[1:], _Words())
+    assert (short.row_length, short.packed_rows) == (72, 2048 // 72)  # the longest pair that is kept
+    for kept in (made(packed_rows=3), made(max_shapes=3)):
+        assert choose_batches(kept, pairs, _Words()) == kept
+    assert adopt_choices(made(), chosen).row_length == 256
+    assert adopt_choices(made(max_shapes=3), chosen).packed_rows is None
+
+
+def test_a_run_that_begins_with_the_weights_of_another_chooses_its_own_rows(tmp_path):
+    for name, settings, kept in (
+        ("chosen", {"packed_rows": 23, "row_length": 88}, None),
+        ("set", {"packed_rows": 3}, 3),
+    ):
+        config_file = RunFolder(tmp_path / name).config_file
+        config_file.parent.mkdir()
+        made(**settings, seed=7).save(config_file)
+        config = config_from(tmp_path / name)
+        assert (config.packed_rows, config.row_length, config.seed) == (kept, None, 7)
+        assert config_from(tmp_path / name, packed_rows=5).packed_rows == 5
 
 
 @pytest.fixture

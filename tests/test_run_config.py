@@ -22,6 +22,8 @@ COUNTS = [
     "keep_checkpoints",
     "score_sentences",
     "packed_rows",
+    "row_length",
+    "max_shapes",
     "total_steps",
 ]
 
@@ -102,6 +104,25 @@ def test_wrong_settings_are_refused_by_name(name, value, message):
         RunConfig(**{**FILES, name: value}) if name != "evaluate_evry" else made(**{name: value})
     with pytest.raises(ValueError, match=message):
         made().replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"packed_rows": 3, "max_shapes": 4},
+            r"set `packed_rows` or `max_shapes`. Received: packed_rows=3, max_shapes=4",
+        ),
+        (
+            {"row_length": 64},
+            r"`row_length` is the length of `packed_rows`, .* row_length=64, packed_rows=None, max_length=",
+        ),
+        ({"packed_rows": 3, "row_length": 64, "max_length": 40}, r"at most `max_length`. Received: row_length=64, "),
+    ],
+)
+def test_the_shapes_of_batches_are_set_in_one_way(changes, message):
+    with pytest.raises(ValueError, match=message):
+        made(**changes)
 
 
 def test_what_is_given_is_kept_as_plain_values(tmp_path):

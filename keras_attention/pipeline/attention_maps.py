@@ -4,10 +4,11 @@ Shapes: B pairs, N layers, H heads, T target length, S source length.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_attention.models import Transformer
 from keras_attention.text import BOS_ID, PAD_ID
@@ -27,18 +28,23 @@ def attention_weights(
     """The weights of each kind of attention, (N, H, T, S), where the model reads each target after its source."""
     source, target = (keras.utils.pad_sequences(side, padding="post") for side in zip(*pairs, strict=True))
     shifted = np.where(target != PAD_ID, np.pad(target, ((0, 0), (1, 0)), constant_values=BOS_ID)[:, :-1], PAD_ID)
-    memory, source_mask, encoder = model.encode(tf.constant(source), return_attention_scores=True)
+    source, shifted = map(ops.convert_to_tensor, (source, shifted))
+    memory, source_mask, encoder = model.encode(source, return_attention_scores=True)
     _, decoder, cross = model.network.decode(
-        tf.constant(shifted), memory, encoder_padding_mask=source_mask, training=False, return_attention_scores=True
+        shifted, memory, encoder_padding_mask=source_mask, training=False, return_attention_scores=True
     )
     kinds = {
-        kind: np.stack([np.asarray(tf.cast(layer, tf.float32)) for layer in layers], axis=1)  # (B, N, H, T, S)
+        kind: np.stack([_to_numpy(layer) for layer in layers], axis=1)  # (B, N, H, T, S)
         for kind, layers in zip(KINDS, (encoder, decoder, cross), strict=True)
     }
     return [
         {kind: kinds[kind][row, ..., : len(pair[query]), : len(pair[key])] for kind, (query, key) in KINDS.items()}
         for row, pair in enumerate(pairs)
     ]
+
+
+def _to_numpy(weights: Any) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(weights, "float32"))
 
 
 class AttentionPicture:

@@ -33,6 +33,8 @@ FILES = ("source", "target", "valid_source", "valid_target")
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 # Settings that runs of version 0.2 lack; such a run resumes with their defaults.
 ADDED_SINCE_0_2 = (
+    "row_length",
+    "max_shapes",
     "learning_rate_decay",
     "subword_dropout",
     "source_word_dropout",
@@ -69,8 +71,11 @@ class RunConfig:
         dtype: "float32", "mixed_bfloat16" or "mixed_float16".
         tokens_per_batch: The most tokens of a batch on either side, padding included.
         max_length: Pairs with more tokens on a side are left out.
-        packed_rows: Number of rows of `max_length` tokens in a training batch, with several pairs in each row, which
-            gives all batches one shape; None for one pair per row and `tokens_per_batch`.
+        packed_rows: Number of rows of `row_length` tokens in a training batch, with several pairs in each row, which
+            gives all batches one shape; None for one pair per row and `tokens_per_batch`. On JAX, which compiles a
+            program for each shape, a training without this and `max_shapes` chooses it when it begins.
+        row_length: Tokens of a packed row on the longer side; None for `max_length`.
+        max_shapes: The most shapes of training batches with one pair per row: see `TokenBatches`; None for any number.
         optimizer: "adam", as in the paper, or "muon", which learns more from each token.
         gradient_accumulation: Number of batches in one step of the optimizer.
         warmup_steps: Number of warm-up steps of the learning rate.
@@ -122,6 +127,8 @@ class RunConfig:
     tokens_per_batch: int | None = None
     max_length: int = 256
     packed_rows: int | None = None
+    row_length: int | None = None
+    max_shapes: int | None = None
     optimizer: str | None = None
     gradient_accumulation: int = 1
     warmup_steps: int | None = None
@@ -157,10 +164,24 @@ class RunConfig:
                     object.__setattr__(self, name, check(value, name))
         errors.raise_all()
         with errors.collected():
+            self._check_shapes()
+        with errors.collected():
             pass_weights(self.consistency, self.consistency_weight)
         with errors.collected():
             self._check_model()
         errors.raise_all()
+
+    def _check_shapes(self) -> None:
+        if self.packed_rows is not None and self.max_shapes is not None:
+            raise ValueError(
+                "Packed rows have one shape: set `packed_rows` or `max_shapes`. "
+                f"Received: packed_rows={self.packed_rows}, max_shapes={self.max_shapes}"
+            )
+        if self.row_length is not None and (self.packed_rows is None or self.row_length > self.max_length):
+            raise ValueError(
+                "`row_length` is the length of `packed_rows`, and at most `max_length`. Received: "
+                f"row_length={self.row_length}, packed_rows={self.packed_rows}, max_length={self.max_length}"
+            )
 
     def _check_model(self) -> None:
         transformer = self.transformer()
@@ -380,6 +401,7 @@ _INTEGERS = (
     "keep_checkpoints",
     "score_sentences",
 )
+_OPTIONAL_INTEGERS = ("packed_rows", "row_length", "max_shapes", "total_steps", "patience", "evaluate_every")
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(FILES, _file),
     "preset": _one_of(TRAINING_PRESETS),
@@ -388,7 +410,7 @@ _CHECKS: dict[str, Check] = {
     "split_digits": boolean,
     "model": _model_settings,
     "dtype": _one_of(DTYPES),
-    **dict.fromkeys(("packed_rows", "total_steps", "patience", "evaluate_every"), _optional(positive_int32)),
+    **dict.fromkeys(_OPTIONAL_INTEGERS, _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     **dict.fromkeys(("learning_rate_scale", "checkpoint_minutes"), positive_number),
     "learning_rate_decay": fraction_or_one,

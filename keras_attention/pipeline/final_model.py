@@ -3,8 +3,7 @@
 import math
 import shutil
 from pathlib import Path
-
-import tensorflow as tf
+from typing import Any
 
 from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer
@@ -47,7 +46,7 @@ def average(folder: str | Path, last: int | None = None) -> Path:
     return run.model_file("average")
 
 
-def write_final_model(model: Transformer, run: RunFolder, data: tf.data.Dataset) -> Transformer:
+def write_final_model(model: Transformer, run: RunFolder, data: Any) -> Transformer:
     """Writes `average.keras`, `ema.keras` for `config.ema`, and `final.keras`, the best of these and `best.keras`."""
     line = StatusLine()
     line.show(lambda: "averaging checkpoints")

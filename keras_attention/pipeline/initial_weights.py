@@ -16,7 +16,10 @@ def config_from(folder: str | Path, **changes: Any) -> RunConfig:
     """Returns the config of a new run that begins with the weights of another, with its settings except the changes."""
     config = RunFolder(folder).config
     # `evaluate_every` was chosen by the length of that training, and `total_steps` are its end.
-    return config.replace(**{"evaluate_every": None, "total_steps": None, **changes, "init_from": str(folder)})
+    of_training = ["evaluate_every", "total_steps"]
+    if config.row_length is not None:  # chosen by the longest pair of that text
+        of_training += ["packed_rows", "row_length"]
+    return config.replace(**{**dict.fromkeys(of_training), **changes, "init_from": str(folder)})
 
 
 def adopt_tokenizer(run: RunFolder, config: RunConfig) -> RunConfig:

@@ -5,14 +5,18 @@ import time
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_attention.pipeline.config import RunConfig
-from keras_attention.text import recommended_vocabulary_size
+from keras_attention.text import SubwordTokenizer, recommended_vocabulary_size
+from keras_attention.text.bin_packing import MULTIPLE
 from keras_attention.training import recommended_dropout
 
 # The paper's models keep the paper's dropout.
 PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
+# Enough pairs of an average length that a packed row has little padding.
+PAIRS_OF_A_ROW = 8
 # Part of the machine's rate in large matrix products that a training step reaches.
 SHARE_OF_RATE = 0.5
 # Five of them are before the decay of the learning rate and after the beginning: a forecast needs that many.
@@ -25,6 +29,19 @@ def choose_vocabulary_size(config: RunConfig, pairs: Sequence[tuple[str, str]]) 
     if config.vocabulary_size is not None:
         return config
     return config.replace(vocabulary_size=recommended_vocabulary_size(pairs))
+
+
+def choose_batches(config: RunConfig, pairs: Sequence[tuple[str, str]], tokenizer: SubwordTokenizer) -> RunConfig:
+    """Packs the pairs into rows that hold the longest one, on a backend that compiles each shape of a batch."""
+    if keras.config.backend() != "jax" or config.packed_rows is not None or config.max_shapes is not None:
+        return config
+    limit = min(config.max_length, config.tokens_per_batch)
+    sides = (tokenizer.encode(list(side)) for side in zip(*pairs, strict=True))
+    lengths = 1 + np.array([[len(ids) for ids in side] for side in sides]).max(axis=0)  # with EOS
+    lengths = lengths[lengths <= limit] if (lengths <= limit).any() else np.array([limit])
+    needed = max(int(lengths.max()), round(PAIRS_OF_A_ROW * float(lengths.mean())))
+    row_length = min(limit, -(-needed // MULTIPLE) * MULTIPLE)
+    return config.replace(packed_rows=config.tokens_per_batch // row_length, row_length=row_length)
 
 
 def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:
@@ -52,6 +69,8 @@ def adopt_choices(config: RunConfig, run_config: RunConfig) -> RunConfig:
     open_settings = {
         name: values[name] for name in ("vocabulary_size", "evaluate_every") if getattr(config, name) is None
     }
+    if config.packed_rows is None and config.max_shapes is None:
+        open_settings |= {name: values[name] for name in ("packed_rows", "row_length", "max_shapes")}
     dropout = {"dropout": run_config.model["dropout"]} if "dropout" in run_config.model else {}
     return config.replace(**open_settings, model={**dropout, **config.model})
 

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
+
 from keras_attention.pipeline.check import check_before_training
 from keras_attention.pipeline.config import FILES, RunConfig
-from keras_attention.pipeline.recipe import choose_vocabulary_size
+from keras_attention.pipeline.recipe import choose_batches, choose_vocabulary_size
 from keras_attention.status_line import StatusLine
 from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.text.lines import STANDARD_INPUT, is_file
+
+# Of the validation batches where each shape is compiled: padding costs less than compiling, since they are few.
+VALIDATION_SHAPES = 4
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,10 @@ class RunData:
     sample: list[tuple[str, str]]
 
     @classmethod
-    def read(cls, config: RunConfig, tokenizer: SubwordTokenizer | None) -> tuple[RunConfig, "RunData"]:
-        """Reads the texts, and returns the config with the size of the vocabulary."""
+    def read(
+        cls, config: RunConfig, tokenizer: SubwordTokenizer | None, is_new: bool = False
+    ) -> tuple[RunConfig, "RunData"]:
+        """Reads the texts, and returns the config with the size of the vocabulary and, of a new run, of its batches."""
         _check_files(config)
         corpus = ParallelCorpus(config.source, config.target)
         valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
@@ -37,14 +44,19 @@ class RunData:
             files = [config.source, config.target]
             tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
         StatusLine().show(lambda: "encoding the texts")
+        if is_new:
+            config = choose_batches(config, corpus.pairs, tokenizer)
         options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
         noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
         if config.packed_rows is None:
-            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options, **noise)
+            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options, **noise, max_shapes=config.max_shapes)
         else:
-            sizes = {"row_length": config.max_length, "rows_per_batch": config.packed_rows}
+            sizes = {"row_length": config.row_length or config.max_length, "rows_per_batch": config.packed_rows}
             batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, **noise, seed=config.seed)
-        valid_batches = TokenBatches.from_pairs(valid_corpus.pairs, tokenizer, **options, shuffle=False)
+        max_shapes = VALIDATION_SHAPES if keras.config.backend() == "jax" else None
+        valid_batches = TokenBatches.from_pairs(
+            valid_corpus.pairs, tokenizer, **options, shuffle=False, max_shapes=max_shapes
+        )
         sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
         return config, cls(tokenizer, batches, valid_batches, sample)
 

@@ -1,13 +1,18 @@
 """The model of a run, with its optimizer: built from the config, or loaded from the last checkpoint."""
 
+import zipfile
+from pathlib import Path
+
 import keras
 
+from keras_attention.extras import is_installed
 from keras_attention.models import Transformer
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.initial_weights import load_initial_weights
 from keras_attention.training import ChunkedTrainer, MaskedAccuracy, MaskedCrossEntropy, Perplexity
 from keras_attention.training.presets import OPTIMIZERS
+from keras_attention.training.state_files import state_files
 
 
 def load_model(run: RunFolder, config: RunConfig) -> Transformer:
@@ -18,6 +23,8 @@ def load_model(run: RunFolder, config: RunConfig) -> Transformer:
         if config.init_from is not None and not run.trained:  # otherwise the state of the run has its weights
             load_initial_weights(model, config)
         return model
+    if not _can_load_optimizer(file):
+        return _without_saved_optimizer(run, config, file)
     model = run.load(file)
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -29,18 +36,40 @@ def load_model(run: RunFolder, config: RunConfig) -> Transformer:
             f"{file} was not trained with the optimizer of {run.config_file}: restore the earlier config. "
             f"Received: other values of {', '.join(differing)}"
         )
-    if isinstance(loaded["learning_rate"], dict):
-        _replace_schedule(model, optimizer, config)
+    # An optimizer of version 0.2 has a schedule, and each backend has its own class of Adam.
+    if isinstance(loaded["learning_rate"], dict) or type(optimizer) is not type(_optimizer(config)):
+        _replace_optimizer(model, optimizer, config)
     return model
 
 
-def _replace_schedule(model: Transformer, optimizer: keras.optimizers.Optimizer, config: RunConfig) -> None:
-    """Compiles a model of version 0.2, whose optimizer has a schedule, with the same state and a number instead."""
+def _can_load_optimizer(file: Path) -> bool:
+    """Returns False for an optimizer that Keras saved on torch, as a class that needs torch, where that is missing."""
+    if is_installed("torch") or not zipfile.is_zipfile(file):  # `RunFolder.load` raises the error of a damaged file
+        return True
+    with zipfile.ZipFile(file) as archive:
+        return b"keras.src.backend.torch" not in archive.read("config.json")
+
+
+def _without_saved_optimizer(run: RunFolder, config: RunConfig, file: Path) -> Transformer:
+    """Loads a model and compiles it with a new optimizer, which gets its values from the state of the run."""
+    if not state_files(run.checkpoints):
+        raise ValueError(
+            f"{file} has an optimizer of torch, which is not installed, and the run has no state-*.npz with its "
+            f"values: resume the run where torch is installed, or begin another one with `--from {run.path}`. "
+            f"Received: KERAS_BACKEND={keras.config.backend()}"
+        )
+    model = run.load(file, compile=False)
+    _compile(model, config)
+    return model
+
+
+def _replace_optimizer(model: Transformer, optimizer: keras.optimizers.Optimizer, config: RunConfig) -> None:
+    """Compiles a model with the optimizer of the config, in the same state."""
     _compile(model, config)
     new = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     new.build(model.trainable_variables)
-    state = [each for each in new.variables if each.name != "learning_rate"]
-    for variable, value in zip(state, optimizer.variables, strict=True):
+    states = ([each for each in of.variables if each.name != "learning_rate"] for of in (new, optimizer))
+    for variable, value in zip(*states, strict=True):
         variable.assign(value)
 
 

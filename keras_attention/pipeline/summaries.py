@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_attention.extras import install_command, is_installed
 from keras_attention.files import write_atomically
@@ -41,6 +40,9 @@ def tensorboard_callbacks(
     # Checked here because `tf.summary` imports TensorBoard only when it writes.
     if not is_installed("tensorboard"):
         print(f"no TensorBoard logs: {install_command('tensorboard')} to have them")
+        return []
+    if not is_installed("tensorflow"):  # on any backend, its `tf.summary` writes them
+        print("no TensorBoard logs: pip install tensorflow to have them")
         return []
     steps = StepTensorBoard(run.logs, data=data.batches)
     steps.batch = batch
@@ -78,6 +80,8 @@ class EvaluationSummaries(keras.callbacks.Callback):
             _write_settings(self._tensorboard.writer(), self._config, folder.absolute().parent.name)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        import tensorflow as tf
+
         step = int(self.model.optimizer.iterations)
         writer = self._tensorboard.writer("validation")
         with writer.as_default(step), self._averaged():
@@ -90,7 +94,7 @@ class EvaluationSummaries(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         with self._averaged():
-            embeddings = np.asarray(self._transformer.get_layer("embedding").embeddings)[:_MAX_POINTS]
+            embeddings = keras.ops.convert_to_numpy(self._transformer.get_layer("embedding").embeddings)[:_MAX_POINTS]
         _write_projector(self._tensorboard.log_dir, embeddings, self._tokenizer.pieces(range(len(embeddings))))
 
     def _table(self) -> str:
@@ -104,6 +108,8 @@ class EvaluationSummaries(keras.callbacks.Callback):
 
     def _draw_attention(self) -> None:
         """Writes an image of each kind of attention and each pair."""
+        import tensorflow as tf
+
         for number, weights in enumerate(attention_weights(self._transformer, self._pairs)):
             for kind in KINDS:
                 image = self._picture(number, kind, weights[kind]).draw(weights[kind])
@@ -135,11 +141,12 @@ def _short_pairs(sample: Sequence[tuple[str, str]], tokenizer: SubwordTokenizer)
 
 def _histograms(weights: Sequence[keras.Variable]) -> bytes:
     """The histograms of weights as one summary: `tf.summary.histogram` takes a thousand operations for each."""
+    import tensorflow as tf
     from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
     summary = tf.compat.v1.Summary()
     for weight in weights:
-        values = np.asarray(weight).ravel()
+        values = keras.ops.convert_to_numpy(weight).ravel()
         few = values[:: -(-values.size // _MAX_VALUES)]  # at equal distances
         summary.MergeFromString(histogram_pb(f"weights/{weight.path}", few).SerializeToString())
     return summary.SerializeToString()

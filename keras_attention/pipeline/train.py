@@ -8,6 +8,7 @@ import keras
 from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.changes import changed_settings, check_changes
+from keras_attention.pipeline.compilation import compile_steps
 from keras_attention.pipeline.config import RunConfig, positive_int32
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
@@ -73,7 +74,7 @@ def train(
             paths of the same texts.
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
-        max_minutes: Minutes of this call.
+        max_minutes: Minutes of this call, on JAX after the steps are compiled.
 
     Returns:
         The final model.
@@ -103,7 +104,7 @@ def train(
         if config.init_from is not None and not run.trained:
             config = adopt_tokenizer(run, config)
             tokenizer = RunFolder(config.init_from).tokenizer
-        config, data = RunData.read(config, tokenizer)
+        config, data = RunData.read(config, tokenizer, is_new=not run.trained)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
         steps_per_epoch = len(data.batches) / config.gradient_accumulation
@@ -216,8 +217,10 @@ def _fit(
         print(f"nothing to train: {_no_improvement(early_stopping[0].patience)}")
         add_event(run.events_file, "stopped", step, reason="patience")
         return
+    trainer = make_trainer(model, config)
+    compile_steps(model, trainer, data)
     try:
-        make_trainer(model, config).fit(
+        trainer.fit(
             state.dataset(),
             steps_per_epoch=state.steps_per_epoch,
             initial_epoch=state.epoch,

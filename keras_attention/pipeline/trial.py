@@ -118,7 +118,7 @@ def measure_training(config: RunConfig, tokenizer: SubwordTokenizer | None, fold
     """Trains a few steps in this process, evaluates, translates and saves, and returns the memory and the time."""
     keep_freed_memory()
     keras.utils.set_random_seed(config.seed)
-    config, data = RunData.read(config, tokenizer)
+    config, data = RunData.read(config, tokenizer, is_new=tokenizer is None)
     batches_per_epoch = len(data.batches)
     steps_per_epoch = batches_per_epoch / config.gradient_accumulation
     config = choose_by_length(config, steps_per_epoch, max(1, round(_PASSES * steps_per_epoch)), None)
@@ -180,7 +180,7 @@ def _put_first(batches: TokenBatches | PackedBatches) -> tuple[list[list[int]], 
 
 def _shape(batches: TokenBatches, index: Sequence[int]) -> tuple[int, int, int]:
     inputs, labels = batches.batch(index)
-    return len(index), inputs["source"].shape[1], labels.shape[1]
+    return *inputs["source"].shape, labels.shape[1]
 
 
 def _evaluate(model: keras.Model, data: RunData, folder: Path) -> None:

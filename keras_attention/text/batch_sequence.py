@@ -1,5 +1,6 @@
 """Batches for `model.fit` without TensorFlow, one epoch after the other."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -30,6 +31,17 @@ class BatchSequence(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         return self._batches.batch(self._plan[self._first_batch + index], self._epoch)
+
+    def repeat(self) -> Iterator[Any]:
+        """Yields the batches of all epochs, without end, as `ResumableRun` passes them to `fit`.
+
+        Yields:
+            A batch.
+        """
+        while True:
+            for index in range(len(self)):
+                yield self[index]
+            self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
         """Goes to the next epoch."""

@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
+from keras_attention.text.shape_ladder import cut as cut_into_shapes
+from keras_attention.text.shape_ladder import ladder
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,8 +35,12 @@ class TokenBatches(PairBatches):
         shuffle: Whether each epoch has another order. Without it, batches go from short to long.
         source_word_dropout: Probability with which a piece of a source, except its EOS, is replaced by the unknown
             piece, at least 0 and below 1. Each epoch replaces others.
+        max_shapes: The most shapes of the batches, for a backend that compiles a program for each: pairs are padded on
+            both sides to one of so many lengths, chosen for the least padding, and rows of padding fill up a batch. The
+            loss and the metrics of this package ignore them. None for any number of shapes.
 
     Attributes:
+        shapes: With `max_shapes`, the rows and the length of both sides of all batches, from short to long.
         num_pairs: Number of pairs in an epoch.
         num_left_out: Number of pairs that are too long.
         num_tokens: Number of source and target tokens in an epoch, EOS included, padding excluded.
@@ -67,10 +73,15 @@ class TokenBatches(PairBatches):
         seed: int = 1,
         shuffle: bool = True,
         source_word_dropout: float = 0.0,
+        max_shapes: int | None = None,
     ):
         sizes = {"max_length": max_length, "tokens_per_batch": tokens_per_batch}
-        super().__init__(source_ids, target_ids, min(sizes.values()), seed, sizes, source_word_dropout)
-        self.tokens_per_batch, self.shuffle = tokens_per_batch, shuffle
+        limit = min(sizes.values())
+        if max_shapes is not None:
+            sizes["max_shapes"] = max_shapes
+        super().__init__(source_ids, target_ids, limit, seed, sizes, source_word_dropout)
+        self.tokens_per_batch, self.shuffle, self.max_shapes = tokens_per_batch, shuffle, max_shapes
+        self.shapes: list[tuple[int, int]] | None = None
         self._arrange()
 
     def plan(self, epoch: int) -> list[np.ndarray]:
@@ -102,14 +113,22 @@ class TokenBatches(PairBatches):
 
         Returns:
             `({"source": (B, S), "target": (B, T)}, labels (B, T))`, int32. Source and labels end with EOS; the target
-            is BOS and the labels one position later. The rest is padding.
+            is BOS and the labels one position later. The rest is padding, also whole rows with `max_shapes`.
         """
         index = np.asarray(index)
         each = self._epoch(epoch)
-        labels = each.target.padded(index)  # (B, T)
+        rows, source_length, target_length = self._shape(each.lengths, index)
+        labels = each.target.padded(index, target_length)  # (B, T)
         target = np.full_like(labels, BOS_ID)
         target[:, 1:] = np.where(labels[:, 1:] != PAD_ID, labels[:, :-1], PAD_ID)
-        return {"source": self._drop_words(each.source.padded(index), index, epoch), "target": target}, labels
+        source = self._drop_words(each.source.padded(index, source_length), index, epoch)
+        padding = [(0, rows - len(index)), (0, 0)]
+        source, target, labels = (np.pad(ids, padding, constant_values=PAD_ID) for ids in (source, target, labels))
+        return {"source": source, "target": target}, labels
+
+    def batch_of_each_shape(self) -> list[Batch]:
+        empty = [np.full(shape, PAD_ID, np.int32) for shape in self.shapes or ()]
+        return [({"source": ids, "target": ids}, ids) for ids in empty]
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what decides the batches of every epoch: see `PairBatches.fingerprint`.
@@ -135,14 +154,31 @@ class TokenBatches(PairBatches):
         return tf.RaggedTensor.from_row_lengths(*tf.numpy_function(flat_plan, [epoch], (tf.int64, tf.int64)))
 
     def _batch_size(self) -> str:
-        return f"up to {self.tokens_per_batch:,} tokens a side"
+        shapes = "" if self.shapes is None else f" in {len(self.shapes)} shape{'s' if len(self.shapes) > 1 else ''}"
+        return f"up to {self.tokens_per_batch:,} tokens a side{shapes}"
 
     def _longest(self, lengths: np.ndarray) -> np.ndarray:
-        return np.full(2, self.max_length)
+        if self.max_shapes is None:
+            return np.full(2, self.max_length)
+        self._ladder = ladder(lengths.max(axis=1), self.max_shapes)
+        self.shapes = [(self.tokens_per_batch // length, length) for length in self._ladder.tolist()]
+        return np.full(2, self._ladder[-1])
 
     def _divide(self, lengths: np.ndarray) -> tuple[np.ndarray, int]:
-        cuts = _cut(lengths[self._sorted(self._kept, lengths)].max(axis=1), self.tokens_per_batch)
+        widths = lengths[self._sorted(self._kept, lengths)].max(axis=1)
+        if self.shapes is None:
+            cuts = _cut(widths, self.tokens_per_batch)
+        else:
+            cuts = cut_into_shapes(widths, self._ladder, self.tokens_per_batch)
         return cuts, len(cuts) + 1
+
+    def _shape(self, lengths: np.ndarray, index: np.ndarray) -> tuple[int, int, int]:
+        """The rows and the source and target length of a batch."""
+        longest = lengths[index].max(axis=0)
+        if self.shapes is None:
+            return len(index), *longest.tolist()
+        rows, length = self.shapes[int(np.searchsorted(self._ladder, longest.max()))]
+        return max(rows, len(index)), length, length
 
     def _spread(self, division: np.ndarray) -> np.ndarray:
         bounds = [0, *division.tolist(), self.num_pairs]
@@ -153,14 +189,17 @@ class TokenBatches(PairBatches):
         return np.array(bounds[1:-1], dtype=np.int64)
 
     def _count(self, lengths: np.ndarray, index: np.ndarray) -> tuple[int, int]:
-        return int(lengths[index].sum()), len(index) * int(lengths[index].max(axis=0).sum())
+        rows, source, target = self._shape(lengths, index)
+        return int(lengths[index].sum()), rows * (source + target)
 
     def _num_cells(self, epoch: Epoch) -> int:
         batches = np.split(self._sorted(self._kept, epoch.lengths), epoch.division)
-        return sum(len(index) * int(epoch.lengths[index].max(axis=0).sum()) for index in batches)
+        return sum(self._count(epoch.lengths, index)[1] for index in batches)
 
     def _sorted(self, index: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Sorts pairs by target, then source length; a stable sort, so a shuffle before it decides among equals."""
+        if self.shapes is not None:  # both sides have the length of the longer
+            return index[np.argsort(lengths[index].max(axis=1), kind="stable")]
         source, target = lengths[index].T
         # Source lengths rise and fall in turn, so that a batch with two target lengths has similar source lengths.
         return index[np.lexsort((np.where(target % 2, -source, source), target))]

@@ -122,6 +122,13 @@ class PackedBatches(PairBatches):
         inputs = {"source": source, "target": target}
         return {**inputs, "source_segments": source_segments, "target_segments": target_segments}, labels
 
+    def batch_of_each_shape(self) -> list[Batch]:
+        source, target = (
+            np.full((self.rows_per_batch, length), PAD_ID, np.int32)
+            for length in (self.source_length, self.target_length)
+        )
+        return [({"source": source, "target": target, "source_segments": source, "target_segments": target}, target)]
+
     def _element_spec(self) -> "tuple[dict[str, tf.TensorSpec], tf.TensorSpec]":
         import tensorflow as tf
 

@@ -138,6 +138,20 @@ class PairBatches(abc.ABC):
     def batch(self, index: np.ndarray, epoch: int = 0) -> Batch:
         """Returns the inputs and labels of one batch."""
 
+    @abc.abstractmethod
+    def batch_of_each_shape(self) -> list[Batch]:
+        """Returns a batch of padding of each shape, to compile a step before training; none for any number of shapes.
+
+        Returns:
+            The batches.
+
+        Example:
+            >>> from keras_attention.text import TokenBatches
+            >>> batches = TokenBatches([[5], [6] * 7], [[7], [8]], tokens_per_batch=16, max_shapes=2)
+            >>> batches.shapes, [labels.shape for _, labels in batches.batch_of_each_shape()]
+            ([(8, 2), (2, 8)], [(8, 2), (2, 8)])
+        """
+
     def dataset(self, first_epoch: int = 0, first_batch: int = 0) -> "tf.data.Dataset | BatchSequence":
         """Makes the dataset that `model.fit` takes; each iteration over it is the next epoch.
 

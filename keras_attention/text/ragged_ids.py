@@ -55,10 +55,10 @@ class RaggedIds:
             np.where(condition, self.lengths, other.lengths),
         )
 
-    def padded(self, index: np.ndarray) -> np.ndarray:
-        """The sentences of these indices as a padded array (B, longest)."""
+    def padded(self, index: np.ndarray, width: int | None = None) -> np.ndarray:
+        """The sentences of these indices as a padded array (B, width), as wide as the longest without a width."""
         lengths = self.lengths[index, None]
-        columns = np.arange(lengths.max())
+        columns = np.arange(lengths.max() if width is None else width)
         # Positions past a sentence's end read the next sentence, or past the array: padding replaces both.
         ids = self.ids.take(self.starts[index, None] + columns, mode="clip")
         return np.where(columns < lengths, ids, np.int32(PAD_ID))

@@ -13,6 +13,7 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.callback_state import arrays_of, named, numbers_of
 from keras_attention.training.epoch_logs import remove_later_logs
+from keras_attention.training.random_state import random_state, restore_random_state
 from keras_attention.training.state_files import (
     State,
     read_newest_state,
@@ -33,7 +34,8 @@ class ResumableRun(keras.callbacks.Callback):
 
     The state is that of the model, the optimizer, the dropout, the metrics of the running epoch, the other callbacks
     and the position in the data. The same script, run again, resumes from the newest state; on a CPU in float32 the
-    weights at the end are, bit for bit, those of a training without an interruption.
+    weights at the end are, bit for bit, those of a training without an interruption. A state of one backend is resumed
+    by another, where rounding and the random numbers of dropout differ.
 
     A state is written every few minutes, at the end of each epoch, and at Ctrl-C and SIGTERM, which end the training
     after the current batch. Files are written atomically and have checksums. A damaged one is skipped with a warning.
@@ -111,7 +113,7 @@ class ResumableRun(keras.callbacks.Callback):
         """Makes the dataset for `fit`: the batches from the position of the state on, without end.
 
         Returns:
-            A `tf.data.Dataset`.
+            A `tf.data.Dataset`, or an iterator where TensorFlow is not installed.
         """
         return self.data.dataset(*divmod(self.batch, len(self.data))).repeat()
 
@@ -169,8 +171,12 @@ class ResumableRun(keras.callbacks.Callback):
             )
         if self._state is not None and self._state.manifest["in_epoch"]:
             restore_variables("metrics", _groups(self.model)["metrics"], self._state.arrays)
-        self._state = None
         self._first_batch = self.batch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._state is not None:  # only here, since an iterator of torch takes a random number when it begins
+            restore_random_state(self._state.arrays)
+            self._state = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.batch = self._first_batch + batch + 1
@@ -260,7 +266,7 @@ class ResumableRun(keras.callbacks.Callback):
             f"{group}/{index}": np.asarray(keras.ops.convert_to_numpy(variable))
             for group, variables in groups.items()
             for index, variable in enumerate(variables)
-        }
+        } | random_state()
         callbacks: dict[str, dict[str, Any]] = {}
         for name, callback in named(self.callbacks).items():
             callbacks[name] = dict(numbers_of(callback))
@@ -306,7 +312,8 @@ def _unique(variables: Iterable[Any]) -> list[Any]:
 
 def _settings(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a serialized optimizer by name, without the learning rate, which may change."""
-    return dict(_flatten({"optimizer": optimizer["class_name"], **optimizer["config"]}))
+    name = optimizer["class_name"].replace("FusedAdam", "Adam")  # the same state, by which backends are exchanged
+    return dict(_flatten({"optimizer": name, **optimizer["config"]}))
 
 
 def _flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -59,4 +59,6 @@ def differences(saved: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _readable(description: Description) -> str:
     """A description without the numbers that Keras adds to names, which count all layers of a process."""
     path, shape, dtype = description
+    path = path.replace("fused_adam", "adam")  # which have the same state
+    dtype = re.sub(r"u?int[0-9]+", "integer", dtype)  # backends count steps and seeds in integers of different sizes
     return f"{re.sub(r'_[0-9]+(?=[/_]|$)', '', path)} {tuple(shape)} {dtype}"
