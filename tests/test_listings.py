@@ -37,6 +37,9 @@ RUN_BY = {
     "docs/concepts/layers.md": "test_concepts_pages.py",
     "docs/concepts/decoding.md": "test_concepts_pages.py",
     "docs/concepts/mistakes.md": "test_concepts_pages.py",
+    "docs/concepts/touch.md": "test_concepts_pages.py",
+    "docs/backends.md": "test_listings.py",
+    "docs/watching.md": "test_watching.py",
     "docs/index.md": "test_listings.py",
     "docs/tutorial.md": "test_listings.py",
     "docs/resuming.md": "test_listings.py",
@@ -47,6 +50,7 @@ RUN_BY = {
 NOT_RUN = {
     "pip": "would change the environment of the tests",
     "git": "downloads the repository",
+    "tensorboard": "does not end; test_watching.py opens it in a browser",
     "docker": "needs Docker and the image of TensorFlow Serving",
     "tensorflow_model_server": "needs the binary of TensorFlow Serving",
     "./serve": "is built and run by test_serving_c.py",
@@ -161,6 +165,9 @@ def test_other_pages_run_with_what_the_tutorial_made(folder, monkeypatch):
     batches = ka.text.TokenBatches.from_pairs(pairs, names["tokenizer"], shuffle=False)
     run("docs/resuming.md", resumed := {"pairs": pairs, "tokenizer": names["tokenizer"], "valid_batches": batches})
     assert resumed["run"].history["loss"]
+    model = ka.Transformer.from_preset("tiny", vocabulary_size=names["tokenizer"].vocabulary_size)
+    model.compile("adam", loss=ka.training.MaskedCrossEntropy())
+    run("docs/backends.md", {"ka": ka, "pairs": pairs, "tokenizer": names["tokenizer"], "model": model})
     run("saved_models/README.md", {})
     export = mock.create_autospec(ka.serving.export)  # test_export.py writes cards
     monkeypatch.setattr(ka.serving, "export", export)

@@ -286,12 +286,10 @@ def _make(cls: type[RunConfig], settings: Mapping[str, Any], required: Sequence[
             "lines"
         )
     known = {name: value for name, value in settings.items() if name in cls.names()}
-    if errors.messages:  # a config that is not used, for its errors
-        known = {**dict.fromkeys(FILES, "file"), **known}
     with errors.collected():
-        config = cls(**known)
+        config = cls(**{**dict.fromkeys(FILES, "file"), **known})  # without its files, a config for its errors only
     errors.raise_all()
-    return config
+    return config if all(name in known for name in FILES) else cls(**known)
 
 
 def read_yaml(text: str) -> Any:

@@ -32,7 +32,7 @@ class DecayToLimit(keras.callbacks.Callback):
         >>> schedule = ka.training.InverseSqrtSchedule(hidden_dim=64, warmup_steps=1)
         >>> ids = keras.ops.ones((2, 5), dtype="int32")
         >>> history = model.fit({"source": ids, "target": ids}, ids, verbose=0, epochs=2,
-        ...                     callbacks=[DecayToLimit(schedule, steps=3)])
+        ...                     callbacks=[DecayToLimit(schedule, steps=4)])
         >>> float(model.optimizer.learning_rate), float(schedule(1))
         (0.0883..., 0.0883...)
 
