@@ -15,7 +15,6 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py,backends ops blockwise 
     causal_transformer chunked_loss config consistency decay dropout fused_adam fused_decoder generate initializers \
     inspected_transformer model_options moving_average muon normalization packed_model product remat transformer losses \
     progress_line schedules skipped_steps few_shapes runs_on_backends))
-# `make test` runs parts of the tests, each in new processes, since TensorFlow never frees the graphs of custom gradients.
 GLANCE := tests/test_ops.py tests/test_layers.py -k "formula or explicit_mask_equals or finite_differences"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # TensorFlow's start-up notices are not about this project; errors still show.
@@ -33,6 +32,7 @@ demo: .venv/.installed ## train, export and try a small translator
 	@echo "demo: trains, exports and tries a small translator"
 	@$(BIN)/keras-attention demo
 
+# In parts, each in new processes, since TensorFlow never frees the graphs of custom gradients.
 test: .venv/.installed ## run all tests except the slow ones, with the docstrings' examples
 	@echo "test: runs all tests except the slow ones, with the docstrings' examples"
 	@status=0; for part in "tests/test_[a-e]*.py" "tests/test_[f-o]*.py" "tests/test_[p-z]*.py" keras_attention; do \
