@@ -130,6 +130,7 @@ OTHER_VALUES = {
     **{name: f"other/{name}" for name in ("source", "target", "valid_source", "valid_target", "init_from")},
     **{"preset": "small", "vocabulary_size": 150, "split_digits": True, "dtype": "mixed_bfloat16", "optimizer": "muon"},
     **{"tokens_per_batch": 400, "max_length": 99, "packed_rows": 3, "gradient_accumulation": 2, "warmup_steps": 7},
+    **{"row_length": 30, "max_shapes": 5},
     **{"learning_rate_scale": 0.5, "learning_rate_decay": 0.1, "total_steps": 99, "label_smoothing": 0.2, "seed": 2},
     **{"subword_dropout": 0.1, "source_word_dropout": 0.1, "consistency": "rdrop", "consistency_weight": 2, "ema": 0.9},
     **{"patience": 3, "evaluate_every": 5, "checkpoint_minutes": 9, "keep_checkpoints": 3, "score_sentences": 3},
@@ -140,7 +141,8 @@ OTHER_VALUES = {
 @pytest.mark.parametrize("name", RunConfig.names())
 def test_each_setting_may_change_or_is_refused_with_both_values(whole, name):
     config, value = whole.config, OTHER_VALUES[name]
-    changes = {name: value, **({"consistency": "rdrop"} if name == "consistency_weight" else {})}
+    needed = {"consistency_weight": {"consistency": "rdrop"}, "row_length": {"packed_rows": 3}}
+    changes = {name: value, **needed.get(name, {})}
     new = config.replace(**changes)
     if name in CHANGEABLE:
         assert check_settings(whole, new) == new
