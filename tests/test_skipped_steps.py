@@ -147,6 +147,8 @@ def test_a_loss_that_jumps_is_reported_once_in_an_epoch(capsys):
 
 def test_a_usual_loss_and_a_skipped_batch_are_not_reported(capsys):
     fit(make_model(FusedAdam(1e-6)), data(np.inf), SkippedSteps(), LossSpikes(factor=20, window=1), epochs=2)
+    small = [0.1 * each for each in data()]  # losses of some 0.01
+    fit(make_model(FusedAdam(1e-6)), small, LossSpikes(factor=0.5, window=1))
     assert "Warning" not in capsys.readouterr().out
     for name, arguments in (("factor", {"factor": 0}), ("window", {"window": 0})):
         with pytest.raises(ValueError, match=f"`{name}` must be a .* Received: {name}=0"):

@@ -27,7 +27,7 @@ visit(document.body);
 """
 TEXT = ELEMENTS + "return found.map(e => e.shadowRoot ? '' : e.innerText || '').join(' ');"
 WIDEST = ELEMENTS + "return Math.max(0, ...found.filter(e => e.nodeName === 'IMG').map(e => e.naturalWidth));"
-CURVES = ["steps/accuracy", "steps/bleu", "steps/chrf", "steps/gradient_norm"]
+CURVES = ["steps/accuracy", "steps/bleu"]
 PAGES = {
     "curves": ("?tagFilter=^steps#timeseries", CURVES),
     "translations": ("#text", ["translations", "reference"]),

@@ -109,11 +109,16 @@ class SkippedSteps(keras.callbacks.Callback):
         logs.update({name: float(value) for name, value in self.model.get_metrics_result().items()})
 
 
+# Nats per token, for a cross-entropy.
+_MIN_RISE = 1.0
+
+
 class LossSpikes(keras.callbacks.Callback):
-    """Prints a warning when the loss of a batch is a multiple of the median of those before it.
+    """Prints a warning when the loss of a batch is a multiple of the median of those before it, and 1 above it.
 
     Weights that a too large step has spoiled often predict worse than no training at all, with a finite loss. The
-    warning, at most one in an epoch, is all: the loss may fall again.
+    warning, at most one in an epoch, is all: the loss may fall again. The losses of a model that has learned its text are
+    near zero and vary by large factors, without a warning.
 
     Args:
         factor: Multiple of the median.
@@ -154,7 +159,7 @@ class LossSpikes(keras.callbacks.Callback):
         loss = (self._sums[0] - before[0]) / (self._sums[1] - before[1])
         if len(self._losses) == self.window and not self._has_warned:
             median = statistics.median(self._losses)
-            if loss > self.factor * median:
+            if loss > max(self.factor * median, median + _MIN_RISE):
                 self._has_warned = True
                 print(
                     f"Warning: the loss is {loss:.3g} at step {int(self.model.optimizer.iterations):,}, and the median "
