@@ -117,8 +117,8 @@ class LossSpikes(keras.callbacks.Callback):
     """Prints a warning when the loss of a batch is a multiple of the median of those before it, and 1 above it.
 
     Weights that a too large step has spoiled often predict worse than no training at all, with a finite loss. The
-    warning, at most one in an epoch, is all: the loss may fall again. The losses of a model that has learned its text are
-    near zero and vary by large factors, without a warning.
+    warning, at most one in an epoch, is all: the loss may fall again. The losses of a model that has learned its text
+    are near zero and vary by large factors, without a warning.
 
     Args:
         factor: Multiple of the median.
