@@ -3,7 +3,6 @@
 import html
 import importlib
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -311,22 +310,6 @@ def address(run):
     server.communicate()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs Chromium and its driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "texts"),
@@ -340,6 +323,7 @@ def browser():
     ],
 )
 def test_tensorboard_shows_the_run_in_a_browser(browser, address, page, texts):
+    browser.set_window_size(1400, 1000)
     curves = page == "timeseries"
     browser.get(f"{address}{'?tagFilter=^steps' if curves else ''}#{page}")  # a filter shows what groups hide
     wait_for(browser, lambda: all(each in browser.execute_script(TEXT) for each in texts))

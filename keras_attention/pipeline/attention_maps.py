@@ -4,14 +4,13 @@ Shapes: B pairs, N layers, H heads, T target length, S source length.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_attention.models import Transformer
-from keras_attention.text import BOS_ID, PAD_ID
+from keras_attention.models import InspectedTransformer, Transformer
+from keras_attention.text import BOS_ID
 
 # The kinds of attention, with the sides of a pair to which queries and keys belong.
 KINDS = {"encoder": (0, 0), "decoder": (1, 1), "cross": (1, 0)}
@@ -27,24 +26,12 @@ def attention_weights(
 ) -> list[dict[str, np.ndarray]]:
     """The weights of each kind of attention, (N, H, T, S), where the model reads each target after its source."""
     source, target = (keras.utils.pad_sequences(side, padding="post") for side in zip(*pairs, strict=True))
-    shifted = np.where(target != PAD_ID, np.pad(target, ((0, 0), (1, 0)), constant_values=BOS_ID)[:, :-1], PAD_ID)
-    source, shifted = map(ops.convert_to_tensor, (source, shifted))
-    memory, source_mask, encoder = model.encode(source, return_attention_scores=True)
-    _, decoder, cross = model.network.decode(
-        shifted, memory, encoder_padding_mask=source_mask, training=False, return_attention_scores=True
-    )
-    kinds = {
-        kind: np.stack([_to_numpy(layer) for layer in layers], axis=1)  # (B, N, H, T, S)
-        for kind, layers in zip(KINDS, (encoder, decoder, cross), strict=True)
-    }
+    weights = InspectedTransformer(model).attention_weights(source, target, bos_id=BOS_ID)  # (B, N, H, T, S) each
+    kinds = {kind: ops.convert_to_numpy(getattr(weights, kind)) for kind in KINDS}
     return [
         {kind: kinds[kind][row, ..., : len(pair[query]), : len(pair[key])] for kind, (query, key) in KINDS.items()}
         for row, pair in enumerate(pairs)
     ]
-
-
-def _to_numpy(weights: Any) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(weights, "float32"))
 
 
 class AttentionPicture:
