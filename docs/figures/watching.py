@@ -1,14 +1,62 @@
-"""Draws the pictures of a run into docs/images: those of `keras-attention plot`, and one of its logs of attention.
+"""Takes the pictures of how to watch a training, into docs/images: those of `keras-attention plot`, and of TensorBoard.
 
-They show the run of `make demo`. Without it, the pictures stay as they are.
+They show the run of `make demo`. Without the run, or without Chromium, the pictures stay as they are.
 """
 
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-IMAGES = Path(__file__).parent.parent / "images"
+from browser import IMAGES, is_possible, open_page, save, wait_for
+
+# The texts of the page, those of web components and frames too. A tag may be in two elements.
+TEXT = """
+const texts = [];
+const visit = node => {
+  if (node.nodeType === Node.TEXT_NODE) texts.push(node.data.trim());
+  if (node.shadowRoot) visit(node.shadowRoot);
+  if (node.nodeName === "IFRAME") visit(node.contentDocument.body);
+  if (!["SCRIPT", "STYLE"].includes(node.nodeName)) node.childNodes.forEach(visit);
+};
+visit(document.body);
+return texts.join("");
+"""
+# The page of each picture, and what it shows when it is complete.
+PAGES = {
+    "curves": ("?tagFilter=^steps#timeseries", ["steps/accuracy", "steps/bleu"]),
+    "translations": ("#text", ["translations", "reference"]),
+    "weights": ("#histograms", ["weights/decoder/layer_0/cross_attention/query/kernel"]),
+    "embeddings": ("#projector", ["vocabulary.tsv", "Points:"]),
+}
+WIDTH, HEIGHT = 1500, 900
+DRAWING_SECONDS = 4  # charts are drawn after their texts, in a short animation
+
+
+@contextmanager
+def tensorboard(run: str) -> Iterator[str]:
+    """The address of TensorBoard with a run."""
+    command = [sys.executable, "-m", "tensorboard.main", "--port", "0", "--host", "127.0.0.1", "--load_fast=false"]
+    with subprocess.Popen([*command, "--logdir", run], stderr=subprocess.PIPE, text=True) as server:
+        addresses = (re.search(r"http://127.0.0.1:\d+/", line) for line in server.stderr)
+        try:
+            yield next(address[0] for address in addresses if address)
+        finally:
+            server.terminate()
+
+
+def take(url: str, name: str, texts: list[str]) -> None:
+    """Takes a picture of a page of TensorBoard."""
+    driver = open_page(url, WIDTH, HEIGHT)
+    wait_for(driver, lambda: all(each in driver.execute_script(TEXT) for each in texts))
+    time.sleep(DRAWING_SECONDS)
+    save(driver, f"tensorboard-{name}.png")
+    driver.quit()
 
 
 def draw_plots(run: str) -> None:
@@ -32,8 +80,9 @@ def save_attention(run: str) -> None:
 
 if __name__ == "__main__":
     run = sys.argv[1] if len(sys.argv) > 1 else "runs/demo-fr"
-    if Path(run).is_dir():
+    if is_possible(run):
         draw_plots(run)
         save_attention(run)
-    else:
-        print(f"the pictures need {run}, which keras-attention demo trains")
+        with tensorboard(run) as address:
+            for name, (page, texts) in PAGES.items():
+                take(f"{address}{page}", name, texts)
