@@ -36,7 +36,7 @@ demo: .venv/.installed ## train, export and try a small translator
 test: .venv/.installed ## run all tests except the slow ones, with the docstrings' examples
 	@echo "test: runs all tests except the slow ones, with the docstrings' examples"
 	@status=0; for part in "tests/test_[a-e]*.py" "tests/test_[f-o]*.py" "tests/test_[p-z]*.py" keras_attention; do \
-	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $$part $(PYTEST_FLAGS) || test $$? = 5 || status=1; \
+	    $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $$part $(PYTEST_FLAGS) || test $$? = 5 || status=1; \
 	done; exit $$status
 	@if $(BIN)/python -c 'import jax' 2>/dev/null; then echo "test: a glance at JAX"; \
 	    KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n $(WORKERS) $(GLANCE) $(PYTEST_FLAGS); \

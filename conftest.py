@@ -17,7 +17,7 @@ def fixed_seed():
     np.random.seed(1)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def small_heap():
     """Keeps garbage collections fast: TensorFlow never frees the graphs of custom gradients."""
     import hypothesis  # noqa: F401  its plugins, when imported, look for references that `gc.freeze` hides

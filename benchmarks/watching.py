@@ -17,13 +17,14 @@ import keras
 from benchmarks.tools.sentences import Sentences
 from keras_attention import Transformer
 from keras_attention.pipeline import RunConfig
+from keras_attention.pipeline.recipe import EVALUATIONS
 from keras_attention.pipeline.summaries import EvaluationSummaries
 from keras_attention.text import TokenBatches
 from keras_attention.training import ChunkedTrainer, ResumableRun, StepTensorBoard, keep_freed_memory
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 
 PAIRS, VOCABULARY_SIZE = 40_000, 8000
-EVALUATIONS, STATE_MINUTES = 10, 5  # of a run, by default
+STATE_MINUTES = 5  # of a run, by default
 
 
 class Clock(keras.callbacks.Callback):
