@@ -34,7 +34,7 @@ from keras_attention.layers.inputs import (
 )
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.position_bias import ScoreBias, clone_position
-from keras_attention.ops.attention import dot_product_attention, fused_attention
+from keras_attention.ops.attention import dot_product_attention, fused_attention, has_flash_kernel
 from keras_attention.ops.blockwise import blockwise_attention, is_long
 from keras_attention.ops.masks import checked_masks, combine_masks, nan_unless, segment_positions
 from keras_attention.ops.visible_pairs import VisiblePairs
@@ -56,7 +56,8 @@ class MultiHeadAttention(Composite):
         output_shape: Width of the output, or several sizes; that of the query by default.
         attention_axes: Axes to attend over, where inputs have several axes of positions; all of them by default.
         sliding_window: A query attends only to keys at a distance below this number.
-        flash_attention: True for the backend's flash attention kernel, an error where it has none; False for never.
+        flash_attention: True for the backend's flash attention kernel, an error where it has none; False for never;
+            None for the kernel where a GPU has one for these inputs, without a bias, dropout or returned weights.
         kernel_initializer: Initializer for the projection kernels.
         bias_initializer: Initializer for the projection biases.
         kernel_regularizer: Regularizer for the projection kernels.
@@ -406,11 +407,16 @@ class MultiHeadAttention(Composite):
         """Attention of each head, (B, H, T, E), and the weights (B, H, T, S), or None where they are not computed."""
         lengths = ops.shape(queries)[2], ops.shape(memory.key)[2]
         drops = bool(self.dropout and training)
-        if not (needs_weights or self.flash_attention) and is_long(*lengths) and bias.is_linear:
+        heads = queries, memory.key, memory.value
+        takes_kernel = self.flash_attention
+        if takes_kernel is None and has_flash_kernel(*heads):
+            # The kernel rounds a bias to half precision.
+            takes_kernel = not drops and bias.of_pairs() is None
+        if takes_kernel and not needs_weights:
+            return fused_attention(*heads, visible.mask(*lengths), bias.of_pairs(), self.flash_attention), None
+        if not needs_weights and is_long(*lengths) and bias.is_linear:
             context = blockwise_attention(
-                queries,
-                memory.key,
-                memory.value,
+                *heads,
                 visible,
                 bias.attention_bias,
                 bias.of_distances(),
@@ -418,10 +424,7 @@ class MultiHeadAttention(Composite):
                 seed=self.weights_dropout.seed_generator.next() if drops else None,
             )
             return context, None
-        arguments = queries, memory.key, memory.value, visible.mask(*lengths), bias.of_pairs()
-        if self.flash_attention and not needs_weights:
-            return fused_attention(*arguments), None
-        return dot_product_attention(*arguments, self._dropout(training))
+        return dot_product_attention(*heads, visible.mask(*lengths), bias.of_pairs(), self._dropout(training))
 
     def _dropout(self, training: bool | None) -> Any:
         return (lambda weights: self.weights_dropout(weights, training=training)) if self.dropout else None

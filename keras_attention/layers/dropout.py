@@ -10,10 +10,10 @@ STEPS = 256
 
 
 class Dropout(keras.layers.Dropout):
-    """`keras.layers.Dropout` with random bytes on TensorFlow, where generating random numbers takes most of its time.
+    """`keras.layers.Dropout` with random bytes, where generating random numbers takes most of its time.
 
     Each value is dropped with probability `rate`: the threshold, a multiple of 1/256, is rounded up or down at random
-    in each call. Rates below 1/256 or above 255/256, and the JAX and torch backends, use Keras' implementation.
+    in each call. Rates below 1/256 or above 255/256, and the torch backend, use Keras' implementation.
 
     Source: Srivastava et al. 2014.
     """
@@ -21,13 +21,32 @@ class Dropout(keras.layers.Dropout):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Sets a share `rate` of the inputs, of any shape, to zero in training."""
         is_keras = self.noise_shape is not None or not 1 <= self.rate * STEPS <= STEPS - 1
-        if is_keras or not training or keras.config.backend() != "tensorflow":
+        if is_keras or not training or keras.config.backend() == "torch":
             return super().call(inputs, training=training)
-        size = ops.size(inputs)
-        draws = keras.random.randint((size // 4 + 2, 1), -(2**31), 2**31 - 1, seed=self.seed_generator)
+        draw = _draw_on_jax if keras.config.backend() == "jax" else _draw_on_tensorflow
+        numbers, number = draw(inputs, self.seed_generator)
         steps, share_above = divmod(self.rate * STEPS, 1)
-        above = draws[-1, 0] < int(share_above * 2**32) - 2**31
-        dropped = ops.cast(steps, "uint8") + ops.cast(above, "uint8")  # of 256 bytes
-        numbers = ops.reshape(ops.view(draws, "uint8"), (-1,))[:size]
-        kept = ops.reshape(ops.greater_equal(numbers, dropped), ops.shape(inputs))
+        dropped = ops.cast(steps, "uint8") + ops.cast(number < share_above, "uint8")  # of 256 bytes
+        kept = ops.greater_equal(numbers, dropped)
         return inputs * (ops.cast(kept, inputs.dtype) * ops.cast(1 / (1 - self.rate), inputs.dtype))
+
+
+def _draw_on_tensorflow(x: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+    """Random bytes of the shape of x, and one number in [0, 1)."""
+    size = ops.size(x)
+    draws = keras.random.randint((size // 4 + 2, 1), -(2**31), 2**31 - 1, seed=seed)
+    numbers = ops.reshape(ops.view(draws, "uint8"), (-1,))[:size]
+    return ops.reshape(numbers, ops.shape(x)), ops.cast(draws[-1, 0], "float32") * 2**-32 + 0.5
+
+
+def _draw_on_jax(x: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+    """Random bytes of the shape of x, and one number in [0, 1)."""
+    import jax
+
+    *rows, width = x.shape or (1,)
+    words = width // 4 + 1
+    # Rows stay rows, so that each part of a sharded batch draws its own. Without the barrier, each byte of a word would
+    # compute that word anew.
+    draws = jax.lax.optimization_barrier(jax.random.bits(seed.next(), (*rows, words), "uint32"))
+    numbers = ops.reshape(ops.view(draws, "uint8"), (*rows, 4 * words))[..., :width]
+    return ops.reshape(numbers, x.shape), keras.random.uniform((), seed=seed)

@@ -55,7 +55,9 @@ def dot_product_attention(
     return _for_each_head(ops.matmul, dropped, value), weights  # (B, H, T, E)
 
 
-def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None) -> Any:
+def fused_attention(
+    query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None, flash_attention: bool | None = True
+) -> Any:
     """The output of `dot_product_attention` from the backend's flash attention kernel, which never stores the weights.
 
     Args:
@@ -64,6 +66,8 @@ def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: An
         value: V, (B, G, S, D).
         mask: Boolean, broadcastable to (B, H, T, S), True = attend.
         bias: Added to the scaled scores, broadcastable to (B, H, T, S).
+        flash_attention: True for an error where the backend cannot use a flash kernel; None for another kernel of the
+            backend there.
 
     Returns:
         The output (B, H, T, D).
@@ -78,20 +82,60 @@ def fused_attention(query: Any, key: Any, value: Any, mask: Any = None, bias: An
             "TensorFlow has no flash kernel: give flash_attention=None, or use JAX or PyTorch on an accelerator. "
             "Received: flash_attention=True, backend=tensorflow"
         )
-    heads, groups = query.shape[1], key.shape[1]
+    heads, groups, pairs = query.shape[1], key.shape[1], (query.shape[2], key.shape[2])
     if groups < heads:
         key, value = (ops.repeat(x, heads // groups, axis=1) for x in (key, value))
-    mask = None if mask is None else as_mask(mask, "mask")
-    has_keys = None if mask is None else ops.any(mask, axis=-1, keepdims=True)
+    bias = None if bias is None else _for_all_pairs(bias, pairs)
+    has_keys = None
+    if mask is not None:
+        mask = _for_all_pairs(as_mask(mask, "mask"), pairs)
+        has_keys = ops.any(mask, axis=-1, keepdims=True)
+        # A row without keys would be 0/0: it attends to all, and its output is set to zero below.
+        mask = ops.logical_or(mask, ops.logical_not(has_keys))
+        if bias is not None:  # torch takes one of them
+            bias, mask = ops.where(mask, bias, ops.cast(MASKED_SCORE, bias.dtype)), None
     output = ops.dot_product_attention(
         *(ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)),
         bias=bias,
-        # A row without keys would be 0/0: it attends to all, and its output is set to zero below.
-        mask=None if mask is None else ops.logical_or(mask, ops.logical_not(has_keys)),
-        flash_attention=True,
+        mask=mask,
+        flash_attention=flash_attention,
     )
     output = ops.transpose(output, (0, 2, 1, 3))  # (B, H, T, D)
     return output if has_keys is None else ops.where(has_keys, output, ops.zeros_like(output))
+
+
+def _for_all_pairs(x: Any, pairs: tuple[int, int]) -> Any:
+    """Repeats x, broadcastable to (B, H, T, S), for all pairs of T and S, which cuDNN does not do."""
+    x = ops.reshape(x, (*(1,) * (4 - len(x.shape)), *x.shape))
+    return ops.broadcast_to(x, (*x.shape[:2], *pairs))
+
+
+def has_flash_kernel(query: Any, key: Any, value: Any) -> bool:
+    """Whether the device has a flash kernel for these heads, (B, H, T, D), (B, G, S, D) and (B, G, S, E).
+
+    GPUs have one in half precision, for heads of equal widths, multiples of 8 up to 128; with a mask, for even lengths.
+    """
+    widths = {x.shape[-1] for x in (query, key, value)}
+    width, lengths = widths.pop(), (query.shape[2], key.shape[2])
+    return (
+        is_on_gpu(query)
+        and keras.backend.standardize_dtype(query.dtype) in ("float16", "bfloat16")
+        and not widths
+        and width % 8 == 0
+        and width <= 128
+        and all(isinstance(length, int) and length % 2 == 0 for length in lengths)
+    )
+
+
+def is_on_gpu(x: Any) -> bool:
+    """Whether JAX or torch computes with a tensor on a GPU."""
+    if keras.config.backend() == "torch":
+        return x.device.type == "cuda"
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    return False
 
 
 def cached_attention(query: Any, memory: Sequence[Any], bias: Any) -> Any:
