@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-backends coverage mutants mutants-attention check format bench figures docs \
+.PHONY: help demo test test-slow test-backends coverage mutants mutants-attention check format bench gpu figures docs \
     tensorboard clean
 
 help: ## list the targets
@@ -93,6 +93,12 @@ bench: .venv/.backends ## measure against peers; results in benchmarks/results, 
 	@echo "bench: measures against peers, in turn, into benchmarks/results"
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.tools.chart
+
+# Not from .venv, which has TensorFlow: Keras, JAX for the GPU, SentencePiece and the tools of the commands are enough.
+gpu: ## try a GPU: train base on SOURCE= and TARGET= for 200 steps, decode, print the speed (PYTHON= one with JAX)
+	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { \
+	    echo "error: name two text files: make gpu SOURCE=train.en TARGET=train.de" >&2; exit 1; }
+	@$(PYTHON) -m benchmarks.gpu_run "$(SOURCE)" "$(TARGET)"
 
 figures: .venv/.installed ## draw the figures of the documentation into docs/images
 	@echo "figures: draws the figures of the documentation"

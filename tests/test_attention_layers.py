@@ -332,6 +332,40 @@ def test_flash_attention_gives_the_same_and_steps_aside_for_scores(monkeypatch):
     assert_close(output, expected)
 
 
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no flash kernel")
+def test_a_gpu_takes_its_flash_kernel_where_nothing_is_lost(monkeypatch):
+    """With Keras' plain implementation in the kernel's place, and the CPU in the GPU's."""
+    plain, calls = keras.ops.dot_product_attention, []
+
+    def kernel(*args, flash_attention, **kwargs):
+        calls.append(flash_attention)
+        return plain(*args, flash_attention=False, **kwargs)
+
+    layers = {
+        "plain": ka.MultiHeadAttention(H, 8, dtype="bfloat16"),
+        "rotary": ka.MultiHeadAttention(H, 8, position=ka.RotaryPosition(), dtype="bfloat16"),
+        "never": ka.MultiHeadAttention(H, 8, flash_attention=False, dtype="bfloat16"),
+        "float32": ka.MultiHeadAttention(H, 8),
+        "bias": ka.MultiHeadAttention(H, 8, position=ka.AlibiBias(), dtype="bfloat16"),
+        "dropout": ka.MultiHeadAttention(H, 8, dropout=0.5, dtype="bfloat16"),
+    }
+    query, value, mask = draw(B, 4, M), draw(B, 6, M), np.arange(6) < np.arange(B)[:, None] + 4
+    expected = {name: layer(query, value, value_mask=mask) for name, layer in layers.items()}
+    monkeypatch.setattr(keras.ops, "dot_product_attention", kernel)
+    monkeypatch.setattr(ka.ops.attention, "is_on_gpu", lambda x: True)
+    taken = {}
+    for name, layer in layers.items():
+        output = layer(query, value, value_mask=mask)
+        taken[name], calls[:] = list(calls), []
+        assert_close(keras.ops.cast(output, "float32"), keras.ops.cast(expected[name], "float32"), atol=0.02)
+    assert [name for name, found in taken.items() if found] == ["plain", "rotary", "dropout"]
+    assert taken["plain"] == [None]  # no error where Keras has no such kernel after all
+    layers["dropout"](query, value, training=True)
+    layers["plain"](query, value, attention_bias=np.zeros((4, 6), "float32"))
+    layers["plain"](query, value, return_attention_scores=True)
+    assert calls == []
+
+
 MASKED_CALLS = {
     "attention": (
         lambda: ka.MultiHeadAttention(H, D),

@@ -268,23 +268,58 @@ def test_gpu_benchmark_runs_on_a_cpu():
     pytest.importorskip("torch")
     pytest.importorskip("jax")
     task = replace(gpu.TINY, options={"compile": False})  # which takes a minute on a CPU
-    rates = gpu.measure("tiny", task, rounds=1, report=lambda line: None)
+    chip = gpu.ceiling()
+    rates = gpu.measure("tiny", task, chip, rounds=1, report=lambda line: None)
     assert {"keras_attention", "keras_attention, packed", "torch"} <= set(rates.measured)
     assert all(result["tokens"] == 3 * 2 * 3 * 17 for (result,) in rates.measured.values())
+    speeds = gpu.measure_decoding(gpu.TINY_DECODING, chip, rounds=1, report=lambda line: None)
+    assert speeds.found["tokens a second, beam 4"]["keras_attention"] > 0
 
 
 @pytest.mark.slow
-def test_our_side_on_a_gpu_needs_no_tensorflow(tmp_path):
+def test_a_side_that_fails_on_a_gpu_is_named_and_left_out(monkeypatch):
     pytest.importorskip("jax")
-    task = replace(gpu.TINY, options={"layers": "keras_attention"})
-    (tmp_path / "task.json").write_text(json.dumps(asdict(task)))
-    code = f"""if True:
-        import runpy, sys
+    sides = gpu.training_sides(gpu.TINY)
+    broken = {gpu.OURS: sides[gpu.OURS], gpu.TORCH: ("benchmarks.peers.absent", gpu.TINY, {})}
+    monkeypatch.setattr(gpu, "training_sides", lambda task: broken)
+    lines = []
+    rates = gpu.measure("tiny", gpu.TINY, {"device": "cpu", "float32": 1e9, "bfloat16": 1e9}, 1, lines.append)
+    assert list(rates.measured) == [gpu.OURS]
+    assert any("torch is left out" in line and "benchmarks.peers.absent" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_our_side_on_a_gpu_needs_no_tensorflow():
+    pytest.importorskip("jax")
+    code = """if True:
+        import sys
         sys.modules["tensorflow"] = None
-        sys.argv = ["jax_rows", {str(tmp_path / "task.json")!r}]
-        runpy.run_module("benchmarks.peers.jax_rows", run_name="__main__", alter_sys=True)
+        from benchmarks import gpu
+        from benchmarks.peers.jax_rows import prepare
+        module, task, variables = gpu.training_sides(gpu.TINY)[gpu.OURS]
+        work = prepare(task).steps(3)
+        print(work.read(work.run())["tokens"])
     """
-    variables = {**os.environ, "KERAS_BACKEND": "jax", STARTED: repr(time.time())}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **gpu.JAX}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["tokens"] == 3 * 2 * 3 * 17
+    assert int(done.stdout.splitlines()[-1]) == 3 * 2 * 3 * 17
+
+
+@pytest.mark.slow
+def test_a_first_run_on_a_gpu_in_its_tiny_form(tmp_path):
+    pytest.importorskip("jax")
+    for name, words in (("source", "one two three"), ("target", "eins zwei drei")):
+        lines = [" ".join(words.split()[(i + j) % 3] for j in range(1 + i % 5)) + f" {i}\n" for i in range(400)]
+        (tmp_path / name).write_text("".join(lines))
+    command = [sys.executable, "-m", "benchmarks.gpu_run", str(tmp_path / "source"), str(tmp_path / "target")]
+    done = subprocess.run([*command, "--tiny", "--steps", "3"], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "KERAS_BACKEND": "jax"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout[done.stdout.index("\n{") :])
+    assert found["steps"] == 3
+    assert found["training tokens a second"] > 0
+    assert found["beam 4"]["sentences"] == 128
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **gpu.JAX})
+    assert "no GPU is visible to JAX" in refused.stderr

@@ -7,6 +7,7 @@ import pytest
 from backends import BACKEND, dtype_of, numpy
 
 from keras_attention import ops
+from keras_attention.ops.attention import has_flash_kernel
 
 B, H, G, T, S, D = 2, 6, 3, 5, 7, 22
 
@@ -183,26 +184,51 @@ def test_a_bias_is_added_in_float32(dtype):
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no flash kernel")
 @pytest.mark.parametrize("groups", [H, G, 1])
-@pytest.mark.parametrize("options", ["plain", "mask", "bias"])
+@pytest.mark.parametrize("options", ["plain", "mask", "bias", "mask and bias", "small"])
 def test_fused_attention_is_attention(monkeypatch, groups, options):
     """With Keras' plain implementation in the kernel's place, which needs an accelerator."""
     plain = keras.ops.dot_product_attention
 
     def kernel(*args, flash_attention, **kwargs):
         assert flash_attention is True
+        for pairs in (kwargs["mask"], kwargs["bias"]):
+            assert pairs is None or tuple(pairs.shape[2:]) == (T, S)
         return plain(*args, flash_attention=False, **kwargs)
 
     monkeypatch.setattr(keras.ops, "dot_product_attention", kernel)
     query, key, value = (keras.ops.convert_to_tensor(draw(B, n, m, D)) for n, m in ((H, T), (groups, S), (groups, S)))
     mask = np.random.rand(B, 1, T, S) < 0.6
     mask[0, 0, 1] = False  # a query that may see nothing
-    mask = keras.ops.convert_to_tensor(np.broadcast_to(mask, (B, H, T, S)).copy()) if options == "mask" else None
-    bias = keras.ops.convert_to_tensor(draw(B, H, T, S)) if options == "bias" else None
+    mask = keras.ops.convert_to_tensor(np.broadcast_to(mask, (B, H, T, S)).copy()) if "mask" in options else None
+    bias = keras.ops.convert_to_tensor(draw(B, H, T, S)) if "bias" in options else None
+    if options == "small":  # which cuDNN does not repeat for all pairs
+        mask, bias = keras.ops.arange(S) != 2, keras.ops.convert_to_tensor(draw(H, 1, S))
     expected, _ = ops.dot_product_attention(query, key, value, mask, bias)
     output = numpy(ops.fused_attention(query, key, value, mask, bias))
     np.testing.assert_allclose(output, numpy(expected), atol=1e-5)
-    if options == "mask":
+    if "mask" in options:
         assert np.all(output[0, :, 1] == 0)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "lengths", "widths", "expected"),
+    [
+        ("bfloat16", (4, 6), (64, 64), True),
+        ("float16", (4, 6), (128, 128), True),
+        ("float32", (4, 6), (64, 64), False),
+        ("bfloat16", (5, 6), (64, 64), False),
+        ("bfloat16", (1, 6), (64, 64), False),  # a step of decoding
+        ("bfloat16", (4, 6), (136, 136), False),
+        ("bfloat16", (4, 6), (20, 20), False),
+        ("bfloat16", (4, 6), (64, 32), False),
+    ],
+)
+def test_which_heads_have_a_flash_kernel(monkeypatch, dtypes, lengths, widths, expected):
+    query, key = (keras.ops.zeros((B, H, length, widths[0]), dtypes) for length in lengths)
+    value = keras.ops.zeros((B, H, lengths[1], widths[1]), dtypes)
+    assert not has_flash_kernel(query, key, value)  # on a CPU
+    monkeypatch.setattr(ops.attention, "is_on_gpu", lambda x: True)
+    assert has_flash_kernel(query, key, value) is expected
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others have flash kernels")

@@ -11,17 +11,21 @@ import keras
 import numpy as np
 
 from benchmarks.peers import rows, side
-from benchmarks.peers.side import Measured, Task, main
+from benchmarks.peers.side import LABEL_SMOOTHING, Task
 from benchmarks.tools.sentences import PAD
+from benchmarks.tools.workers import serve
 
 
 def build(task: Task) -> keras.Model:
     """The model of a task, compiled."""
     if task.options["layers"] == "keras_attention":
         from benchmarks.peers import ours
+        from keras_attention.training import ChunkedTrainer
 
         model = ours.build(replace(task, options={}))
-        return ours.compiled(model.packed(), task) if "pairs_per_row" in task.options else model
+        trainer = ChunkedTrainer(model, LABEL_SMOOTHING, model.packed().input if is_packed(task) else None)
+        trainer.compile(model.optimizer)
+        return trainer
     from benchmarks.peers import kerashub_layers
     from benchmarks.peers.keras_fit import adam
 
@@ -31,28 +35,33 @@ def build(task: Task) -> keras.Model:
     return model
 
 
+def is_packed(task: Task) -> bool:
+    """Whether a row holds several pairs."""
+    return "pairs_per_row" in task.options
+
+
 def segments(task: Task) -> dict[str, np.ndarray]:
     """The inputs of packed rows other than the ids."""
-    if "pairs_per_row" not in task.options:
-        return {}
-    return dict.fromkeys(("source_segments", "target_segments"), rows.segments(task))
+    return dict.fromkeys(("source_segments", "target_segments"), rows.segments(task)) if is_packed(task) else {}
 
 
-def run(task: Task) -> Measured:
-    """Trains on the clock."""
+def prepare(task: Task) -> rows.Rows:
+    """Builds the model; the first step compiles it."""
     import jax
 
     keras.utils.set_random_seed(1)
     device = jax.local_devices()[0]
     model = build(task)
-    inputs = [
-        ({"source": source, "target": target, **segments(task)}, labels)
-        for source, target, labels in rows.batches(task)
-    ]
+    batches = itertools.cycle(
+        [
+            ({"source": source, "target": target, **segments(task)}, labels)
+            for source, target, labels in rows.batches(task)
+        ]
+    )
 
-    def steps(count: int) -> None:
+    def train(count: int) -> None:
         # Keras takes a generator, and no other iterator.
-        data = (batch for batch in itertools.islice(itertools.cycle(inputs), count))
+        data = (batch for batch in itertools.islice(batches, count))
         model.fit(data, steps_per_epoch=count, shuffle=False, verbose=0)
         jax.block_until_ready([variable.value for variable in model.trainable_variables])
 
@@ -60,8 +69,8 @@ def run(task: Task) -> Measured:
         found = device.memory_stats()  # None on a CPU
         return found["peak_bytes_in_use"] if found else side.peak_bytes()
 
-    return rows.train(task, steps, peak_bytes, model.count_params())
+    return rows.Rows(task, train, peak_bytes, model.count_params())
 
 
 if __name__ == "__main__":
-    main(run)
+    serve(lambda task: prepare(Task(**task)))

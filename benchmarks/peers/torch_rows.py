@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from benchmarks.peers import rows, side
-from benchmarks.peers.side import LABEL_SMOOTHING, Measured, Task, main
+from benchmarks.peers.side import LABEL_SMOOTHING, Task
 from benchmarks.peers.torch_transformer import Translator
 from benchmarks.tools.sentences import PAD
+from benchmarks.tools.workers import serve
 
 
-def run(task: Task) -> Measured:
-    """Trains on the clock."""
+def prepare(task: Task) -> rows.Rows:
+    """Builds the model; the first step compiles it."""
     torch.manual_seed(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Translator(task).to(device).train()
@@ -32,7 +33,7 @@ def run(task: Task) -> Measured:
 
     compiled = torch.compile(loss_of) if task.options.get("compile", True) else loss_of
 
-    def steps(count: int) -> None:
+    def train(count: int) -> None:
         for batch in itertools.islice(data, count):
             optimizer.zero_grad()
             compiled(*batch).backward()
@@ -44,8 +45,8 @@ def run(task: Task) -> Measured:
     def peak_bytes() -> int:
         return torch.cuda.max_memory_allocated() if device == "cuda" else side.peak_bytes()
 
-    return rows.train(task, steps, peak_bytes, sum(parameter.numel() for parameter in model.parameters()))
+    return rows.Rows(task, train, peak_bytes, sum(parameter.numel() for parameter in model.parameters()))
 
 
 if __name__ == "__main__":
-    main(run)
+    serve(lambda task: prepare(Task(**task)))

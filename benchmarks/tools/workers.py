@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,16 @@ class Worker:
         module: Such as "benchmarks.peers.decoding_ours".
         task: A dataclass, what its `serve` is given.
         threads: That its libraries may use.
+        environment: Variables in addition to those of this process.
     """
 
-    def __init__(self, module: str, task: Any, threads: int):
+    def __init__(self, module: str, task: Any, threads: int, environment: Mapping[str, str] | None = None):
         self.module = module
         self.peak_bytes = 0  # as of its last answer
         self._folder = tempfile.TemporaryDirectory()
         self._errors = Path(self._folder.name) / "errors.txt"
         variables = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "OMP_NUM_THREADS": str(threads)}
+        variables |= environment or {}
         given = json.dumps(asdict(task) if is_dataclass(task) else task)
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(

@@ -13,7 +13,6 @@ from keras_attention.training.consistency import divergences, pass_weights
 from keras_attention.training.labels import masked_labels, multiply_no_nan
 from keras_attention.training.losses import argmax, gather_labels
 
-
 # The sizes that train fastest: a GPU needs large products, a CPU logits that stay in its caches.
 CPU_CHUNK, GPU_CHUNK = 1024, 8192
 
