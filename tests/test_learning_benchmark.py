@@ -47,6 +47,7 @@ def test_a_curve_is_the_perplexity_of_unseen_text(setting):
     assert all(1 < value < 300 for value in glorot.values())
 
 
+@pytest.mark.slow
 def test_torch_learns_from_the_same_batches(setting):
     pytest.importorskip("torch")
     curve = learning.learn_torch(setting)

@@ -52,6 +52,7 @@ def test_the_verdict_of_a_review_is_that_of_the_right_opinion():
         assert label == ((words[-1] in example.GOOD) != (words[-2] in ("not", "never"))), review
 
 
+@pytest.mark.slow
 def test_the_character_model_learns_and_continues_the_prompt():
     example = load("character_model")
     bits, text = example.main(**example.SMOKE)
@@ -79,6 +80,7 @@ def test_bits_of_a_model_count_each_character_once():
     assert float(model.metrics[1].metrics[0].count) == 300
 
 
+@pytest.mark.slow
 def test_pre_training_helps_where_labels_are_few():
     example = load("masked_pretraining")
     curves = example.main(**example.SMOKE)
@@ -129,6 +131,7 @@ def test_patches_are_squares_of_the_image():
     assert shifted[1, 1:].tolist() == image[0, :-1].tolist() and not shifted[1, 0].any()
 
 
+@pytest.mark.slow
 def test_the_forecast_is_better_than_last_weeks_day(tmp_path):
     example = load("forecast")
     errors = example.main(**{**example.SMOKE, "image": str(tmp_path / "forecast.png")})
@@ -145,6 +148,7 @@ def test_windows_are_followed_by_their_day():
     np.testing.assert_allclose(labels[5] * means[5], series[1, 16], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_words_are_recognized_by_their_order():
     example = load("spoken_words")
     accuracy = example.main(**example.SMOKE)
@@ -160,6 +164,7 @@ def test_a_spectrogram_shows_the_frequency():
     assert set(frames[0].argmax(-1)) <= {7, 8}  # bands of 125 Hz
 
 
+@pytest.mark.slow
 def test_both_networks_answer_better_than_a_guess(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["question_answering.py", "--smoke"])
     runpy.run_path(str(ROOT / "examples" / "question_answering.py"), run_name="__main__")  # as the command does

@@ -47,6 +47,7 @@ def test_the_rate_with_the_lowest_loss_is_taken():
     assert long_range.best_rate(SMOKE, {}, GRU) == 0.01
 
 
+@pytest.mark.slow
 def test_the_command_learns_what_is_within_reach_and_draws(tmp_path, monkeypatch, capsys):
     files = {"--results": tmp_path / "new" / "small.json", "--image": tmp_path / "new" / "small.png"}
     arguments = ["--smoke", *(str(each) for pair in files.items() for each in pair)]

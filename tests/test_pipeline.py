@@ -295,6 +295,7 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     assert RunFolder(tmp_path / "run").translator(beam_size=1).translate(["eins"])
 
 
+@pytest.mark.slow
 def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
     settings = {"consistency": "simcut", "consistency_weight": 1.5, "packed_rows": 3, "max_length": 40}
     settings["learning_rate_decay"] = 0
@@ -816,7 +817,7 @@ def test_earlier_names_still_work():
     assert RunFolder.check_places is RunFolder.check_writable
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("weights", ["bfloat16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_lighter_weights_are_exported_and_their_cost_is_said(run, weights, tmp_path, monkeypatch):
     sizes = {}
     for chosen in (None, weights):
@@ -1256,7 +1257,10 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
 
 @pytest.mark.parametrize(
     "changes",
-    [{"gradient_accumulation": 2, "ema": 0.9}, {"packed_rows": 5, "max_length": 40, "optimizer": "muon"}],
+    [
+        pytest.param({"gradient_accumulation": 2, "ema": 0.9}, marks=pytest.mark.slow),
+        {"packed_rows": 5, "max_length": 40, "optimizer": "muon"},
+    ],
     ids=["accumulated batches, a moving average", "packed rows, Muon"],
 )
 def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, changes):

@@ -90,6 +90,7 @@ def test_join_keeps_the_pairs_together():
     assert rivals.join(pairs, most=1) == pairs
 
 
+@pytest.mark.slow
 def test_comparison_in_small(tmp_path, capsys, monkeypatch):
     output, image = tmp_path / "rivals.json", tmp_path / "rivals.png"
     arguments = ["--smoke", "--output", str(output), "--image", str(image), "--models", *COMPARED]
