@@ -18,7 +18,7 @@ from benchmarks.__main__ import main, names
 from benchmarks.harness import Case, Report, measure_in_turn
 from benchmarks.peers import opennmt
 from benchmarks.peers.side import STARTED, Clock, Measured, Task, measured
-from benchmarks.tools import chart
+from benchmarks.tools import chart, scaling
 from benchmarks.tools.agreement import assert_same_function, assert_same_work, attention_biases
 from benchmarks.tools.flops import forward_multiply_adds, training_flops
 from benchmarks.tools.rates import Rates
@@ -323,3 +323,10 @@ def test_a_first_run_on_a_gpu_in_its_tiny_form(tmp_path):
     assert found["beam 4"]["sentences"] == 128
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **gpu.JAX})
     assert "no GPU is visible to JAX" in refused.stderr
+
+
+def test_the_page_about_scaling_has_the_numbers_of_its_program():
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert scaling.parameters("base") == 63_045_632  # as Keras counts them
+    for line in (*scaling.costs(), *scaling.table(), *scaling.corpora()):
+        assert line in page
