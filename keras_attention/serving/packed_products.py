@@ -67,6 +67,9 @@ def quantized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _node(operation: str, inputs: list[tf.Tensor], attributes: dict[str, Any]) -> tf.Tensor:
     """Adds an operation to the graph that is being built, and returns its first output."""
+    if tf.executing_eagerly():
+        return tf.function(lambda *values: _node(operation, list(values), attributes), autograph=False)(*inputs)
+    inputs = [tf.identity(tensor) for tensor in inputs]  # of this graph, also where a loop's body reads from outside
     graph, names = tf.compat.v1.GraphDef(), [f"input_{index}" for index in range(len(inputs))]
     for name, tensor in zip(names, inputs, strict=True):
         graph.node.add(name=name, op="Placeholder").attr["dtype"].type = tensor.dtype.as_datatype_enum

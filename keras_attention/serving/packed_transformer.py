@@ -58,6 +58,9 @@ class PackedTransformer(tf.Module):
         model: A trained `Transformer`.
         weights: "bfloat16", or "int8" for weights and activations of 8 bits, with a scale for each column and row.
 
+    Attributes:
+        trained: A function that returns the model.
+
     Raises:
         TypeError: If `model` is another model.
         ValueError: If `weights` is unknown, or the layers have an option that fused weights do not support.
@@ -78,6 +81,7 @@ class PackedTransformer(tf.Module):
         super().__init__()
         _check(model, weights)
         self.config, self.weights_form = model.config, weights
+        self.trained = lambda: model  # a function, so that an export does not contain that model too
         self._embed = model.network.embed
         self.embedding, self.positions = model.network.embedding, model.network.positions  # tracked for the export
         self.matrices: list[PackedMatrix] = []
