@@ -1,5 +1,7 @@
 """Whether an export with packed weights computes what it should, where servers run it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,9 @@ def check_packed_export(version: Path, translator: GraphTranslator) -> None:
         )
     expected = translator.serve(tf.constant(TEXTS))["score"].numpy()
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version)).signature_def["serving_default"]
+        with _without_deprecation_warning():
+            graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(version))
+        loaded = graph.signature_def["serving_default"]
         feed = {loaded.inputs["source"].name: [text.encode() for text in TEXTS]}
         scores = session.run(loaded.outputs["score"].name, feed)
     if not np.allclose(scores, expected, atol=SAME_SCORE):
@@ -34,6 +38,17 @@ def check_packed_export(version: Path, translator: GraphTranslator) -> None:
             "The SavedModel with packed weights gives other scores in a session than in Python: export without "
             f"`--runtime x86`. Received: {scores} instead of {expected}"
         )
+
+
+@contextmanager
+def _without_deprecation_warning() -> Iterator[None]:
+    """Silences TensorFlow, which recommends another loader than that of servers."""
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")
+    try:
+        yield
+    finally:
+        tf.get_logger().setLevel(level)
 
 
 def encoder_error(packed: PackedTransformer, sources: tf.Tensor) -> float:

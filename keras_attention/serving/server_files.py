@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from google.protobuf.text_encoding import CEscape
 
+from keras_attention.serving.signatures import SIGNATURES
+
 MAX_BATCH_SIZE = 32
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
@@ -37,7 +39,7 @@ version 2.21 that is built with oneDNN, as those for Linux on x86-64 are.
 """
 
 
-def server_files(folder: Path, signatures: Collection[str]) -> dict[str, str]:
+def server_files(folder: Path, signatures: Collection[str] = tuple(SIGNATURES)) -> dict[str, str]:
     """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote."""
     # https://www.tensorflow.org/tfx/serving/serving_config
     name = os.path.basename(os.path.realpath(folder))
