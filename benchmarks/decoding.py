@@ -40,6 +40,8 @@ OURS, EXACT, KERASHUB = "keras_attention", "ctranslate2", "kerashub"
 SIDES = {
     OURS: Side("decoding_ours"),
     "keras_attention-bfloat16": Side("decoding_ours", {"weights": "bfloat16"}),
+    "keras_attention-x86-bfloat16": Side("decoding_ours", {"weights": "bfloat16", "runtime": "x86"}),
+    "keras_attention-x86-int8": Side("decoding_ours", {"weights": "int8", "runtime": "x86"}),
     EXACT: Side("decoding_ctranslate2", {"weights": "float32"}),
     "ctranslate2-int8": Side("decoding_ctranslate2", {"weights": "int8"}),
     # Compiled by XLA, which is Keras' default: without, its beam search takes several times as long.

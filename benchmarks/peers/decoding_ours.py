@@ -11,7 +11,7 @@ import tensorflow as tf
 from benchmarks.peers.decoding import MODEL, TOKENIZER, DecodingTask, use_threads
 from benchmarks.tools.workers import Work, lines_of, serve
 from keras_attention.decoding import DecodingOptions, generate
-from keras_attention.serving import share_cores
+from keras_attention.serving import PackedTransformer, share_cores
 
 
 class Search(tf.Module):
@@ -43,7 +43,9 @@ class Ours:
             use_threads(task.threads)
         self.task = task
         self.model = keras.models.load_model(task.path(MODEL), compile=False)
-        if "weights" in task.options:
+        if task.options.get("runtime") == "x86":
+            self.model = PackedTransformer(self.model, task.options["weights"])
+        elif "weights" in task.options:
             self.model = self.model.in_dtype(task.options["weights"])
         self.loaded = {}  # by beams and length
         self.pool = ThreadPoolExecutor(task.at_once)

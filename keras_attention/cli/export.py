@@ -15,8 +15,16 @@ from keras_attention.cli.group import CHECKPOINT, RUN, FolderPath, decoding_opti
 @click.option(
     "--weights", type=click.Choice(["bfloat16", "int8"]), help="Lower precision of the weights; prints its BLEU cost."
 )
+@click.option(
+    "--runtime",
+    type=click.Choice(["x86"]),
+    help="Pack the weights for TensorFlow with oneDNN on x86-64; needs --weights.",
+)
+@click.option(
+    "--max-bleu-loss", type=float, default=0.5, show_default=True, help="BLEU that the weights may cost at most."
+)
 @click.option("--inspect", is_flag=True, help="Also let the page of `serve --page` show and change the attention.")
-def export(run: str, folder: str, inspect: bool, **options: Any) -> None:
+def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options: Any) -> None:
     """Exports RUN as a SavedModel for TF Serving.
 
     Writes FOLDER/<version>/, a model from text to text. FOLDER also gets the settings of the server and a README with
@@ -38,7 +46,8 @@ def export(run: str, folder: str, inspect: bool, **options: Any) -> None:
     line.show(lambda: f"loading {run}")
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
-        click.echo(compare_weights(run, translator, RunFolder(run).translator(**{**options, "weights": None})))
+        trained = RunFolder(run).translator(**{**options, "weights": None, "runtime": None})
+        click.echo(compare_weights(run, translator, trained, max_bleu_loss))
     line.show(lambda: "exporting", at_once=True)
     click.echo(serving.export(translator, folder, card=card, inspect=inspect))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_attention.models.fused_weights import FusedLayer, Matrix, norm_function
+from keras_attention.models.fused_weights import FusedStack, Matrix, MatrixOf
 from keras_attention.ops.attention import MASKED_SCORE, cached_attention
 
 # Growing a tensor copies it: at most this many tokens are copied at each step, all others once in as many steps.
@@ -71,6 +71,23 @@ class DecodingState(NamedTuple):
         return DecodingState(older, newer, visible, memory, memory_bias, lengths)
 
 
+class FusedWeights(NamedTuple):
+    """The weights of a decoder.
+
+    Attributes:
+        stack: Its layers.
+        logits: Matrix from its output to the logits, M to V.
+    """
+
+    stack: FusedStack
+    logits: Matrix
+
+    @classmethod
+    def of(cls, network: Any, matrix: MatrixOf) -> "FusedWeights":
+        """Returns the weights of a network's decoder, with the matrices that `matrix` makes of kernels and biases."""
+        return cls(FusedStack(network.decoder, matrix), matrix(ops.transpose(network.embedding.embeddings), None))
+
+
 class FusedDecoder:
     """Decodes one token of several beams at a time: the numbers of `decode_step`, faster.
 
@@ -80,7 +97,8 @@ class FusedDecoder:
     Args:
         model: A `Transformer` or a `CausalTransformer`, not quantized.
         attention: Implementation of `cached_attention`.
-        memory_dtype: Dtype of the keys and values; that of the products by default.
+        memory_dtype: Dtype of the keys and values; that of the model by default.
+        weights: Weights that were fused before; those of the model by default.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -93,16 +111,20 @@ class FusedDecoder:
     Source: Vaswani et al. 2017, section 3.
     """
 
-    def __init__(self, model: Any, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None):
+    def __init__(
+        self,
+        model: Any,
+        attention: Callable[..., Any] = cached_attention,
+        memory_dtype: str | None = None,
+        weights: FusedWeights | None = None,
+    ):
         self.model = model
         self.attention = attention
-        decoder = model.network.decoder
         dtype = model.dtype_policy.compute_dtype
         self.memory_dtype = memory_dtype or dtype
-        self.first_norm = decoder.normalize_first
-        self.layers = [FusedLayer(layer, dtype) for layer in decoder.layers]
-        self.final_norm = None if decoder.final_norm is None else norm_function(decoder.final_norm)
-        self.logits = Matrix.of(ops.transpose(model.network.embedding.embeddings), None, dtype)  # M to V
+        weights = weights or FusedWeights.of(model.network, lambda kernel, bias: Matrix.of(kernel, bias, dtype))
+        self.stack, self.logits = weights
+        self.layers = self.stack.layers
 
     def start(self, prompts: Any, beams: int) -> DecodingState:
         """Returns the state of a language model after prompts (B, t) without padding; t may be 0."""
@@ -158,25 +180,26 @@ class FusedDecoder:
         newer = []
         for number, layer in enumerate(self.layers):
             matrices, norm = layer.self_attention, layer.self_attention_norm
-            fused = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, (R + 2)·G·D)
+            fused = matrices.inputs(self.stack.pre_norm(norm, x), self.memory_dtype)  # (B·K, (R + 2)·G·D)
             heads = matrices.heads_of(fused, sentences, rows)  # (R + 2, B, G, K, D)
             if matrices.position is not None:
-                heads = ops.concatenate([matrices.rotated(heads[:-1], position), heads[-1:]])
+                heads = ops.concatenate([matrices.rotated(heads[:-1], ops.reshape(position, (1,))), heads[-1:]])
             newer.append(_append_positions(state.newer[number], heads[size:]))
             memory = state.older[number], newer[-1]
-            x = self._add_and_norm(norm, x, matrices.attend(self.attention, heads[:size], memory, bias))
+            x = self.stack.add_and_norm(norm, x, matrices.attend(self.attention, heads[:size], memory, bias))
 
             if layer.cross_attention is not None:
                 matrices, norm = layer.cross_attention, layer.cross_attention_norm
-                queries = matrices.inputs(self._pre_norm(norm, x), self.memory_dtype)  # (B·K, R·G·D)
+                queries = matrices.inputs(self.stack.pre_norm(norm, x), self.memory_dtype)  # (B·K, R·G·D)
                 queries, memory = matrices.heads_of(queries, sentences, rows), (state.memory[number],)
-                x = self._add_and_norm(norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias))
+                x = self.stack.add_and_norm(
+                    norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias)
+                )
 
             norm = layer.feed_forward_norm
-            x = self._add_and_norm(norm, x, layer.feed_forward(self._pre_norm(norm, x)))
-        x = x if self.final_norm is None else self.final_norm(x)
+            x = self.stack.add_and_norm(norm, x, layer.feed_forward(self.stack.pre_norm(norm, x)))
         state = state._replace(newer=tuple(newer), visible=visible, lengths=state.lengths + 1)
-        return self.logits(x), state.merged(rows)
+        return self.logits(self.stack.last_norm(x)), state.merged(rows)
 
     def _empty_state(self, sentences: Any, beams: int) -> DecodingState:
         attention = self.layers[0].self_attention
@@ -189,12 +212,6 @@ class FusedDecoder:
             memory_bias=ops.zeros((sentences, 1, 0), "float32"),
             lengths=ops.zeros((sentences,), "int32"),
         )
-
-    def _pre_norm(self, norm: Callable[[Any], Any], x: Any) -> Any:
-        return norm(x) if self.first_norm else x
-
-    def _add_and_norm(self, norm: Callable[[Any], Any], x: Any, y: Any) -> Any:
-        return x + y if self.first_norm else norm(x + y)
 
 
 def _append_positions(pair: Any, more: Any) -> Any:

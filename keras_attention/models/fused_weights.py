@@ -1,4 +1,4 @@
-"""The weights of a decoder layer for one token at a time: matrices with the same input are fused.
+"""The weights of encoder and decoder layers for decoding: matrices with the same input are fused.
 
 Shapes: B sentences, K beams, M model width, G heads of keys and values, R query heads that share one of them, D head
 width, N keys.
@@ -44,6 +44,10 @@ class Matrix(NamedTuple):
         return product if self.bias is None else product + ops.cast(self.bias, dtype)
 
 
+# Makes a matrix of a kernel W and a bias or None.
+MatrixOf = Callable[[Any, Any], Matrix]
+
+
 class FusedAttention(NamedTuple):
     """The matrices of an attention layer; those with the same input are fused.
 
@@ -68,7 +72,7 @@ class FusedAttention(NamedTuple):
     position: Any
 
     @classmethod
-    def of(cls, layer: Any, dtype: str, memory: bool) -> "FusedAttention":
+    def of(cls, layer: Any, matrix: MatrixOf, memory: bool) -> "FusedAttention":
         """Returns the matrices of a built `MultiHeadAttention`, that of the queries scaled by 1/√d_k.
 
         With `memory`, keys and values come from the encoder.
@@ -89,9 +93,9 @@ class FusedAttention(NamedTuple):
         kernel, bias = _flatten(layer.output_dense, head_dim)  # (G·R·D, M), (M,)
         fused = [query] if memory else [query, key, value]
         return cls(
-            _fuse(fused, dtype),
-            _fuse([key, value], dtype) if memory else None,
-            _fuse([(_swap(kernel, 0, groups, size), bias)], dtype),
+            _fuse(fused, matrix),
+            _fuse([key, value], matrix) if memory else None,
+            _fuse([(_swap(kernel, 0, groups, size), bias)], matrix),
             groups,
             size,
             head_dim,
@@ -99,9 +103,9 @@ class FusedAttention(NamedTuple):
             layer.position,
         )
 
-    def rotated(self, heads: Any, position: Any) -> Any:
-        """Rotates queries and keys (c, B, G, n, D) at a position, a scalar."""
-        x = self.position.rotate(heads[..., : self.key_dim], ops.reshape(position, (1,)))
+    def rotated(self, heads: Any, positions: Any) -> Any:
+        """Rotates queries and keys (c, B, G, n, D) at positions (n,), or (1,) for all of them."""
+        x = self.position.rotate(heads[..., : self.key_dim], positions)
         return x if self.key_dim == self.head_dim else ops.concatenate([x, heads[..., self.key_dim :]], axis=-1)
 
     def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
@@ -130,17 +134,38 @@ class FusedAttention(NamedTuple):
 
 
 class FusedLayer:
-    """The attention matrices, norms and feed-forward network of a built `DecoderLayer`, in a dtype."""
+    """The attention matrices, norms and feed-forward network of a built `EncoderLayer` or `DecoderLayer`."""
 
-    def __init__(self, layer: Any, dtype: str):
-        self.self_attention = FusedAttention.of(layer.self_attention, dtype, memory=False)
+    def __init__(self, layer: Any, matrix: MatrixOf):
+        self.self_attention = FusedAttention.of(layer.self_attention, matrix, memory=False)
         self.self_attention_norm = norm_function(layer.self_attention_norm)
         self.cross_attention = None
-        if layer.cross_attention is not None:
-            self.cross_attention = FusedAttention.of(layer.cross_attention, dtype, memory=True)
+        if getattr(layer, "cross_attention", None) is not None:
+            self.cross_attention = FusedAttention.of(layer.cross_attention, matrix, memory=True)
             self.cross_attention_norm = norm_function(layer.cross_attention_norm)
-        self.feed_forward = _feed_forward(layer.feed_forward, dtype)
+        self.feed_forward = _feed_forward(layer.feed_forward, matrix)
         self.feed_forward_norm = norm_function(layer.feed_forward_norm)
+
+
+class FusedStack:
+    """The fused layers of a built `Encoder` or `Decoder`, and its last norm."""
+
+    def __init__(self, stack: Any, matrix: MatrixOf):
+        self.layers = [FusedLayer(layer, matrix) for layer in stack.layers]
+        self.first_norm = stack.normalize_first
+        self.final_norm = None if stack.final_norm is None else norm_function(stack.final_norm)
+
+    def pre_norm(self, norm: Callable[[Any], Any], x: Any) -> Any:
+        """Normalizes the input of a sub-layer, where the norms come first."""
+        return norm(x) if self.first_norm else x
+
+    def add_and_norm(self, norm: Callable[[Any], Any], x: Any, y: Any) -> Any:
+        """Adds the output y of a sub-layer to its input x, and normalizes the sum, where the norms come last."""
+        return x + y if self.first_norm else norm(x + y)
+
+    def last_norm(self, x: Any) -> Any:
+        """Normalizes the output of the last layer, if the stack does."""
+        return x if self.final_norm is None else self.final_norm(x)
 
 
 def _permute(vectors: Any, shape: tuple[Any, ...], order: tuple[int, ...]) -> Any:
@@ -183,11 +208,11 @@ def _pad(x: Any, axis: int, size: int) -> Any:
     return ops.pad(x, [(0, missing if each == axis else 0) for each in range(len(x.shape))]) if missing else x
 
 
-def _fuse(matrices: list[tuple[Any, Any]], dtype: str) -> Matrix:
+def _fuse(matrices: list[tuple[Any, Any]], matrix: MatrixOf) -> Matrix:
     """Returns one matrix for several kernels and biases with the same input."""
     kernels, biases = zip(*matrices, strict=True)
     bias = None if biases[0] is None else ops.concatenate(biases)
-    return Matrix.of(ops.concatenate(kernels, axis=1), bias, dtype)
+    return matrix(ops.concatenate(kernels, axis=1), bias)
 
 
 def norm_function(layer: Any) -> Callable[[Any], Any]:
@@ -199,10 +224,10 @@ def norm_function(layer: Any) -> Callable[[Any], Any]:
     return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
 
 
-def _feed_forward(layer: FeedForward, dtype: str) -> Callable[[Any], Any]:
-    """Returns a built `FeedForward` as a function of vectors (…, M), with products in a dtype."""
+def _feed_forward(layer: FeedForward, matrix: MatrixOf) -> Callable[[Any], Any]:
+    """Returns a built `FeedForward` as a function of vectors (…, M)."""
     inner, gate, output = (
-        dense and Matrix.of(ops.convert_to_tensor(dense.kernel), dense.bias, dtype)
+        dense and matrix(ops.convert_to_tensor(dense.kernel), dense.bias)
         for dense in (layer.intermediate_dense, layer.gate_dense, layer.output_dense)
     )
     activation = layer.intermediate_dense.activation

@@ -1,6 +1,7 @@
 """Evaluation of translations: BLEU and chrF as sacreBLEU computes them, and the BLEU cost of lower precision."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -139,29 +140,36 @@ def corpus_chrf(translations: Sequence[str], references: Sequence[str]) -> float
     return CHRF().corpus_score(translations, [references]).score
 
 
-def compare_weights(run: str | Path, lighter: Translator, trained: Translator) -> str:
+def compare_weights(run: str | Path, lighter: Translator, trained: Translator, max_loss: float = math.inf) -> str:
     """Compares the BLEU of weights of lower precision with that of the trained weights, on the run's validation sample.
 
     Args:
         run: Folder of the run.
         lighter: Translator with weights of lower precision.
         trained: Translator with the trained weights.
+        max_loss: BLEU that the lower precision may cost at most.
 
     Returns:
         One line with the BLEU of both and the difference.
 
     Raises:
         FileNotFoundError: If a validation text no longer exists.
+        ValueError: If the lower precision costs more than `max_loss`.
     """
     config = RunFolder(run).config
     corpus = ParallelCorpus(config.valid_source, config.valid_target)
     pairs = corpus.sample(min(config.score_sentences, len(corpus)), seed=config.seed)
     sources, references = map(list, zip(*pairs, strict=True))
     before, after = (corpus_bleu(each.translate(sources), references) for each in (trained, lighter))
-    return (
+    line = (
         f"BLEU of {len(pairs)} validation sentences: {after:.2f}, with the trained weights {before:.2f} "
         f"({after - before:+.2f})"
     )
+    if before - after > max_loss:
+        raise ValueError(
+            f"{line}. Export with other weights, or allow a larger loss. Received: a largest loss of {max_loss}"
+        )
+    return line
 
 
 def _tokenizer_by_script(text: str) -> str:

@@ -21,6 +21,7 @@ from keras_attention.training.state_files import state_files
 
 # The dtypes to which a translator can convert the trained weights; None keeps them.
 WEIGHTS = (None, "bfloat16", "int8")
+RUNTIMES = (None, "x86")
 CHECKPOINTS = ("final", "average", "ema", "best", "last")
 
 
@@ -161,6 +162,7 @@ class RunFolder:
         beam_size: int = 4,
         length_penalty: float = 0.6,
         weights: str | None = None,
+        runtime: str | None = None,
     ) -> Translator:
         """Loads a checkpoint and the tokenizer.
 
@@ -169,6 +171,7 @@ class RunFolder:
             beam_size: Number of beams.
             length_penalty: Exponent of the length penalty.
             weights: "bfloat16" or "int8" to convert the weights to lower precision; None to keep them.
+            runtime: "x86" for packed weights, see `serving.PackedTransformer`; None for any.
 
         Returns:
             A translator.
@@ -180,12 +183,22 @@ class RunFolder:
         DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)  # checked before the weights are read
         self._check()
         one_of(weights, "weights", WEIGHTS)
+        one_of(runtime, "runtime", RUNTIMES)
+        if runtime is not None and weights is None:
+            raise ValueError(
+                f"Packed weights are of lower precision: give `weights` too, {' or '.join(WEIGHTS[1:])}. "
+                f"Received: runtime={runtime!r}, weights=None"
+            )
         tokenizer = self.tokenizer
         file = self.checkpoint_file(checkpoint)
         if checkpoint is None and file != self.model_file("final"):
             print(f"{self.path} has not finished training: using its checkpoint {file.stem}", file=sys.stderr)
         model = self.load(file, compile=False)
-        if weights == "bfloat16":
+        if runtime == "x86":
+            from keras_attention.serving.packed_transformer import PackedTransformer  # needs TensorFlow
+
+            model = PackedTransformer(model, weights)
+        elif weights == "bfloat16":
             model = model.in_dtype(weights)
         elif weights == "int8":
             model.quantize(weights)

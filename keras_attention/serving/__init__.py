@@ -9,8 +9,16 @@ from keras_attention.serving.threads import share_cores
 if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
     from keras_attention.serving.export import export
     from keras_attention.serving.graph_translator import GraphTranslator as Translator
+    from keras_attention.serving.packed_transformer import PackedTransformer
 else:
     from keras_attention.serving.translator import Translator
+
+    def PackedTransformer(*args: Any, **kwargs: Any) -> Any:
+        """Raises an error: packed weights are TensorFlow's."""
+        raise RuntimeError(
+            "Packed weights need TensorFlow: save the model, and pack it in a process with KERAS_BACKEND=tensorflow. "
+            f"Received: KERAS_BACKEND={keras.backend.backend()}"
+        )
 
     def export(*args: Any, **kwargs: Any) -> Any:
         """Raises an error: a SavedModel is TensorFlow's."""
@@ -20,4 +28,4 @@ else:
         )
 
 
-__all__ = ["Translator", "export", "share_cores"]
+__all__ = ["PackedTransformer", "Translator", "export", "share_cores"]

@@ -15,8 +15,10 @@ from keras_attention.serving.graph_transforms import shrink_graph
 from keras_attention.serving.inspection import inspect_signature
 from keras_attention.serving.model_card import model_card
 from keras_attention.serving.model_folder import check_model_folder, unfinished_folder
+from keras_attention.serving.packed_check import check_packed_export
+from keras_attention.serving.packed_transformer import PackedTransformer
 from keras_attention.serving.server_files import server_files
-from keras_attention.serving.signatures import SIGNATURES, Signature
+from keras_attention.serving.signatures import SEARCH_SIGNATURES, SIGNATURES, Signature
 from keras_attention.serving.translator import Translator
 from keras_attention.serving.warm_up import WARM_UP_FILE, write_warm_up
 
@@ -37,6 +39,10 @@ def export(
     writes, next to the versions, `models.config`, `batching.config`, `monitoring.config`, and a `README.md` with the
     commands that serve and query the model; it keeps a `README.md` whose first line is not the export's own.
 
+    The translator of a `PackedTransformer` is exported without `score` and `align`, which need the trained weights. The
+    SavedModel is compared with the translator in a session as servers have it, and only loads in a TensorFlow that is
+    built with oneDNN for x86-64.
+
     The export is atomic: it is written to a temporary folder `unfinished-…` and renamed when it is complete, so a
     server that watches the folder never sees an incomplete version. One that fails leaves nothing behind; the
     temporary folder of one that was killed is removed by the next.
@@ -56,6 +62,7 @@ def export(
         ValueError: If `card` has an entry that the export fills itself, or `folder` is that of one version, contains
             other files than versions, or has a name that servers refuse, or `inspect` is given for another model than a
             `Transformer`.
+        RuntimeError: If a SavedModel with packed weights does not compute what the translator does.
 
     Example:
         >>> translator = getfixture("translator")
@@ -66,13 +73,18 @@ def export(
     """
     check_model_folder(folder)
     folder = Path(folder)
-    signatures = SIGNATURES | {"inspect": inspect_signature(translator)} if inspect else SIGNATURES
+    is_packed = isinstance(translator.model, PackedTransformer)
+    signatures = SEARCH_SIGNATURES if is_packed else SIGNATURES
+    if inspect:
+        signatures = signatures | {"inspect": inspect_signature(translator)}
     entries = model_card(translator, os.path.basename(os.path.realpath(folder)), card, inspect)
     with folders_removed_on_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(folder) as unfinished:
             _write(translator, unfinished / "version", signatures)
-            files = server_files(folder, inspect)
+            if is_packed:
+                check_packed_export(unfinished / "version", translator)
+            files = server_files(folder, signatures)
             for name, text in files.items():
                 (unfinished / name).write_text(text, encoding="utf-8")
             version = _publish(unfinished / "version", folder, entries)

@@ -13,6 +13,7 @@ from keras_attention.extras import DISTRIBUTION
 from keras_attention.serving.inspection import inspected_lengths
 from keras_attention.serving.translator import Translator
 
+RUNTIME = "TensorFlow 2.21 for x86-64, built with oneDNN"
 PACKAGES = ("keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
 
 
@@ -33,6 +34,7 @@ def model_card(
             "max_target_length": translator.max_target_length,
         },
         **({"inspect": inspected_lengths(translator)} if inspect else {}),
+        **({"runtime": RUNTIME, "weights": translator.model.weights_form} if _is_packed(translator) else {}),
         "packages": {DISTRIBUTION: __version__, **{package: _version(package) for package in PACKAGES}},
     }
     more = dict(more or {})
@@ -52,10 +54,18 @@ def _sizes(translator: Translator) -> dict[str, Any]:
     """Returns the numbers of parameters and pieces, and the model's config."""
     config = getattr(translator.model, "config", None)
     return {
-        "parameters": sum(math.prod(weight.shape) for weight in getattr(translator.model, "weights", ())),
+        "parameters": sum(math.prod(weight.shape) for weight in getattr(_trained(translator), "weights", ())),
         "vocabulary": translator.tokenizer.vocabulary_size,
         **({"transformer": config.to_dict()} if hasattr(config, "to_dict") else {}),
     }
+
+
+def _trained(translator: Translator) -> Any:
+    return translator.model.trained() if _is_packed(translator) else translator.model
+
+
+def _is_packed(translator: Translator) -> bool:
+    return hasattr(translator.model, "weights_form")
 
 
 def _version(package: str) -> str | None:

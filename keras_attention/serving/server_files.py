@@ -5,10 +5,13 @@ The settings are in protobuf's text format, which has comments.
 
 import os
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import quote
 
 from google.protobuf.text_encoding import CEscape
+
+from keras_attention.serving.signatures import SIGNATURES
 
 MAX_BATCH_SIZE = 32
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -19,14 +22,24 @@ _MARK = "Written by keras_attention's export"
 _NOTE = f"# {_MARK}; the next export writes it again.\n"
 _README_NOTE = f"<!-- {_MARK}; the next export writes it again, unless this line is gone. -->\n"
 
-_INSPECT_ROW = """\
-| `inspect` | `source`, `encoder_head_mask`, `decoder_head_mask`, `cross_head_mask`, `window`, `scale` | \
-`text`, `score`, `source_pieces`, `target_pieces`, `encoder_weights`, `decoder_weights`, `cross_weights`, `truncated`: \
-a translation with changed attention, and the weights of every head |
+_ROWS = {
+    "serving_default": "| `source` | `text`, `score`, `truncated`: the best translation of each text |",
+    "translate_nbest": "| `source` | `texts`, `scores`, `truncated`: the best few of each |",
+    "score": "| `source`, `target` | `score`, `tokens`, `truncated`: the log probability of given translations |",
+    "align": "| `source` | `text`, `score`, `source_pieces`, `target_pieces`, `alignment`, `truncated` |",
+    "encode_ids": "| `source` | `ids`, `truncated` |",
+    "decode_ids": "| `ids` | `text` |",
+    "inspect": "| `source`, `encoder_head_mask`, `decoder_head_mask`, `cross_head_mask`, `window`, `scale` | "
+    "`text`, `score`, `source_pieces`, `target_pieces`, `encoder_weights`, `decoder_weights`, `cross_weights`, "
+    "`truncated`: a translation with changed attention, and the weights of every head |",
+}
+_X86 = """
+The weights of these versions are packed for x86-64: they load only in a TensorFlow, or a TensorFlow Serving, of
+version 2.21 that is built with oneDNN, as those for Linux on x86-64 are.
 """
 
 
-def server_files(folder: Path, inspect: bool = False) -> dict[str, str]:
+def server_files(folder: Path, signatures: Collection[str] = tuple(SIGNATURES)) -> dict[str, str]:
     """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote."""
     # https://www.tensorflow.org/tfx/serving/serving_config
     name = os.path.basename(os.path.realpath(folder))
@@ -37,7 +50,7 @@ def server_files(folder: Path, inspect: bool = False) -> dict[str, str]:
     }
     readme = folder / "README.md"
     if not readme.exists() or readme.read_text(encoding="utf-8", errors="replace").startswith(_README_NOTE):
-        files["README.md"] = _README_NOTE + _readme(name, inspect)
+        files["README.md"] = _README_NOTE + _readme(name, signatures)
     return files
 
 
@@ -75,7 +88,7 @@ def _monitoring_config() -> str:
 """
 
 
-def _readme(name: str, inspect: bool) -> str:
+def _readme(name: str, signatures: Collection[str]) -> str:
     folder = f"{_CONTAINER_FOLDER}/{name}"
     mount = f'-v "$PWD":{shlex.quote(f"{folder}:ro")}'
     url = shlex.quote(f"localhost:8501/v1/models/{quote(name)}:predict")
@@ -86,7 +99,7 @@ def _readme(name: str, inspect: bool) -> str:
 
 Each folder with a number for its name is one version of the model, a SavedModel from text to text; its
 `assets.extra/model_card.json` describes it. Run the commands in this folder.
-
+{"" if "score" in signatures else _X86}
 ## Serve it
 
 With docker:
@@ -115,13 +128,8 @@ curl -d '{{"inputs": {{"source": ["How are you?", "Good night."]}}}}' {url}
 
 | signature | takes | gives |
 | --- | --- | --- |
-| `serving_default` | `source` | `text`, `score`, `truncated`: the best translation of each text |
-| `translate_nbest` | `source` | `texts`, `scores`, `truncated`: the best few of each |
-| `score` | `source`, `target` | `score`, `tokens`, `truncated`: the log probability of given translations |
-| `align` | `source` | `text`, `score`, `source_pieces`, `target_pieces`, `alignment`, `truncated` |
-| `encode_ids` | `source` | `ids`, `truncated` |
-| `decode_ids` | `ids` | `text` |
-{_INSPECT_ROW if inspect else ""}
+{chr(10).join(f"| `{each}` {_ROWS[each]}" for each in signatures)}
+
 A signature other than the first is named in the request: `{{"signature_name": "align", "inputs": …}}`. A request has at
 most {MAX_BATCH_SIZE} texts. `truncated` is true for a text that was too long, of which only the beginning was read.
 """

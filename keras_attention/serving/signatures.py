@@ -84,6 +84,8 @@ SIGNATURES: dict[str, Signature] = {
     "encode_ids": (encode_ids, [SOURCE]),
     "decode_ids": (decode_ids, [IDS]),
 }
+# Those that need no more than the search.
+SEARCH_SIGNATURES = {name: SIGNATURES[name] for name in SIGNATURES if name not in ("score", "align")}
 
 
 def pieces(tokenizer: SubwordTokenizer, ids: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,143 @@
+"""A trained Transformer with packed weights, for exports that run where TensorFlow is built with oneDNN.
+
+Shapes: B sentences, S source length, K beams, M model width, N rows, F output width.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_attention.models.fused_decoder import FusedDecoder, FusedWeights
+from keras_attention.models.fused_encoder import fused_encode
+from keras_attention.models.fused_weights import FusedStack
+from keras_attention.models.network import padding_mask
+from keras_attention.models.transformer import Transformer
+from keras_attention.ops.attention import cached_attention
+from keras_attention.serving.packed_products import packed_bfloat16, packed_int8, quantized
+
+PACKED_WEIGHTS = ("bfloat16", "int8")
+
+
+class PackedMatrix(tf.Module):
+    """y = x W + b for rows x (N, M), with W in bfloat16, or in int8 with a scale for each column."""
+
+    def __init__(self, kernel: Any, bias: Any, weights: str):
+        super().__init__()
+        kernel = ops.cast(kernel, "float32")
+        self.bias = None if bias is None else tf.Variable(ops.cast(bias, "float32"), trainable=False)
+        self.scales = None
+        if weights == "int8":
+            kernel, scales = quantized(kernel)
+            self.scales = tf.Variable(scales, trainable=False)
+        else:
+            kernel = ops.cast(kernel, "bfloat16")
+        self.kernel = tf.Variable(kernel, trainable=False)
+
+    def __call__(self, x: Any, dtype: str = "float32") -> Any:
+        kernel = self.kernel.read_value()
+        if self.scales is None:
+            no_bias = tf.zeros((kernel.shape[1],), kernel.dtype)
+            y = packed_bfloat16(ops.cast(x, "bfloat16"), kernel, no_bias)
+        else:
+            y = packed_int8(ops.cast(x, "float32"), kernel, self.scales.read_value())
+        y = ops.cast(y, dtype)
+        return y if self.bias is None else y + ops.cast(self.bias.read_value(), dtype)
+
+
+class PackedTransformer(tf.Module):
+    """The encoder and the decoder of a `Transformer` with packed weights, for a `Translator`.
+
+    Its products are those of `packed_products`; everything else is computed in float32. The embeddings, whose rows are
+    looked up, stay as they are.
+
+    Args:
+        model: A trained `Transformer`.
+        weights: "bfloat16", or "int8" for weights and activations of 8 bits, with a scale for each column and row.
+
+    Attributes:
+        trained: A function that returns the model.
+
+    Raises:
+        TypeError: If `model` is another model.
+        ValueError: If `weights` is unknown, or the layers have an option that fused weights do not support.
+
+    Example:
+        >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
+        >>> packed = PackedTransformer(model, "int8")
+        >>> memory, mask = packed.encode(keras.ops.array([[5, 6, 3, 0]]))
+        >>> print(memory.shape, keras.ops.convert_to_numpy(mask))
+        (1, 4, 128) [[ True  True  True False]]
+
+    Source: Dettmers et al. 2022, "LLM.int8()", for a scale of each row and column.
+    """
+
+    can_fuse = True
+
+    def __init__(self, model: Transformer, weights: str):
+        super().__init__()
+        _check(model, weights)
+        self.config, self.weights_form = model.config, weights
+        self.trained = lambda: model  # a function, so that an export does not contain that model too
+        self._embed = model.network.embed
+        self.embedding, self.positions = model.network.embedding, model.network.positions  # tracked for the export
+        self.matrices: list[PackedMatrix] = []
+        self._encoder = FusedStack(model.network.encoder, self._matrix)
+        self._decoder = FusedWeights.of(model.network, self._matrix)
+
+    @property
+    def network(self) -> Any:
+        """What a `FusedDecoder` needs of a network."""
+        return SimpleNamespace(embed=self._embed)
+
+    @property
+    def dtype_policy(self) -> keras.DTypePolicy:
+        """The policy of the keys and values."""
+        return keras.DTypePolicy("bfloat16" if self.weights_form == "bfloat16" else "float32")
+
+    def encode(self, source: Any) -> tuple[Any, Any]:
+        """Runs the encoder.
+
+        Args:
+            source: Source ids (B, S), 0 for padding.
+
+        Returns:
+            The memory (B, S, M) and the padding mask (B, S).
+        """
+        mask = padding_mask(source)
+        return fused_encode(self._encoder, self._embed(source), mask, self.dtype_policy.compute_dtype), mask
+
+    def fused_decoder(
+        self, attention: Callable[..., Any] = cached_attention, memory_dtype: str | None = None
+    ) -> FusedDecoder:
+        """Creates the decoder of `decoding.generate`.
+
+        Args:
+            attention: Implementation of `cached_attention`.
+            memory_dtype: Dtype of the keys and values; that of the policy by default.
+
+        Returns:
+            A decoder with the packed weights.
+        """
+        return FusedDecoder(self, attention, memory_dtype, self._decoder)
+
+    def _matrix(self, kernel: Any, bias: Any) -> PackedMatrix:
+        """Makes a packed matrix that the module tracks."""
+        self.matrices.append(PackedMatrix(kernel, bias, self.weights_form))
+        return self.matrices[-1]
+
+
+def _check(model: Any, weights: str) -> None:
+    if not isinstance(model, Transformer):
+        raise TypeError(f"`model` must be a Transformer. Received: a {type(model).__name__}")
+    if weights not in PACKED_WEIGHTS:
+        raise ValueError(f"`weights` must be one of {', '.join(PACKED_WEIGHTS)}. Received: weights={weights!r}")
+    encoder_position = model.network.encoder.position
+    if not model.can_fuse or (encoder_position is not None and encoder_position.has_bias):
+        raise ValueError(
+            "Packed weights need a model that is not quantized and whose positions add no bias to the scores: export "
+            f"without `--runtime x86`. Received: positions={model.config.positions!r}"
+        )
