@@ -153,6 +153,7 @@ def is_sharded(path: PathLike) -> bool:
 def shard_files(path: PathLike) -> list[str]:
     """Lists the files of a pattern or a folder, sorted by name; a file is the only one of itself."""
     if not is_sharded(path):
+        check_readable([path])
         return [os.fspath(path)]
     paths = Path(path).iterdir() if Path(path).is_dir() else map(Path, glob.glob(os.fspath(path)))
     files = sorted(os.fspath(each) for each in paths if each.is_file() and not each.name.startswith("."))
@@ -164,30 +165,30 @@ def shard_files(path: PathLike) -> list[str]:
 def _matching(source: PathLike, target: PathLike) -> list[tuple[str, str]]:
     """The source and the target file of each shard."""
     sources, targets = shard_files(source), shard_files(target)
+    pairs = list(itertools.zip_longest(sources, targets))
+    number, pair = next(((number, pair) for number, pair in enumerate(pairs, 1) if not _belong(*pair)), (0, ()))
     if len(sources) != len(targets):
-        first, second = next(pair for pair in itertools.zip_longest(sources, targets) if not _belong(*pair))
+        first = min((each for each in pair if each is not None), key=_numbers)
         raise ValueError(
-            "Each source shard needs its target shard: both must have as many files, sorted by name. The first without "
-            f"a counterpart is {first if second is None or (first and first < second) else second}. "
+            f"Each source shard needs its target shard, with the same numbers in its name, but {first} has none. "
             f"Received: {len(sources)} files for source={os.fspath(source)!r} and {len(targets)} for "
             f"target={os.fspath(target)!r}"
         )
-    files = list(zip(sources, targets, strict=True))
-    for number, pair in enumerate(files, start=1):
-        if not _belong(*pair):
-            raise ValueError(
-                f"The N-th source shard belongs to the N-th target shard, sorted by name, but number {number} has "
-                f"other numbers in its names: rename the files. Received: {pair[0]} and {pair[1]}"
-            )
-    return files
+    if pair:
+        raise ValueError(
+            "Sorted by name, the N-th source shard belongs to the N-th target shard, but the names of number "
+            f"{number} have different numbers in them: rename the files. Received: {pair[0]} and {pair[1]}"
+        )
+    return pairs
 
 
 def _belong(source: str | None, target: str | None) -> bool:
     """Returns True for the names of two files of one shard."""
-    if source is None or target is None:
-        return False
-    first, second = (re.findall(r"\d+", Path(path).name) for path in (source, target))
-    return first == second
+    return source is not None and target is not None and _numbers(source) == _numbers(target)
+
+
+def _numbers(path: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", Path(path).name)]
 
 
 def _part(files: Sequence[tuple[str, str]], shard: tuple[int, int]) -> list[tuple[str, str]]:

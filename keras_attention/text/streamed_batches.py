@@ -237,7 +237,6 @@ class StreamedBatches(EpochBatches):
             "batches": self._class.__name__,
             "buffer_size": self.buffer_size,
             "subword_dropout": self._subword_dropout,
-            "num_lines": self._pairs.num_lines,
             "token_ids": f"{len(self._pairs)} pairs, checksum {self._lengths.checksum}",
         }
 
@@ -247,10 +246,11 @@ class StreamedBatches(EpochBatches):
         Returns:
             The line.
         """
+        buffers = f"{len(self._buffers):,} buffer{'s' if len(self._buffers) > 1 else ''}"
         return (
             f"pairs: {self.num_pairs:,}, batches: {len(self):,} of {self._template._batch_size()}, "
             f"padding: {self.padding:.1%}, left out: {self.num_left_out:,} (over {self.max_length} tokens), "
-            f"read in {len(self._buffers):,} buffers of {self.buffer_size:,} lines"
+            f"read in {buffers} of up to {self.buffer_size:,} lines"
         )
 
     def _element_spec(self) -> "tuple[dict[str, tf.TensorSpec], tf.TensorSpec]":

@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,7 +44,7 @@ class TokenLengths:
         seed: Seed of the sample.
 
     Attributes:
-        checksum: Checksum of the token ids.
+        checksum: Checksum of the token ids and the numbers of lines.
     """
 
     def __init__(
@@ -54,8 +56,8 @@ class TokenLengths:
         seed: int = 1,
     ):
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory()  # is removed together with this object
-            folder = self._temporary.name
+            folder = tempfile.mkdtemp()
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._file, about_file = Path(folder, "token-lengths.bin"), Path(folder, "token-lengths.json")
         self._dropout, self._seed = subword_dropout, seed
         self._starts = np.cumsum([0, *pairs.num_lines])
@@ -64,7 +66,7 @@ class TokenLengths:
         if about.get("key") != key or not self._file.exists() or self._file.stat().st_size != self._size:
             about_file.unlink(missing_ok=True)
             about = {"key": key, "checksum": self._write(pairs, tokenizer)}
-            text = json.dumps(about, indent=2) + "\n"
+            text = json.dumps(about) + "\n"
             write_atomically(about_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
         self.checksum: str = about["checksum"]
 
@@ -105,7 +107,7 @@ class TokenLengths:
     def _write(self, pairs: ShardedPairs, tokenizer: SubwordTokenizer) -> str:
         """Writes the lengths of all lines, and returns a checksum of the ids."""
         sampler = subword_sampler(tokenizer.model, self._dropout) if self._dropout else None
-        checksum = 0
+        checksum = zlib.crc32(np.array(pairs.num_lines))
         make_folder(self._file)
         with open(self._file, "wb") as file:
             lines = pairs.lines(pairs.shards())
@@ -125,16 +127,16 @@ class TokenLengths:
                     checksum = zlib.crc32(np.ascontiguousarray(side.ids), checksum)
         return f"{checksum:08x}"
 
-    def _key(self, pairs: ShardedPairs, tokenizer: SubwordTokenizer) -> dict[str, Any]:
-        """What the lengths depend on; files are the same if their names, sizes and times are."""
-        stats = [[(Path(path).name, os.stat(path)) for path in files] for files in pairs.files]
-        return {
+    def _key(self, pairs: ShardedPairs, tokenizer: SubwordTokenizer) -> str:
+        """A checksum of what the lengths depend on; files are the same if their names, sizes and times are."""
+        files = [(Path(path), os.stat(path)) for of_shard in pairs.files for path in of_shard]
+        about = {
             "tokenizer": hashlib.sha256(tokenizer.model).hexdigest(),
-            "subword_dropout": self._dropout,
-            "seed": self._seed if self._dropout else None,
+            "sample": (self._dropout, self._seed) if self._dropout else None,
+            "files": [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in files],
             "num_lines": pairs.num_lines,
-            "files": [[[name, each.st_size, each.st_mtime_ns] for name, each in files] for files in stats],
         }
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def encode(tokenizer: SubwordTokenizer, pairs: Sequence[tuple[str, str]]) -> tuple[RaggedIds, RaggedIds]:
