@@ -25,7 +25,7 @@ from keras_attention.text.tokenizer import SubwordTokenizer
 SLICE = 1024
 _DTYPE = np.dtype(np.uint16)
 _LONGEST = np.iinfo(_DTYPE).max
-_ROWS = 2**20  # that are read at a time
+_ROWS = 2**15  # that are read at a time
 # Sets the seeds of these samples apart from the others of a run.
 _PURPOSE = 3
 
