@@ -326,7 +326,6 @@ def test_a_first_run_on_a_gpu_in_its_tiny_form(tmp_path):
 
 
 def test_text_in_shards_is_measured(tmp_path):
-    """A side in this process, since its own would only import the same again."""
     for name, words in (("source", "one two three"), ("target", "eins zwei drei")):
         (tmp_path / name).write_text("".join(f"{words} {number}\n" for number in range(40)), encoding="utf-8")
     shards.write_shards(str(tmp_path / "source"), str(tmp_path / "target"), 50, tmp_path / "50")
