@@ -148,14 +148,19 @@ def test_a_sample_is_of_the_pairs(pairs):
         pairs.sample(367)
 
 
-def test_hosts_read_disjoint_parts_of_the_whole(files, pairs, tokenizer):
+def test_hosts_read_disjoint_parts_of_the_whole(tmp_path, monkeypatch, files, pairs, tokenizer):
     parts = [ShardedPairs(*files, shard=(index, 3)) for index in range(3)]
+    for _ in range(2):  # hosts that share a folder keep the numbers of tokens of each part
+        kept = {TokenLengths(part, tokenizer, tmp_path).checksum for part in parts}
+        assert len(kept) == 3 and len(list(tmp_path.iterdir())) == 6
+        monkeypatch.setattr(SubwordTokenizer, "encode", None)
+    monkeypatch.undo()
     assert [len(part.files) for part in parts] == [2, 2, 1]
     assert sorted(pair for part in parts for pair in part) == sorted(pairs)
     assert sum(map(len, parts)) == len(pairs)
     made = [StreamedBatches(part, tokenizer, buffer_size=BUFFER, tokens_per_batch=307, max_length=60) for part in parts]
     together = StreamedBatches(pairs, tokenizer, buffer_size=BUFFER, tokens_per_batch=307, max_length=60)
-    in_batches = [pair for each in (*made,) for batch in batches_of(each, 2) for pair in pairs_in(batch)]
+    in_batches = [pair for each in made for batch in batches_of(each, 2) for pair in pairs_in(batch)]
     assert sorted(in_batches) == sorted(pair for batch in batches_of(together, 0) for pair in pairs_in(batch))
     for shard in ((3, 3), (-1, 3), (0, 6), (0, 0)):
         with pytest.raises(
@@ -297,7 +302,7 @@ def test_two_buffers_are_in_memory_and_one_is_read_in_advance(monkeypatch, pairs
 def test_numbers_of_tokens_are_counted_once(tmp_path, monkeypatch, text, tokenizer):
     pairs = ShardedPairs(*write_shards(tmp_path / "text", text))
     made = StreamedBatches(pairs, tokenizer, folder=tmp_path / "lengths", buffer_size=BUFFER, max_length=60)
-    assert (tmp_path / "lengths" / "token-lengths.bin").stat().st_size == 4 * 367
+    assert (tmp_path / "lengths" / "token-lengths.bin").stat().st_size == 8 * 367
     encode = SubwordTokenizer.encode
     monkeypatch.setattr(SubwordTokenizer, "encode", None)
     again = StreamedBatches(pairs, tokenizer, folder=tmp_path / "lengths", buffer_size=BUFFER, max_length=60)

@@ -224,7 +224,7 @@ class PairBatches(EpochBatches):
         self._count_batches(lengths)
 
     def _arrange_part(self, lengths: np.ndarray, counts: np.ndarray, num_batches: int | None) -> None:
-        """Does the same for a part of a text, which has these lengths (K, 2), each in a number of pairs (K,)."""
+        """Sets the same for a part of a text with these lengths (K, 2), each of a number of pairs (K,)."""
         self._limits = self._longest(lengths, counts)
         if self._sampled is None or num_batches is None:
             self._count_batches(self._first_lengths())

@@ -34,6 +34,7 @@ class ShardedPairs:
             `count` hosts reads its own part.
 
     Attributes:
+        shard: The part that is read.
         files: The `(source, target)` files of each shard.
         num_lines: Number of lines of each shard, blank ones included.
 
@@ -56,6 +57,7 @@ class ShardedPairs:
 
     def __init__(self, source: PathLike, target: PathLike, shard: tuple[int, int] = (0, 1)):
         self._names = (os.fspath(source), os.fspath(target))
+        self.shard = shard
         self.files = _part(_matching(source, target), shard)
         check_readable([path for pair in self.files for path in pair])
         self._blank: list[int] = []

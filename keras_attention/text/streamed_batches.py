@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 BUFFER_SIZE = 100_000
-# Pieces of a buffer, from places of the text that are far apart.
+# Pieces of a buffer, each from another position of the text.
 _PIECES = 8
 # Sets the random numbers of the composition of the buffers apart from those of the epochs.
 _COMPOSITION = 4
@@ -48,7 +48,7 @@ class _Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class _FixedSample:
-    """Stands for `SampledIds` where only the lengths of the first epoch are known."""
+    """The interface of `SampledIds` for sentences of which only the lengths in the first epoch are known."""
 
     source: RaggedIds
     target: RaggedIds
@@ -68,7 +68,7 @@ class StreamedBatches(EpochBatches):
     tokenizes the next one: two buffers are in memory.
 
     The constructor tokenizes the text once, for the number of batches and their lengths, and keeps the numbers of
-    tokens of each line in a file of 4 bytes a pair (8 with `subword_dropout`). An epoch can then begin with any of its
+    tokens of each line in a file of 8 bytes a pair (16 with `subword_dropout`). An epoch can then begin with any of its
     batches: only the buffer of that batch is read. Where buffers need lines from the middle of a file, the lines before
     them are read too, so files of some 100,000 lines are better than one large file.
 

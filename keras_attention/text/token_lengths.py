@@ -23,8 +23,8 @@ from keras_attention.text.tokenizer import SubwordTokenizer
 
 # Pairs that are tokenized at a time: a call of SentencePiece lets no other thread run.
 SLICE = 1024
-_DTYPE = np.dtype(np.uint16)
-_LONGEST = np.iinfo(_DTYPE).max
+_DTYPE = np.dtype(np.uint32)
+_BITS = 32
 _ROWS = 2**15  # that are read at a time
 # Sets the seeds of these samples apart from the others of a run.
 _PURPOSE = 3
@@ -58,7 +58,9 @@ class TokenLengths:
         if folder is None:
             folder = tempfile.mkdtemp()
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._file, about_file = Path(folder, "token-lengths.bin"), Path(folder, "token-lengths.json")
+        index, count = pairs.shard
+        part = f"-{index}-of-{count}" if count > 1 else ""  # hosts may share a folder
+        self._file, about_file = (Path(folder, f"token-lengths{part}.{kind}") for kind in ("bin", "json"))
         self._dropout, self._seed = subword_dropout, seed
         self._starts = np.cumsum([0, *pairs.num_lines])
         key = self._key(pairs, tokenizer)
@@ -82,10 +84,10 @@ class TokenLengths:
         for start in range(0, int(self._starts[-1]), _ROWS):
             usual, first = first_lengths(self._rows(start, _ROWS), longest)
             source, target = np.maximum(usual, first)[is_within(usual, longest)].T
-            new, index = np.unique(np.concatenate([keys, source * (_LONGEST + 1) + target]), return_inverse=True)
+            new, index = np.unique(np.concatenate([keys, (source << _BITS) | target]), return_inverse=True)
             counts = np.bincount(index, np.concatenate([counts, np.ones(len(source))])).astype(np.int64)
             keys = new
-        return np.stack(np.divmod(keys, _LONGEST + 1), axis=1), counts
+        return np.stack([keys >> _BITS, keys & (2**_BITS - 1)], axis=1), counts
 
     @property
     def _columns(self) -> int:
@@ -121,7 +123,7 @@ class TokenLengths:
                     seeds = ((self._seed, _PURPOSE, number, side) for side in (0, 1))
                     columns.append(pair_lengths(*map(sampler.sample, (source, target), seeds)))
                 rows = np.zeros((len(part), self._columns), _DTYPE)
-                rows[usable] = np.concatenate(columns, axis=1).clip(max=_LONGEST)
+                rows[usable] = np.concatenate(columns, axis=1)
                 file.write(rows.tobytes())
                 for side in (source, target):
                     checksum = zlib.crc32(np.ascontiguousarray(side.ids), checksum)
