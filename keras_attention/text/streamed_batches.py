@@ -162,10 +162,9 @@ class StreamedBatches(EpochBatches):
         Raises:
             ValueError: If `epoch` is negative.
         """
-        numbers = [
-            (buffer, batch) for buffer in self._order(epoch) for batch in range(self._buffers[buffer].num_batches)
-        ]
-        return np.array(numbers, np.int64)
+        order = self._order(epoch)
+        counts = [self._buffers[number].num_batches for number in order]
+        return np.stack([np.repeat(order, counts), np.concatenate([np.arange(count) for count in counts])], axis=1)
 
     def batch(self, position: Sequence[int] | np.ndarray, epoch: int = 0) -> Batch:
         """Makes the arrays of one batch, and has the next buffer read.
