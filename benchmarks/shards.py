@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -59,18 +60,37 @@ def _repeated(lines: Sequence[str]) -> Iterator[str]:
         yield from (f"{line} {number}" for line in lines)
 
 
-def memory(name: str) -> int:
-    """A number of the memory of this process in bytes: VmRSS now, VmHWM at most."""
+class PeakMemory(threading.Thread):
+    """The most memory of this process, without that of files such as libraries, whose pages come and go."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before = self.peak = anonymous_memory()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Looks every few milliseconds."""
+        while not self._ended.wait(0.005):
+            self.peak = max(self.peak, anonymous_memory())
+
+    def end(self) -> None:
+        """Stops looking."""
+        self._ended.set()
+        self.join()
+
+
+def anonymous_memory() -> int:
+    """The memory of this process in bytes, without that of files."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def measure(side: str, folder: Path, buffer_size: int, step_seconds: float) -> dict[str, float]:
     """Makes an epoch of batches, and another with a pause after each batch: bytes, pairs per second, seconds waited."""
     tokenizer = SubwordTokenizer.load(folder.parent / "tokenizer.model")
     tokenizer.encode(["The first call allocates memory."])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, without that of the imports
-    before, started = memory("VmRSS"), time.perf_counter()
+    memory, started = PeakMemory(), time.perf_counter()
+    memory.start()
     if side == "in memory":
         corpus = ParallelCorpus(folder / "all.source.gz", folder / "all.target.gz")
         batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, tokens_per_batch=TOKENS)
@@ -89,12 +109,13 @@ def measure(side: str, folder: Path, buffer_size: int, step_seconds: float) -> d
         batches.batch(index, 1)
         waits.append(time.perf_counter() - asked)
         time.sleep(step_seconds)
+    memory.end()
     return {
         "pairs": batches.num_pairs,
         "batches": len(batches),
         "padding": batches.padding,
-        "bytes_before": before,
-        "peak_bytes": memory("VmHWM"),
+        "bytes_before": memory.before,
+        "peak_bytes": memory.peak,
         "seconds_to_start": counted - started,
         "pairs_per_second": batches.num_pairs / (made - counted),
         "mean_wait": sum(waits) / len(waits),
