@@ -6,6 +6,7 @@ Shapes: N pairs, B rows of a batch, S and T their source and target lengths.
 import abc
 import dataclasses
 import functools
+import weakref
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -81,7 +82,9 @@ class PairBatches(EpochBatches):
                 f"Received: {received}"
             )
         self._sampled: SampledIds | None = None
-        self._sampled_epoch = functools.lru_cache(maxsize=2)(self._sample_epoch)
+        # Without a cycle of references, so that the arrays are freed as soon as nothing uses these batches.
+        this = weakref.ref(self)
+        self._sampled_epoch = functools.lru_cache(maxsize=2)(lambda number: this()._sample_epoch(number))
 
     @classmethod
     def from_pairs(
