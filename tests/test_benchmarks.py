@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import gpu, training
+from benchmarks import gpu, shards, training
 from benchmarks.__main__ import main, names
 from benchmarks.harness import Case, Report, measure_in_turn
 from benchmarks.peers import opennmt
@@ -330,3 +330,14 @@ def test_the_page_about_scaling_has_the_numbers_of_its_program():
     assert scaling.parameters("base") == 63_045_632  # as Keras counts them
     for line in (*scaling.costs(), *scaling.table(), *scaling.corpora()):
         assert line in page
+
+
+def test_text_in_shards_is_measured(tmp_path):
+    for name, words in (("source", "one two three"), ("target", "eins zwei drei")):
+        (tmp_path / name).write_text("".join(f"{words} {number}\n" for number in range(40)), encoding="utf-8")
+    shards.write_shards(str(tmp_path / "source"), str(tmp_path / "target"), 50, tmp_path / "50")
+    shards.train_tokenizer(tmp_path / "50")
+    assert len(list((tmp_path / "50").glob("*.gz"))) == 2 * shards.SHARDS
+    case = shards.measure("streamed, packed", tmp_path / "50", buffer_size=20, step_seconds=0)
+    assert case["pairs"] == 50 and case["peak_bytes"] >= case["bytes_before"] > 0
+    shards.show([{"side": "streamed, packed", **case}])

@@ -34,7 +34,27 @@ class FolderPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class TextPath(click.Path):
+    """The path of a text file, or a pattern or a folder for text in many files."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses a pattern or a folder without files."""
+        from keras_attention.text.shards import is_sharded, shard_files
+
+        if not value or not is_sharded(value):
+            return super().convert(value, param, ctx)
+        try:
+            shard_files(value)
+        except FileNotFoundError as error:
+            self.fail(f"{error}.", param, ctx)
+        return value
+
+
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)  # as `keras_attention.text.lines` reads it
+TEXT = TextPath()
 DTYPE = click.Choice(["float32", "mixed_bfloat16", "mixed_float16"])
 RUN = FolderPath()
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from keras_attention.cli.group import DTYPE, FILE, RUN, check_output_option, main, warnings_as_notes, write_json
+from keras_attention.cli.group import DTYPE, FILE, RUN, TEXT, check_output_option, main, warnings_as_notes, write_json
 
 
 @main.command()
@@ -128,8 +128,12 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 
 @main.command()
 @click.argument("run", type=RUN)
-@click.option("--source", type=FILE, help="Text to translate from, one sentence per line, plain or gzip.")
-@click.option("--target", type=FILE, help="Its translations, line by line.")
+@click.option(
+    "--source",
+    type=TEXT,
+    help="Text to translate from, one sentence per line, plain or gzip; a pattern or a folder of many files.",
+)
+@click.option("--target", type=TEXT, help="Its translations, line by line, in one file or as many.")
 @click.option("--valid-source", type=FILE, help="Validation sentences.")
 @click.option("--valid-target", type=FILE, help="Their translations.")
 @click.option(
@@ -160,6 +164,8 @@ def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: floa
 
     \b
     Example: keras-attention train runs/en-de --source train.en --target train.de \\
+                 --valid-source dev.en --valid-target dev.de --max-minutes 30
+    Shards:  keras-attention train runs/en-de --source 'corpus/train-*.en.gz' --target 'corpus/train-*.de.gz' \\
                  --valid-source dev.en --valid-target dev.de --max-minutes 30
     Resume:  keras-attention train runs/en-de --max-minutes 30
     Adapt:   keras-attention train runs/medical --from runs/en-de --source medical.en --target medical.de \

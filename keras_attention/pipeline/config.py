@@ -25,6 +25,7 @@ from keras_attention.layers.arguments import (
 from keras_attention.models import TransformerConfig
 from keras_attention.models.config import check_attributes
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
+from keras_attention.text.streamed_batches import BUFFER_SIZE
 from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
 from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
 from keras_attention.training.schedules import DECAY
@@ -35,6 +36,7 @@ DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 ADDED_SINCE_0_2 = (
     "row_length",
     "max_shapes",
+    "buffer_size",
     "learning_rate_decay",
     "subword_dropout",
     "source_word_dropout",
@@ -58,8 +60,9 @@ class RunConfig:
     "tiny" and "small" by the number of passes over it, and `evaluate_every` by the length of the training.
 
     Attributes:
-        source: Text file to translate from, one sentence per line, plain or gzip.
-        target: Text file of its translations, line by line.
+        source: Text file to translate from, one sentence per line, plain or gzip; for text that does not fit into
+            memory, many files: a pattern such as "corpus/train-*.en.gz", or a folder. See `ShardedPairs`.
+        target: Text file of its translations, line by line, or as many files.
         valid_source: Text file of validation sentences.
         valid_target: Text file of their translations.
         preset: "tiny", "small", "base" or "big".
@@ -76,6 +79,8 @@ class RunConfig:
             program for each shape, a training without this and `max_shapes` chooses it when it begins.
         row_length: Tokens of a packed row on the longer side; None for `max_length`.
         max_shapes: The most shapes of training batches with one pair per row: see `TokenBatches`; None for any number.
+        buffer_size: Number of lines of text in many files of which memory holds the token ids at a time. See
+            `StreamedBatches`.
         optimizer: "adam", as in the paper, or "muon", which learns more from each token.
         gradient_accumulation: Number of batches in one step of the optimizer.
         warmup_steps: Number of warm-up steps of the learning rate.
@@ -129,6 +134,7 @@ class RunConfig:
     packed_rows: int | None = None
     row_length: int | None = None
     max_shapes: int | None = None
+    buffer_size: int = BUFFER_SIZE
     optimizer: str | None = None
     gradient_accumulation: int = 1
     warmup_steps: int | None = None
@@ -394,6 +400,7 @@ def _model_settings(value: Any, name: str) -> dict[str, Any]:
 _INTEGERS = (
     "tokens_per_batch",
     "max_length",
+    "buffer_size",
     "gradient_accumulation",
     "warmup_steps",
     "keep_checkpoints",

@@ -16,6 +16,7 @@ from keras_attention.layers.arguments import one_of
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.serving import Translator
 from keras_attention.text import SubwordTokenizer
+from keras_attention.text.shards import is_sharded, shard_files
 from keras_attention.training import weight_files
 from keras_attention.training.state_files import state_files
 
@@ -49,6 +50,7 @@ class RunFolder:
         self.events_file = self.path / "events.jsonl"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
+        self.token_lengths = self.path / "shards"  # of a run whose text is in shards
 
     @property
     def exists(self) -> bool:
@@ -115,7 +117,7 @@ class RunFolder:
         fingerprints = self._fingerprints()
         for name in FILES:
             path = getattr(config, name)
-            if name in fingerprints and fingerprints[name] != sha256(path):
+            if name in fingerprints and fingerprints[name] != text_sha256(path):
                 raise ValueError(
                     f"The text has changed since the run in {self.path} began: restore the earlier file, or train in "
                     f"another folder. Received: {name}={path!r}"
@@ -294,8 +296,8 @@ class RunFolder:
             )
 
     def _record_fingerprints(self, config: RunConfig) -> None:
-        files = {"tokenizer": self.tokenizer_file, **{name: getattr(config, name) for name in FILES}}
-        text = json.dumps({name: sha256(file) for name, file in files.items()}, indent=2) + "\n"
+        texts = {name: text_sha256(getattr(config, name)) for name in FILES}
+        text = json.dumps({"tokenizer": sha256(self.tokenizer_file), **texts}, indent=2) + "\n"
         write_atomically(self.fingerprints_file, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
     def _fingerprints(self) -> dict[str, str]:
@@ -316,3 +318,10 @@ def sha256(path: str | Path) -> str:
     """The SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(path: str | Path) -> str:
+    """The SHA-256 of a text file; that of the fingerprints of all files of a text in shards."""
+    if not is_sharded(path):
+        return sha256(path)
+    return hashlib.sha256("".join(map(sha256, shard_files(path))).encode()).hexdigest()

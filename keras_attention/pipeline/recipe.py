@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ EVALUATIONS = 16
 MIN_SECONDS_BETWEEN_EVALUATIONS = 120
 
 
-def choose_vocabulary_size(config: RunConfig, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+def choose_vocabulary_size(config: RunConfig, pairs: Collection[tuple[str, str]]) -> RunConfig:
     """Sets the size of the vocabulary by the training text."""
     if config.vocabulary_size is not None:
         return config
@@ -33,13 +33,24 @@ def choose_vocabulary_size(config: RunConfig, pairs: Sequence[tuple[str, str]]) 
 
 def choose_batches(config: RunConfig, pairs: Sequence[tuple[str, str]], tokenizer: SubwordTokenizer) -> RunConfig:
     """Packs the pairs into rows that hold the longest one, on a backend that compiles each shape of a batch."""
-    if keras.config.backend() != "jax" or config.packed_rows is not None or config.max_shapes is not None:
+    if not leaves_batches_open(config):
         return config
-    limit = min(config.max_length, config.tokens_per_batch)
     sides = (tokenizer.encode(list(side)) for side in zip(*pairs, strict=True))
     lengths = 1 + np.array([[len(ids) for ids in side] for side in sides]).max(axis=0)  # with EOS
-    lengths = lengths[lengths <= limit] if (lengths <= limit).any() else np.array([limit])
-    needed = max(int(lengths.max()), round(PAIRS_OF_A_ROW * float(lengths.mean())))
+    return choose_packed_rows(config, *np.unique(lengths, return_counts=True))
+
+
+def leaves_batches_open(config: RunConfig) -> bool:
+    """Returns True if the backend compiles each shape of a batch, and the config does not say which there are."""
+    return keras.config.backend() == "jax" and config.packed_rows is None and config.max_shapes is None
+
+
+def choose_packed_rows(config: RunConfig, lengths: np.ndarray, counts: np.ndarray) -> RunConfig:
+    """Packs the pairs into rows that hold the longest one, for these lengths (K,) of numbers of pairs (K,)."""
+    limit = min(config.max_length, config.tokens_per_batch)
+    fits = lengths <= limit
+    lengths, counts = (lengths[fits], counts[fits]) if fits.any() else (np.array([limit]), np.array([1]))
+    needed = max(int(lengths.max()), round(PAIRS_OF_A_ROW * float(counts @ lengths / counts.sum())))
     row_length = min(limit, -(-needed // MULTIPLE) * MULTIPLE)
     return config.replace(packed_rows=config.tokens_per_batch // row_length, row_length=row_length)
 

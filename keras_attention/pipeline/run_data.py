@@ -2,15 +2,30 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_attention.pipeline.check import check_before_training
 from keras_attention.pipeline.config import FILES, RunConfig
-from keras_attention.pipeline.recipe import choose_batches, choose_vocabulary_size
+from keras_attention.pipeline.recipe import (
+    choose_batches,
+    choose_packed_rows,
+    choose_vocabulary_size,
+    leaves_batches_open,
+)
 from keras_attention.status_line import StatusLine
-from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text import (
+    PackedBatches,
+    ParallelCorpus,
+    ShardedPairs,
+    StreamedBatches,
+    SubwordTokenizer,
+    TokenBatches,
+)
 from keras_attention.text.lines import STANDARD_INPUT, is_file
+from keras_attention.text.shards import is_sharded, shard_files
+from keras_attention.text.token_lengths import TokenLengths
 
 # Of the validation batches where each shape is compiled: padding costs less than compiling, since they are few.
 VALIDATION_SHAPES = 4
@@ -21,50 +36,92 @@ class RunData:
     """The tokenizer, the batches and the sample for BLEU that a run makes from its text files."""
 
     tokenizer: SubwordTokenizer
-    batches: TokenBatches | PackedBatches
+    batches: TokenBatches | PackedBatches | StreamedBatches
     valid_batches: TokenBatches
     sample: list[tuple[str, str]]
 
     @classmethod
     def read(
-        cls, config: RunConfig, tokenizer: SubwordTokenizer | None, is_new: bool = False
+        cls,
+        config: RunConfig,
+        tokenizer: SubwordTokenizer | None,
+        is_new: bool = False,
+        folder: Path | None = None,
     ) -> tuple[RunConfig, "RunData"]:
         """Reads the texts, and returns the config with the size of the vocabulary and, of a new run, of its batches."""
+        # `folder` keeps the numbers of tokens of text in shards.
         _check_files(config)
-        corpus = ParallelCorpus(config.source, config.target)
+        in_shards = is_sharded(config.source) or is_sharded(config.target)
+        if in_shards:
+            StatusLine().show(lambda: "reading the texts")
+        corpus = (ShardedPairs if in_shards else ParallelCorpus)(config.source, config.target)
         valid_corpus = ParallelCorpus(config.valid_source, config.valid_target)
         for each in (corpus, valid_corpus):
             print(each.summary())
         files, valid_files = (config.source, config.target), (config.valid_source, config.valid_target)
-        for warning in check_before_training(corpus, files, valid_corpus, valid_files):
-            print(f"warning: {warning}")
+        if is_new or not in_shards:  # each of these checks reads text in shards again
+            for warning in check_before_training(corpus, files, valid_corpus, valid_files):
+                print(f"warning: {warning}")
         config = choose_vocabulary_size(config, corpus.pairs)
         if tokenizer is None:
             print(f"training a tokenizer of {config.vocabulary_size:,} pieces")
-            files = [config.source, config.target]
-            tokenizer = SubwordTokenizer.train(files, config.vocabulary_size, split_digits=config.split_digits)
+            texts = [file for path in files for file in shard_files(path)]
+            tokenizer = SubwordTokenizer.train(texts, config.vocabulary_size, split_digits=config.split_digits)
         StatusLine().show(lambda: "encoding the texts")
-        if is_new:
-            config = choose_batches(config, corpus.pairs, tokenizer)
-        options = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length, "seed": config.seed}
-        noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
-        if config.packed_rows is None:
-            batches = TokenBatches.from_pairs(corpus.pairs, tokenizer, **options, **noise, max_shapes=config.max_shapes)
+        if in_shards:
+            config, batches = _streamed_batches(config, corpus, tokenizer, is_new, folder)
         else:
-            sizes = {"row_length": config.row_length or config.max_length, "rows_per_batch": config.packed_rows}
-            batches = PackedBatches.from_pairs(corpus.pairs, tokenizer, **sizes, **noise, seed=config.seed)
+            if is_new:
+                config = choose_batches(config, corpus.pairs, tokenizer)
+            class_, options = _batch_options(config)
+            batches = class_.from_pairs(corpus.pairs, tokenizer, **options)
         max_shapes = VALIDATION_SHAPES if keras.config.backend() == "jax" else None
         valid_batches = TokenBatches.from_pairs(
-            valid_corpus.pairs, tokenizer, **options, shuffle=False, max_shapes=max_shapes
+            valid_corpus.pairs,
+            tokenizer,
+            tokens_per_batch=config.tokens_per_batch,
+            max_length=config.max_length,
+            seed=config.seed,
+            shuffle=False,
+            max_shapes=max_shapes,
         )
         sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
         return config, cls(tokenizer, batches, valid_batches, sample)
 
 
+def _batch_options(config: RunConfig) -> tuple[type[TokenBatches] | type[PackedBatches], dict[str, Any]]:
+    """The class of the batches of a run, and its arguments."""
+    noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
+    shared = {**noise, "seed": config.seed}
+    if config.packed_rows is not None:
+        row_length = config.row_length or config.max_length
+        return PackedBatches, {**shared, "row_length": row_length, "rows_per_batch": config.packed_rows}
+    sizes = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length}
+    return TokenBatches, {**shared, **sizes, "max_shapes": config.max_shapes}
+
+
+def _streamed_batches(
+    config: RunConfig, corpus: ShardedPairs, tokenizer: SubwordTokenizer, is_new: bool, folder: Path | None
+) -> tuple[RunConfig, StreamedBatches]:
+    """The batches of text in shards, and the config with the size of the batches of a new run."""
+    if is_new and leaves_batches_open(config):
+        lengths = TokenLengths(corpus, tokenizer, folder, config.subword_dropout, config.seed)
+        widths, counts = lengths.counts(min(config.max_length, config.tokens_per_batch))
+        config = choose_packed_rows(config, widths.max(axis=1), counts)
+    class_, options = _batch_options(config)
+    return config, StreamedBatches(corpus, tokenizer, class_, buffer_size=config.buffer_size, folder=folder, **options)
+
+
 def _check_files(config: RunConfig) -> None:
     for name in FILES:
         path = getattr(config, name)
-        if path == STANDARD_INPUT or (Path(path).exists() and not is_file(path)):
+        if is_sharded(path):
+            if name.startswith("valid_"):
+                raise ValueError(
+                    "The validation text is read whole at each evaluation, so it must be one file. "
+                    f"Received: {name}={path!r}"
+                )
+        elif path == STANDARD_INPUT or (Path(path).exists() and not is_file(path)):
             raise ValueError(
                 "A run reads its texts again when it resumes, so they must be files: save the text to a file first. "
                 f"Received: {name}={path!r}"

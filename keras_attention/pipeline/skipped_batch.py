@@ -8,7 +8,7 @@ from keras_attention.files import write_atomically
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_log import add_event
-from keras_attention.text import PackedBatches, SubwordTokenizer, TokenBatches
+from keras_attention.text import PackedBatches, StreamedBatches, SubwordTokenizer, TokenBatches
 
 KEEP = 10
 
@@ -24,7 +24,7 @@ def record_skipped_batch(run: RunFolder, data: RunData, number: int, step: int) 
 
 
 def save_skipped_batch(
-    folder: Path, number: int, batches: TokenBatches | PackedBatches, tokenizer: SubwordTokenizer
+    folder: Path, number: int, batches: TokenBatches | PackedBatches | StreamedBatches, tokenizer: SubwordTokenizer
 ) -> Path:
     """Writes a batch, counted from the beginning of the training, with its ids and text; keeps the last files."""
     epoch, index = divmod(number, len(batches))

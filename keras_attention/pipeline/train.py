@@ -104,7 +104,7 @@ def train(
         if config.init_from is not None and not run.trained:
             config = adopt_tokenizer(run, config)
             tokenizer = RunFolder(config.init_from).tokenizer
-        config, data = RunData.read(config, tokenizer, is_new=not run.trained)
+        config, data = RunData.read(config, tokenizer, is_new=not run.trained, folder=run.token_lengths)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
         steps_per_epoch = len(data.batches) / config.gradient_accumulation

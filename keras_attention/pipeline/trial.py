@@ -21,7 +21,7 @@ from keras_attention.pipeline.recipe import choose_by_length
 from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_model import build_model, make_trainer
 from keras_attention.serving import Translator
-from keras_attention.text import PackedBatches, SubwordTokenizer, TokenBatches
+from keras_attention.text import PackedBatches, StreamedBatches, SubwordTokenizer, TokenBatches
 from keras_attention.training import ExponentialMovingAverage, keep_freed_memory
 
 _TIMED = 5  # batches of all sizes, for the time of a step
@@ -123,10 +123,12 @@ def measure_training(config: RunConfig, tokenizer: SubwordTokenizer | None, fold
     steps_per_epoch = batches_per_epoch / config.gradient_accumulation
     config = choose_by_length(config, steps_per_epoch, max(1, round(_PASSES * steps_per_epoch)), None)
     model = build_model(config)
-    shapes, number = _put_first(data.batches)
+    # Of text in shards, the batches of one buffer are tried.
+    batches = data.batches.buffer(0) if isinstance(data.batches, StreamedBatches) else data.batches
+    shapes, number = _put_first(batches)
     clock = _Clock()
     make_trainer(model, config).fit(
-        data.batches.dataset(),
+        batches.dataset(),
         steps_per_epoch=number,
         shuffle=False,
         verbose=0,

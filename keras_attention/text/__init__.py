@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from keras_attention.text.corpus import ParallelCorpus
     from keras_attention.text.packing import PackedBatches
     from keras_attention.text.sentencepiece_model import BOS_ID, EOS_ID, PAD_ID, UNK_ID, recommended_vocabulary_size
+    from keras_attention.text.shards import ShardedPairs
+    from keras_attention.text.streamed_batches import StreamedBatches
     from keras_attention.text.tokenizer import SubwordTokenizer
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "BatchSequence",
     "PackedBatches",
     "ParallelCorpus",
+    "ShardedPairs",
+    "StreamedBatches",
     "SubwordTokenizer",
     "TokenBatches",
     "read_lines",
@@ -39,6 +43,8 @@ _FILES = {
     "BatchSequence": "batch_sequence",
     "PackedBatches": "packing",
     "ParallelCorpus": "corpus",
+    "ShardedPairs": "shards",
+    "StreamedBatches": "streamed_batches",
     "SubwordTokenizer": "tokenizer",
     "TokenBatches": "batching",
     "recommended_vocabulary_size": "sentencepiece_model",

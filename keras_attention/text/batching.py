@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
+from keras_attention.text.epoch_batches import Batch
+from keras_attention.text.pair_batches import Epoch, PairBatches
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
 from keras_attention.text.shape_ladder import cut as cut_into_shapes
 from keras_attention.text.shape_ladder import ladder
@@ -157,10 +158,10 @@ class TokenBatches(PairBatches):
         shapes = "" if self.shapes is None else f" in {len(self.shapes)} shape{'s' if len(self.shapes) > 1 else ''}"
         return f"up to {self.tokens_per_batch:,} tokens a side{shapes}"
 
-    def _longest(self, lengths: np.ndarray) -> np.ndarray:
+    def _longest(self, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
         if self.max_shapes is None:
             return np.full(2, self.max_length)
-        self._ladder = ladder(lengths.max(axis=1), self.max_shapes)
+        self._ladder = ladder(lengths.max(axis=1), self.max_shapes, counts)
         self.shapes = [(self.tokens_per_batch // length, length) for length in self._ladder.tolist()]
         return np.full(2, self._ladder[-1])
 

@@ -10,11 +10,12 @@ NO_ROW = -1
 MULTIPLE = 8
 
 
-def row_lengths(lengths: np.ndarray, longest: int) -> np.ndarray:
+def row_lengths(lengths: np.ndarray, longest: int, counts: np.ndarray | None = None) -> np.ndarray:
     """The source and target length of a row (2,) with which both sides fill up, for pairs of these lengths (N, 2)."""
+    # `counts` (N,) are the numbers of pairs of these lengths, 1 by default.
     # The side with more tokens in total has the longest rows. Those of the other side are shorter in proportion, but
     # long enough for its longest sentence.
-    totals = lengths.sum(axis=0)
+    totals = lengths.sum(axis=0) if counts is None else counts @ lengths
     needed = np.maximum(np.ceil(longest * totals / totals.max()), lengths.max(axis=0)).astype(np.int64)
     return np.minimum(-(-needed // MULTIPLE) * MULTIPLE, longest)
 

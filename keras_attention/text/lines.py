@@ -72,7 +72,9 @@ def stream_lines(path: PathLike, advance: Callable[[int], Any] | None = None) ->
     name = _display_name(path)
     with io.BufferedReader(_open(path), 2**16) as stored:
         packed = stored.peek(_HEAD).startswith(_GZIP)
-        with gzip.GzipFile(fileobj=stored) if packed else stored as text, _gzip_errors(name, packed):
+        # Buffered, since an iteration over the file of the module `gzip` calls a Python function for each line.
+        unpacked = io.BufferedReader(gzip.GzipFile(fileobj=stored), 2**16) if packed else stored
+        with unpacked as text, _gzip_errors(name, packed):
             head = text.peek(_HEAD)[:_HEAD]
             _check_head(head, name)
             position = 0
@@ -82,6 +84,17 @@ def stream_lines(path: PathLike, advance: Callable[[int], Any] | None = None) ->
                     advance(position - before)
                 line = line.removesuffix(b"\n").removesuffix(b"\r")
                 yield line if number else line.removeprefix(codecs.BOM_UTF8)
+
+
+def stream_text(path: PathLike) -> Iterator[str]:
+    """Yields the lines that `read_lines` reads, in little memory."""
+    for number, line in enumerate(stream_lines(path), start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{_display_name(path)}:{number}: byte {line[error.start]:#04x} is not UTF-8. {_remedy(line)}"
+            ) from error
 
 
 def read_files(paths: Sequence[PathLike]) -> list[list[str]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_attention.text.bin_packing import pack, row_lengths
-from keras_attention.text.pair_batches import Batch, Epoch, PairBatches
+from keras_attention.text.epoch_batches import Batch
+from keras_attention.text.pair_batches import Epoch, PairBatches
 from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sentencepiece_model import BOS_ID, PAD_ID
 
@@ -146,8 +147,8 @@ class PackedBatches(PairBatches):
     def _batch_size(self) -> str:
         return f"{self.rows_per_batch} packed rows of {self.source_length:,} and {self.target_length:,} tokens"
 
-    def _longest(self, lengths: np.ndarray) -> np.ndarray:
-        capacity = row_lengths(lengths, self.row_length)
+    def _longest(self, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        capacity = row_lengths(lengths, self.row_length, counts)
         self.source_length, self.target_length = map(int, capacity)
         return capacity
 

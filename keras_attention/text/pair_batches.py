@@ -6,26 +6,21 @@ Shapes: N pairs, B rows of a batch, S and T their source and target lengths.
 import abc
 import dataclasses
 import functools
-import itertools
+import weakref
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from keras_attention.extras import is_installed
 from keras_attention.layers.arguments import fraction
-from keras_attention.text.batch_sequence import BatchSequence
+from keras_attention.text.epoch_batches import EpochBatches
 from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sampled_ids import SampledIds
 from keras_attention.text.sentencepiece_model import EOS_ID, PAD_ID, UNK_ID
 from keras_attention.text.subword_sampling import subword_sampler
 from keras_attention.text.tokenizer import SubwordTokenizer
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-Batch = tuple[dict[str, np.ndarray], np.ndarray]
 # Sets the random numbers of word dropout apart from those of the order of an epoch.
 _WORD_DROPOUT = 1
 
@@ -41,10 +36,10 @@ class Epoch:
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """The source and the target length of each pair (N, 2)."""
-        return _pair_lengths(self.source, self.target)
+        return pair_lengths(self.source, self.target)
 
 
-class PairBatches(abc.ABC):
+class PairBatches(EpochBatches):
     """Base class: batches of the pairs within a length, in an order that follows from the seed and the epoch only."""
 
     padding: float
@@ -52,8 +47,8 @@ class PairBatches(abc.ABC):
 
     def __init__(
         self,
-        source_ids: Sequence[Sequence[int]],
-        target_ids: Sequence[Sequence[int]],
+        source_ids: Sequence[Sequence[int]] | RaggedIds,
+        target_ids: Sequence[Sequence[int]] | RaggedIds,
         max_length: int,
         seed: int,
         sizes: Mapping[str, int],  # the arguments of the subclass that must be positive
@@ -73,8 +68,10 @@ class PairBatches(abc.ABC):
         self.max_length, self.seed = max_length, seed
         self._sizes = dict(sizes)
         self._subword_dropout = 0.0
-        self._source, self._target = RaggedIds.from_lists(source_ids), RaggedIds.from_lists(target_ids)
-        self._lengths = _pair_lengths(self._source, self._target)  # (N, 2)
+        self._source, self._target = (
+            ids if isinstance(ids, RaggedIds) else RaggedIds.from_lists(ids) for ids in (source_ids, target_ids)
+        )
+        self._lengths = pair_lengths(self._source, self._target)  # (N, 2)
         self._kept = np.flatnonzero((self._lengths <= max_length).all(axis=1))
         self.num_pairs = len(self._kept)
         self.num_left_out = len(self._lengths) - self.num_pairs
@@ -85,7 +82,9 @@ class PairBatches(abc.ABC):
                 f"Received: {received}"
             )
         self._sampled: SampledIds | None = None
-        self._sampled_epoch = functools.lru_cache(maxsize=2)(self._sample_epoch)
+        # Without a cycle of references, so that the arrays are freed as soon as nothing uses these batches.
+        this = weakref.ref(self)
+        self._sampled_epoch = functools.lru_cache(maxsize=2)(lambda number: this()._sample_epoch(number))
 
     @classmethod
     def from_pairs(
@@ -129,90 +128,6 @@ class PairBatches(abc.ABC):
     def __len__(self) -> int:
         """The number of batches of an epoch."""
         return self._num_batches
-
-    @abc.abstractmethod
-    def plan(self, epoch: int) -> Sequence[np.ndarray] | np.ndarray:
-        """Returns the indices of the pairs of each batch."""
-
-    @abc.abstractmethod
-    def batch(self, index: np.ndarray, epoch: int = 0) -> Batch:
-        """Returns the inputs and labels of one batch."""
-
-    @abc.abstractmethod
-    def batch_of_each_shape(self) -> list[Batch]:
-        """Returns a batch of padding of each shape, to compile a step before training; none for any number of shapes.
-
-        Returns:
-            The batches.
-
-        Example:
-            >>> from keras_attention.text import TokenBatches
-            >>> batches = TokenBatches([[5], [6] * 7], [[7], [8]], tokens_per_batch=16, max_shapes=2)
-            >>> batches.shapes, [labels.shape for _, labels in batches.batch_of_each_shape()]
-            ([(8, 2), (2, 8)], [(8, 2), (2, 8)])
-        """
-
-    def dataset(self, first_epoch: int = 0, first_batch: int = 0) -> "tf.data.Dataset | BatchSequence":
-        """Makes the dataset that `model.fit` takes; each iteration over it is the next epoch.
-
-        Args:
-            first_epoch: The epoch of the first iteration; to resume, the number of finished epochs.
-            first_batch: The batch with which the first iteration begins; to resume within an epoch, the number of its
-                batches that are done. They are not made again.
-
-        Returns:
-            A dataset of the batches, with their static shapes, prefetched. Its cardinality is known unless the first
-            iteration is shorter than the others. Where TensorFlow is not installed, a `BatchSequence`.
-
-        Raises:
-            ValueError: If `first_epoch` is negative, or an epoch has no such `first_batch`.
-
-        Example:
-            >>> from keras_attention.text import PackedBatches, TokenBatches
-            >>> data = TokenBatches([[5], [6]], [[7], [8]]).dataset()
-            >>> len(data), data.element_spec[0]["source"]
-            (1, TensorSpec(shape=(None, None), dtype=tf.int32, name=None))
-            >>> data = PackedBatches([[5], [6]], [[7], [8]], row_length=16, rows_per_batch=2).dataset()
-            >>> len(data), data.element_spec[0]["source"]
-            (1, TensorSpec(shape=(2, 16), dtype=tf.int32, name=None))
-        """
-        if first_epoch < 0:
-            raise ValueError(f"`first_epoch` must not be negative. Received: first_epoch={first_epoch}")
-        if not 0 <= first_batch < len(self):
-            raise ValueError(
-                f"`first_batch` must be at least 0 and below {len(self)}, the number of batches of an epoch. "
-                f"Received: first_batch={first_batch}"
-            )
-        starts = itertools.chain(
-            [(first_epoch, first_batch)], zip(itertools.count(first_epoch + 1), itertools.repeat(0))
-        )
-        if not is_installed("tensorflow"):
-            return BatchSequence(self, first_epoch, first_batch)
-        import tensorflow as tf
-
-        spec = self._element_spec()
-
-        def next_plan(_: "tf.Tensor") -> "tf.data.Dataset":
-            epoch, first = tf.numpy_function(lambda: next(starts), [], (tf.int64, tf.int64))
-            plan = tf.data.Dataset.from_tensor_slices(self._plan_tensor(epoch)[first:])
-            return plan.enumerate(first).map(lambda number, index: (epoch, number, index))
-
-        def arrays_of(epoch: np.ndarray, number: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
-            if self._sampled is not None:
-                self._sampled.prepare(int(epoch) + 1, share=(int(number) + 1) / len(self))
-            return tf.nest.flatten(self.batch(index, int(epoch)))
-
-        def make_batch(*position: "tf.Tensor") -> Any:
-            dtypes = [each.dtype for each in tf.nest.flatten(spec)]
-            arrays = tf.numpy_function(arrays_of, position, dtypes)
-            batch = tf.nest.pack_sequence_as(spec, arrays)
-            return tf.nest.map_structure(lambda array, each: tf.ensure_shape(array, each.shape), batch, spec)
-
-        # Not `from_generator`: it sets malloc's options, against those of `training.keep_freed_memory`.
-        dataset = tf.data.Dataset.from_tensors(0).flat_map(next_plan).map(make_batch)
-        if first_batch == 0:
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
-        return dataset.prefetch(tf.data.AUTOTUNE)
 
     def token_counts(self, epoch: int) -> np.ndarray:
         """Counts the tokens and the ids of each batch, on both sides together.
@@ -276,21 +191,17 @@ class PairBatches(abc.ABC):
             f"padding: {self.padding:.1%}, left out: {self.num_left_out:,} (over {self.max_length} tokens)"
         )
 
-    @abc.abstractmethod
-    def _element_spec(self) -> "tuple[dict[str, tf.TensorSpec], tf.TensorSpec]":
-        """The specification of a batch in the dataset."""
-
-    @abc.abstractmethod
-    def _plan_tensor(self, epoch: "tf.Tensor") -> "tf.Tensor | tf.RaggedTensor":
-        """The plan of an epoch in a graph, with a row for each batch."""
+    def _prepare(self, epoch: int, number: int) -> None:
+        if self._sampled is not None:
+            self._sampled.prepare(epoch + 1, share=(number + 1) / len(self))
 
     @abc.abstractmethod
     def _batch_size(self) -> str:
         """Describes the size of a batch, for the summary."""
 
     @abc.abstractmethod
-    def _longest(self, lengths: np.ndarray) -> np.ndarray:
-        """Returns the most tokens of a source and of a target (2,), for pairs of these lengths (N, 2)."""
+    def _longest(self, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Returns the most tokens of a source and of a target (2,), for these lengths (K, 2) of `counts` pairs (K,)."""
 
     @abc.abstractmethod
     def _divide(self, lengths: np.ndarray) -> tuple[np.ndarray, int]:
@@ -310,11 +221,28 @@ class PairBatches(abc.ABC):
 
     def _arrange(self) -> None:
         """Sets what all epochs share, such as the number of batches, by the lengths of the first epoch."""
-        lengths = self._lengths
-        if self._sampled is not None:
-            sampled = _pair_lengths(*self._sampled.sample(0))
-            lengths = np.where((sampled <= self.max_length).all(axis=1, keepdims=True), sampled, lengths)
-        self._limits = self._longest(np.maximum(lengths, self._lengths)[self._kept])
+        lengths = self._first_lengths()
+        longest = np.maximum(lengths, self._lengths)[self._kept]
+        self._limits = self._longest(longest, np.ones(len(longest), np.int64))
+        self._count_batches(lengths)
+
+    def _arrange_part(self, lengths: np.ndarray, counts: np.ndarray, num_batches: int | None) -> None:
+        """Sets the same for a part of a text with these lengths (K, 2), each of a number of pairs (K,)."""
+        self._limits = self._longest(lengths, counts)
+        if self._sampled is None or num_batches is None:
+            self._count_batches(self._first_lengths())
+        else:
+            self._num_batches = num_batches
+
+    def _first_lengths(self) -> np.ndarray:
+        """The lengths of the pairs (N, 2) in the first epoch."""
+        if self._sampled is None:
+            return self._lengths
+        sampled = pair_lengths(*self._sampled.sample(0))
+        return np.where((sampled <= self.max_length).all(axis=1, keepdims=True), sampled, self._lengths)
+
+    def _count_batches(self, lengths: np.ndarray) -> None:
+        """Sets the number of batches, and of the tokens and the padding in them, for these lengths (N, 2)."""
         division, self._num_batches = self._divide(lengths)
         if self._sampled is None:
             self._unsampled = Epoch(self._source, self._target, division)
@@ -334,7 +262,7 @@ class PairBatches(abc.ABC):
     def _sample_epoch(self, number: int) -> Epoch:
         """Samples the ids of an epoch, except those of pairs that would not fit."""
         source, target = self._sampled.sample(number)
-        sampled = _pair_lengths(source, target)
+        sampled = pair_lengths(source, target)
         growth = (sampled - self._lengths).max(axis=1)
         fits = (sampled <= self._limits).all(axis=1)
         while True:
@@ -363,5 +291,6 @@ class PairBatches(abc.ABC):
         return np.random.default_rng((self.seed, epoch))
 
 
-def _pair_lengths(source: RaggedIds, target: RaggedIds) -> np.ndarray:
+def pair_lengths(source: RaggedIds, target: RaggedIds) -> np.ndarray:
+    """The source and the target length of each pair (N, 2)."""
     return np.stack([source.lengths, target.lengths], axis=1)  # (N, 2)

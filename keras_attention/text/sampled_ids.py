@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import weakref
 
 from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.subword_sampling import SubwordSampler
@@ -20,7 +21,8 @@ class SampledIds:
         self._num_chunks = -(-len(source) // _CHUNK)
         self._begun: dict[int, list[tuple[RaggedIds, RaggedIds]]] = {}  # the chunks of each epoch
         self._lock = threading.Lock()
-        self.sample = functools.lru_cache(maxsize=1)(self._sample)
+        this = weakref.ref(self)  # see `PairBatches`
+        self.sample = functools.lru_cache(maxsize=1)(lambda epoch: this()._sample(epoch))
 
     def prepare(self, epoch: int, share: float) -> None:
         """Samples a share of an epoch in advance, so that little is left to do when the epoch starts."""

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from keras_attention.extras import needed_by
@@ -33,7 +33,7 @@ def check_vocabulary_size(vocabulary_size: int) -> None:
         )
 
 
-def recommended_vocabulary_size(pairs: Sequence[tuple[str, str]]) -> int:
+def recommended_vocabulary_size(pairs: Collection[tuple[str, str]]) -> int:
     """Returns 20 √N for N pairs, rounded to hundreds, at most 37,000: the size of a vocabulary that both sides share.
 
     A large vocabulary has pieces that a small text shows too rarely to learn them. There are at least two pieces for

@@ -3,9 +3,11 @@
 import numpy as np
 
 
-def ladder(widths: np.ndarray, count: int) -> np.ndarray:
+def ladder(widths: np.ndarray, count: int, pairs: np.ndarray | None = None) -> np.ndarray:
     """Returns at most `count` lengths, ascending, that pad pairs of these widths (N,) with the fewest ids."""
-    lengths, pairs = np.unique(widths, return_counts=True)
+    # `pairs` (N,) are the numbers of pairs of each width, 1 by default.
+    lengths, index = np.unique(widths, return_inverse=True)
+    pairs = np.bincount(index, pairs).astype(np.int64)
     before = np.concatenate([[0], pairs.cumsum()])  # pairs below each length
     # Dynamic programming: the ids of all pairs below each length, with one more rung in each round.
     ids = np.concatenate([[0.0], lengths * before[1:]])

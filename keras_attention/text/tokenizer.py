@@ -4,14 +4,14 @@ import itertools
 import os
 import random
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_attention.extras import needed_by
 from keras_attention.files import make_folder, write_atomically
 from keras_attention.layers.arguments import fraction
-from keras_attention.text.lines import read_files
+from keras_attention.text.lines import check_readable, is_file, read_lines, stream_text
 from keras_attention.text.ragged_ids import RaggedIds
 from keras_attention.text.sentencepiece_model import (
     BOS_ID,
@@ -110,12 +110,16 @@ class SubwordTokenizer:
         if model_type not in MODEL_TYPES:
             raise ValueError(f"`model_type` must be one of {MODEL_TYPES}. Received: model_type={model_type!r}")
         paths = [files] if isinstance(files, str | os.PathLike) else list(files)
+        check_readable(paths)
+        texts = [None if is_file(path) else read_lines(path) for path in paths]  # a pipe can be read only once
         # Read before SentencePiece starts, which loses the message of an error raised in its iterator.
-        texts = read_files(paths)
-        if not any(map(str.strip, itertools.chain.from_iterable(texts))):
+        number, has_text = 0, False
+        for number, line in enumerate(_lines(paths, texts), start=1):  # noqa: B007
+            has_text = has_text or bool(line.strip())
+        if not has_text:
             raise ValueError(f"`files` have no text to train on. Received: files={paths}")
-        lines = itertools.chain.from_iterable(texts)
-        if (number := sum(map(len, texts))) > MAX_TRAINING_LINES:
+        lines = _lines(paths, texts)
+        if number > MAX_TRAINING_LINES:
             warnings.warn(
                 f"The tokenizer is trained on a sample of {MAX_TRAINING_LINES:,} of {number:,} lines", stacklevel=2
             )
@@ -315,6 +319,12 @@ class SubwordTokenizer:
 
         # Created in each graph that uses it: setting a seed invalidates the kernel of an eager one.
         return tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
+
+
+def _lines(paths: Sequence[str | os.PathLike[str]], texts: Sequence[list[str] | None]) -> Iterator[str]:
+    """The lines of files, each of which is read from its path unless its lines are given."""
+    for path, text in zip(paths, texts, strict=True):
+        yield from stream_text(path) if text is None else text
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """The checks of the texts that a training has read, before it does anything else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from keras_attention.pipeline.check.findings import (
     identical_message,
@@ -8,13 +8,13 @@ from keras_attention.pipeline.check.findings import (
     swapped_message,
 )
 from keras_attention.pipeline.check.languages import SAMPLE, are_swapped, same_language
-from keras_attention.text import ParallelCorpus
+from keras_attention.text import ParallelCorpus, ShardedPairs
 
 Files = tuple[str, str]
 
 
 def check_before_training(
-    corpus: ParallelCorpus, files: Files, valid_corpus: ParallelCorpus, valid_files: Files
+    corpus: ParallelCorpus | ShardedPairs, files: Files, valid_corpus: ParallelCorpus, valid_files: Files
 ) -> list[str]:
     """Raises a ValueError for files that are identical or swapped, and returns what else is suspicious."""
     # `ParallelCorpus` has checked each pair of files, and `keras-attention check` checks more than is worth its time
@@ -39,7 +39,7 @@ def check_before_training(
     return warnings
 
 
-def _num_leaks(pairs: Sequence[tuple[str, str]], training_pairs: Sequence[tuple[str, str]]) -> int:
+def _num_leaks(pairs: Sequence[tuple[str, str]], training_pairs: Iterable[tuple[str, str]]) -> int:
     """The number of pairs that the training text has too."""
     shared = set(pairs).intersection(training_pairs)
     return sum(pair in shared for pair in pairs)
