@@ -12,6 +12,7 @@ from keras_attention.pipeline.config import RunConfig
 from keras_attention.text import SubwordTokenizer, recommended_vocabulary_size
 from keras_attention.text.bin_packing import MULTIPLE
 from keras_attention.training import recommended_dropout
+from keras_attention.training.data_parallel import num_shards
 
 # The paper's models keep the paper's dropout.
 PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
@@ -41,7 +42,9 @@ def choose_batches(config: RunConfig, pairs: Sequence[tuple[str, str]], tokenize
     lengths = lengths[lengths <= limit] if (lengths <= limit).any() else np.array([limit])
     needed = max(int(lengths.max()), round(PAIRS_OF_A_ROW * float(lengths.mean())))
     row_length = min(limit, -(-needed // MULTIPLE) * MULTIPLE)
-    return config.replace(packed_rows=config.tokens_per_batch // row_length, row_length=row_length)
+    devices = num_shards()  # with the same number of rows each
+    rows = max(1, config.tokens_per_batch // row_length // devices) * devices
+    return config.replace(packed_rows=rows, row_length=row_length)
 
 
 def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:

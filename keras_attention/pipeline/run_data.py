@@ -1,5 +1,6 @@
 """What a run reads from its text files: tokenizer, batches, and sentences to score."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from keras_attention.pipeline.check import check_before_training
 from keras_attention.pipeline.config import FILES, RunConfig
 from keras_attention.pipeline.recipe import choose_batches, choose_vocabulary_size
 from keras_attention.status_line import StatusLine
-from keras_attention.text import PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
+from keras_attention.text import BatchShard, PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.text.lines import STANDARD_INPUT, is_file
+from keras_attention.training.data_parallel import num_shards
+from keras_attention.training.processes import num_processes, process_index
 
 # Of the validation batches where each shape is compiled: padding costs less than compiling, since they are few.
 VALIDATION_SHAPES = 4
@@ -21,8 +24,8 @@ class RunData:
     """The tokenizer, the batches and the sample for BLEU that a run makes from its text files."""
 
     tokenizer: SubwordTokenizer
-    batches: TokenBatches | PackedBatches
-    valid_batches: TokenBatches
+    batches: TokenBatches | PackedBatches | BatchShard
+    valid_batches: TokenBatches | BatchShard
     sample: list[tuple[str, str]]
 
     @classmethod
@@ -59,6 +62,17 @@ class RunData:
         )
         sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
         return config, cls(tokenizer, batches, valid_batches, sample)
+
+    def of_process(self) -> "RunData":
+        """The same data, with the rows of each batch that this process feeds to its devices."""
+        if keras.distribution.distribution() is None:
+            return self
+        count = num_processes()
+        batches, valid_batches = (
+            BatchShard(each, process_index(), count, num_shards() // count)
+            for each in (self.batches, self.valid_batches)
+        )
+        return dataclasses.replace(self, batches=batches, valid_batches=valid_batches)
 
 
 def _check_files(config: RunConfig) -> None:
