@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_attention.layers.arguments import check_distributes
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.last_words import last_words
-from keras_attention.training.data_parallel import check_backend, data_parallel
+from keras_attention.training.data_parallel import data_parallel
 from keras_attention.training.processes import (
     is_first_process,
     num_processes,
@@ -102,7 +103,7 @@ def connected(hosts: Hosts | None) -> Iterator[None]:
     if hosts is None and num_processes() == 1:
         yield
         return
-    check_backend("`hosts`")
+    check_distributes("`hosts`")
     if hosts is not None:
         _connect(hosts)
     number, index = num_processes(), process_index()

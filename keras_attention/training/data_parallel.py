@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import positive_integer
+from keras_attention.layers.arguments import check_distributes, positive_integer
 from keras_attention.training.processes import num_processes
 
 
@@ -31,7 +31,7 @@ def data_parallel(devices: int | None = None) -> keras.distribution.DataParallel
         ...     with data_parallel().scope():
         ...         model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
     """
-    check_backend("data_parallel()")
+    check_distributes("data_parallel()")
     import jax
 
     # The devices of a process follow each other, and so do its rows of a batch.
@@ -51,21 +51,6 @@ def data_parallel(devices: int | None = None) -> keras.distribution.DataParallel
         available = available[:devices]
     names = [f"{device.platform}:{device.id}" for device in available]
     return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-
-
-def check_backend(what: str) -> None:
-    """Checks that Keras computes with JAX, the only backend on which its distributions do something."""
-    backend = keras.config.backend()
-    if backend != "jax":
-        instead = (
-            "with TensorFlow, use `tf.distribute.MirroredStrategy` for the GPUs of one host"
-            if backend == "tensorflow"
-            else "on torch, training uses one device"
-        )
-        raise ValueError(
-            f"{what} needs JAX, since Keras distributes training on no other backend: set KERAS_BACKEND=jax before "
-            f"Keras is imported; {instead}. Received: KERAS_BACKEND={backend}"
-        )
 
 
 def num_shards() -> int:
