@@ -1,7 +1,7 @@
 """The training of `test_distribution.py` with Keras' distributions on JAX.
 
-The number of devices and of hosts is one for a whole process, so this file is a program: `python one_distribution.py
-RESULTS DEVICES DROPOUT [ADDRESS HOSTS HOST]` writes the losses of a training with each distribution, or of several hosts.
+A process has one number of devices and of hosts, so this file is a program: `python one_distribution.py RESULTS DEVICES
+DROPOUT [ADDRESS HOSTS HOST]` writes the losses of a training with each distribution, or on several hosts.
 """
 
 import os

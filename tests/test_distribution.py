@@ -16,6 +16,7 @@ import pytest
 from keras_attention.demo import make_pairs
 from keras_attention.pipeline import RunFolder
 from keras_attention.pipeline.hosts import HEARTBEAT_SECONDS
+from keras_attention.pipeline.run_log import read_events
 
 pytest.importorskip("jax", reason="needs jax")
 pytestmark = pytest.mark.tensorflow  # on any backend, the programs that it starts run on JAX
@@ -181,8 +182,7 @@ def test_a_run_on_two_hosts_equals_one_on_one_host(texts, tmp_path):
     assert "training on 2 hosts with 2 devices" in first
     assert "step 10: validation perplexity" in first
     assert "step 10" not in second and "trained. Next" not in second
-    events = [line.split('"event": "')[1].split('"')[0] for line in open(tmp_path / "two" / "events.jsonl")]
-    assert events == ["started", "ended"]
+    assert [event.name for event in read_events(tmp_path / "two" / "events.jsonl")] == ["started", "ended"]
     # It resumes on another number of hosts, with the same batches.
     assert "resuming from step 10" in finish(start_training(tmp_path / "two", 1, "--max-steps=12"))[0]
 

@@ -56,7 +56,7 @@ def check_distribution(config: TransformerConfig) -> None:
         devices = mesh.shape[mesh.axis_names.index(mesh_axis)]
         if size % devices:
             raise ValueError(
-                f"The {devices} devices of the mesh axis {mesh_axis!r} hold equal parts of a weight, so `{name}` must be "
-                f"a multiple of {devices}: choose another size, another mesh, or another layout of {path}. "
+                f"The {devices} devices of the mesh axis {mesh_axis!r} hold equal parts of a weight, so `{name}` must "
+                f"be a multiple of {devices}: choose another size, another mesh, or another layout of {path}. "
                 f"Received: {name}={size}"
             )
