@@ -89,7 +89,7 @@ def test_hosts_of_the_environment(monkeypatch):
         monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
     assert Hosts.from_environment() == Hosts("a:1", 2, 1)
     monkeypatch.setenv("KERAS_DISTRIBUTION_PROCESS_ID", "2")
-    with pytest.raises(ValueError, match="Received: .*KERAS_DISTRIBUTION_PROCESS_ID='2'"):
+    with pytest.raises(ValueError, match=r"Received: .*KERAS_DISTRIBUTION_PROCESS_ID='2'"):
         Hosts.from_environment()
 
 
@@ -107,9 +107,9 @@ def test_other_backends_than_jax_say_what_to_do(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="is about TensorFlow")
-def test_a_distribution_of_keras_does_nothing_on_tensorflow_and_says_so(monkeypatch):
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
-    with pytest.raises(ValueError, match="A keras.distribution needs JAX.*MirroredStrategy"):
+def test_a_distribution_of_keras_does_nothing_on_tensorflow_and_says_so():
+    distribution = keras.distribution.DataParallel()
+    with distribution.scope(), pytest.raises(ValueError, match=r"A keras.distribution needs JAX.*MirroredStrategy"):
         ka.Transformer.from_preset("tiny", vocabulary_size=10)
 
 

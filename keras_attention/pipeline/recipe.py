@@ -83,7 +83,7 @@ def estimate_step_seconds(config: RunConfig) -> float:
     passes = 1 if config.consistency is None else 2
     tokens = passes * config.gradient_accumulation * config.tokens_per_batch
     # Forward and backward, each weight takes part in three multiplications and additions of each token.
-    return 6 * config.transformer().num_parameters * tokens / (SHARE_OF_RATE * matrix_rate(config))
+    return 6 * config.transformer().num_parameters * tokens / (SHARE_OF_RATE * matrix_rate(config) * num_shards())
 
 
 def matrix_rate(config: RunConfig, seconds: float = 0.2) -> float:
