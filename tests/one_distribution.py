@@ -6,7 +6,7 @@ DROPOUT [ADDRESS HOSTS HOST]` writes the losses of a training with each distribu
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,11 +18,11 @@ import keras
 import numpy as np
 
 import keras_attention as ka
-from keras_attention.pipeline import Hosts
-from keras_attention.pipeline.hosts import connected
+from keras_attention.pipeline import Hosts, RunConfig
+from keras_attention.pipeline.hosts import check_same, connected, of_first_host
 from keras_attention.text import BatchShard, PackedBatches
 from keras_attention.training import ChunkedTrainer, FusedAdam, data_parallel
-from keras_attention.training.processes import num_processes, process_index
+from keras_attention.training.processes import num_processes, of_first_process, process_index
 
 V, STEPS, ROWS = 24, 50, 7
 SIZES = {"num_layers": 1, "hidden_dim": 16, "intermediate_dim": 32, "num_heads": 4}
@@ -83,13 +83,18 @@ def errors() -> list[str]:
         lambda: data_parallel(9),
         lambda: data_parallel(0),
     ]
-    messages = []
+    return messages(failing)
+
+
+def messages(failing: Sequence[Callable[[], Any]]) -> list[str]:
+    """The messages of the errors of functions."""
+    found = []
     for function in failing:
         try:
             function()
         except ValueError as error:
-            messages.append(str(error))
-    return messages
+            found.append(str(error))
+    return found
 
 
 def main(results: str, devices: str, dropout: str, *hosts: str) -> None:
@@ -98,6 +103,11 @@ def main(results: str, devices: str, dropout: str, *hosts: str) -> None:
         address, count, host = hosts
         with connected(Hosts(address, int(count), int(host))):
             found["hosts"], _ = train(nullcontext, rate)
+            # What differs between the hosts.
+            mine = RunConfig("a", "b", "c", "d", seed=int(host), model={"dropout": 0.1 * int(host)})
+            found["config"] = repr(of_first_host(mine))
+            found["errors"] = np.array(messages([lambda: check_same([host]), lambda: data_parallel(1)]))
+            found["seconds"] = of_first_process(1.5 + int(host))
     else:
         found["one"], _ = train(nullcontext, rate)
         found["data"], _ = train(lambda: data_parallel().scope(), rate)

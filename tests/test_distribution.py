@@ -14,7 +14,7 @@ import one_distribution
 import pytest
 
 from keras_attention.demo import make_pairs
-from keras_attention.pipeline import RunFolder
+from keras_attention.pipeline import RunConfig, RunFolder
 from keras_attention.pipeline.hosts import HEARTBEAT_SECONDS
 from keras_attention.pipeline.run_log import read_events
 
@@ -55,7 +55,7 @@ def losses_of_eight_devices(folder, dropout):
 
 
 def losses_of_two_hosts(folder, dropout):
-    """The losses of each of two processes with one device."""
+    """The results of each of two processes with one device."""
     address, hosts = free_address(), []
     for host in range(2):
         results = folder / f"host{host}.npz"
@@ -63,7 +63,7 @@ def losses_of_two_hosts(folder, dropout):
         hosts.append((results, start([one_distribution.__file__], folder / f"host{host}.txt", *arguments)))
     for host, (_, process) in enumerate(hosts):
         assert process.wait() == 0, (folder / f"host{host}.txt").read_text()
-    return [np.load(results)["hosts"] for results, _ in hosts]
+    return [dict(np.load(results)) for results, _ in hosts]
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,14 @@ def test_settings_that_do_not_fit_the_devices_say_so(eight):
 
 def test_two_hosts_have_the_losses_of_one(eight, tmp_path):
     first, second = losses_of_two_hosts(tmp_path, 0.1)
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, eight["one"], rtol=0, atol=ROUNDING)
+    np.testing.assert_array_equal(first["hosts"], second["hosts"])
+    np.testing.assert_allclose(first["hosts"], eight["one"], rtol=0, atol=ROUNDING)
+    assert first["config"] == second["config"] == repr(RunConfig("a", "b", "c", "d", seed=0, model={"dropout": 0.0}))
+    assert first["seconds"] == second["seconds"] == 1.5
+    for results in (first, second):
+        differing, devices = results["errors"].tolist()
+        assert differing.endswith("Received: other values on hosts [1] than on host 0")
+        assert "Several hosts train with all of their devices" in devices
     assert "training on 2 hosts with 2 devices" in (tmp_path / "host0.txt").read_text()
     assert "training on" not in (tmp_path / "host1.txt").read_text()
 
@@ -119,7 +125,7 @@ def test_two_hosts_have_the_losses_of_one(eight, tmp_path):
 def test_losses_without_dropout(tmp_path):
     eight = losses_of_eight_devices(tmp_path, 0.0)
     kinds = {name: eight[name] for name in ("data", "model/(2, 4)", "model/(4, 2)")}
-    for losses in (*kinds.values(), *losses_of_two_hosts(tmp_path, 0.0)):
+    for losses in (*kinds.values(), *(results["hosts"] for results in losses_of_two_hosts(tmp_path, 0.0))):
         np.testing.assert_allclose(losses, eight["one"], rtol=0, atol=ROUNDING)
 
 
@@ -171,8 +177,9 @@ def history(run):
 
 @pytest.mark.slow
 def test_a_run_on_two_hosts_equals_one_on_one_host(texts, tmp_path):
-    finish(start_training(tmp_path / "one", 1, *texts, *SETTINGS, "--max-steps=10"))
-    first, second = finish(start_training(tmp_path / "two", 2, *texts, *SETTINGS, "--max-steps=10"))
+    settings = [*texts, *SETTINGS, "--set=ema=0.9", "--max-steps=10"]
+    finish(start_training(tmp_path / "one", 1, *settings))
+    first, second = finish(start_training(tmp_path / "two", 2, *settings))
     rows = history(tmp_path / "one"), history(tmp_path / "two")
     assert [row["step"] for row in rows[0]] == [5, 10]
     for one, two in zip(*rows, strict=True):
@@ -183,8 +190,9 @@ def test_a_run_on_two_hosts_equals_one_on_one_host(texts, tmp_path):
     assert "step 10: validation perplexity" in first
     assert "step 10" not in second and "trained. Next" not in second
     assert [event.name for event in read_events(tmp_path / "two" / "events.jsonl")] == ["started", "ended"]
-    # It resumes on another number of hosts, with the same batches.
+    # It resumes on any number of hosts, with the same batches. The clock of the first one ends the training of all.
     assert "resuming from step 10" in finish(start_training(tmp_path / "two", 1, "--max-steps=12"))[0]
+    assert "resuming from step 12" in finish(start_training(tmp_path / "two", 2, "--max-minutes=0.05"))[0]
 
 
 @pytest.mark.slow

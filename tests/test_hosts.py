@@ -1,6 +1,10 @@
 """Several hosts: the rows of each, their description, and errors where they do nothing."""
 
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +19,7 @@ from keras_attention.pipeline.hosts import check_same, of_first_host
 from keras_attention.text import BatchShard, PackedBatches, TokenBatches
 from keras_attention.training import data_parallel
 
+LAST_WORDS = Path(ka.__file__).parent / "pipeline" / "last_words.py"
 IDS = [[[5 + n % 3] * (1 + n % 7) for n in range(40)], [[6 + n % 2] * (1 + n % 5) for n in range(40)]]
 
 
@@ -137,3 +142,27 @@ def test_one_process_agrees_with_itself():
     config = ka.pipeline.RunConfig("a", "b", "c", "d", model={"dropout": 0.1})
     assert of_first_host(config) == config
     check_same([{"a": 1}, 2])
+
+
+@pytest.mark.parametrize(
+    "end, is_printed",
+    [
+        ("os.abort()", True),
+        ("os.kill(os.getpid(), 9)", True),
+        ("1 / 0", True),
+        ("sys.exit(143)", False),
+        ("pass", False),
+    ],
+)
+def test_last_words_of_a_process(end, is_printed, tmp_path):
+    program = f"""
+import os, runpy, sys
+with runpy.run_path({str(LAST_WORDS)!r})["last_words"]("These are the last words."):
+    {end}
+"""
+    with open(tmp_path / "errors.txt", "w") as file:
+        subprocess.run([sys.executable, "-I", "-c", program], stderr=file, check=False)
+    deadline = time.monotonic() + (10 if is_printed else 0.3)
+    while time.monotonic() < deadline and "last words." not in (tmp_path / "errors.txt").read_text():
+        time.sleep(0.02)
+    assert (tmp_path / "errors.txt").read_text().endswith("These are the last words.\n") == is_printed
