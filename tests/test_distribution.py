@@ -202,6 +202,7 @@ def test_other_hosts_end_soon_after_a_killed_one_and_the_run_resumes(texts, tmp_
     processes = start_training(run, 2, *texts, *SETTINGS, "--max-steps=100000", "--set=checkpoint_minutes=0.01")
     wait_for(run / "checkpoints" / "state-00000005.npz", processes)
     processes[killed][0].send_signal(signal.SIGKILL)
+    processes[killed][0].wait()
     other, output = processes[1 - killed]
     began = time.monotonic()
     assert other.wait(timeout=60) != 0
