@@ -1,7 +1,7 @@
 """Training a run from text files to checkpoints, and resuming it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +210,10 @@ class _ModelCheckpoints(Checkpoints):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(self.saved_model)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def _save(self, logs: Mapping[str, Any]) -> None:
         for name in ("final", "average", "ema"):
             (self.folder / f"{name}.keras").unlink(missing_ok=True)
-        super().on_epoch_end(epoch, logs)
+        super()._save(logs)
 
 
 def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> ExponentialMovingAverage | None:
