@@ -114,6 +114,11 @@ def main(results: str, devices: str, dropout: str, *hosts: str) -> None:
         for shape in ((2, 4), (4, 2)):
             found[f"model/{shape}"], trainer = train(lambda shape=shape: model_parallel(*shape), rate)
             found |= {f"shapes/{shape}/{path}": np.array(each) for path, each in local_shapes(trainer).items()}
+        with model_parallel(4, 2):
+            options = {"num_kv_heads": 2, "activation": "swiglu", "use_attention_bias": True}
+            model = ka.CausalTransformer(ka.TransformerConfig(V, **SIZES, **options))
+        for each in model.variables:
+            found[f"shapes/causal/{each.path}"] = np.array(each.value.addressable_shards[0].data.shape)
         found["errors"] = np.array(errors())
     np.savez(results, **found)
 

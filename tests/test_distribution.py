@@ -98,6 +98,19 @@ def test_each_device_holds_a_part_of_the_weights(eight):
             assert moments == 2 * [local(parts)]
 
 
+def test_a_language_model_is_divided_too(eight):
+    shapes = {name: tuple(each) for name, each in eight.items() if name.startswith("shapes/causal/decoder/layer_0/")}
+    found = {name.removeprefix("shapes/causal/decoder/layer_0/"): each for name, each in shapes.items()}
+    assert found["self_attention/query/kernel"] == (16, 2, 4)
+    assert found["self_attention/query/bias"] == (2, 4)
+    assert found["self_attention/key/kernel"] == (16, 1, 4)
+    assert found["self_attention/value/bias"] == (1, 4)
+    assert found["self_attention/attention_output/bias"] == (16,)
+    assert found["feed_forward/gate/kernel"] == found["feed_forward/intermediate/kernel"] == (16, 16)
+    assert found["feed_forward/gate/bias"] == (16,)
+    assert tuple(eight["shapes/causal/embedding/embeddings"]) == (12, 16)
+
+
 def test_settings_that_do_not_fit_the_devices_say_so(eight):
     heads, axis, many, none = eight["errors"].tolist()
     assert "8 devices of the mesh axis 'model'" in heads and "`num_heads` must be a multiple of 8" in heads
