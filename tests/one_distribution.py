@@ -22,6 +22,7 @@ from keras_attention.pipeline import Hosts, RunConfig
 from keras_attention.pipeline.hosts import check_same, connected, of_first_host
 from keras_attention.text import BatchShard, PackedBatches
 from keras_attention.training import ChunkedTrainer, FusedAdam, data_parallel
+from keras_attention.training.data_parallel import num_shards
 from keras_attention.training.processes import num_processes, of_first_process, process_index
 
 V, STEPS, ROWS = 24, 50, 7
@@ -38,17 +39,13 @@ def batches() -> PackedBatches:
 def train(scope: Callable[[], AbstractContextManager[Any]], dropout: float) -> tuple[np.ndarray, Any]:
     """The loss of each step, (STEPS,), and the trainer."""
     keras.utils.set_random_seed(7)
-    data = batches()
     with scope():
         model = ka.Transformer(ka.TransformerConfig(V, dropout=dropout, **SIZES))
         # Several chunks in a batch, as in one of usual size.
         trainer = ChunkedTrainer(model, 0.1, model.packed().input, chunk_size=8)
         trainer.compile(FusedAdam(0.01))
-        distribution = keras.distribution.distribution()
-        if distribution is not None:
-            count = num_processes()
-            data = BatchShard(data, process_index(), count, distribution.num_model_replicas // count)
-        rows = data.dataset().repeat() if isinstance(data, BatchShard) else data.dataset().repeat().as_numpy_iterator()
+        count = num_processes()
+        rows = BatchShard(batches(), process_index(), count, num_shards() // count).dataset().repeat()
         # Each call begins with new metrics, so its loss is that of the batch.
         losses = [trainer.train_on_batch(*next(rows), return_dict=True)["loss"] for _ in range(STEPS)]
     return np.array(losses), trainer
