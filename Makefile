@@ -14,7 +14,7 @@ BACKENDS := tensorflow jax torch
 BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py,backends ops blockwise layers attention_layers blocks \
     causal_transformer chunked_loss config consistency decay dropout fused_adam fused_decoder generate initializers \
     inspected_transformer model_options moving_average muon normalization packed_model product remat transformer losses \
-    progress_line schedules skipped_steps few_shapes runs_on_backends))
+    progress_line schedules skipped_steps few_shapes hosts runs_on_backends))
 GLANCE := tests/test_ops.py tests/test_layers.py -k "formula or explicit_mask_equals or finite_differences"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # TensorFlow's start-up notices are not about this project; errors still show.

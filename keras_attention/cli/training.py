@@ -157,7 +157,23 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 @click.option("--epochs", type=int, help="Passes over the training text, including earlier ones.")
 @click.option("--max-steps", type=int, help="Number of steps, including earlier ones.")
 @click.option("--max-minutes", type=float, help="Minutes to train in this call.")
-def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: float | None, **options: Any) -> None:
+@click.option(
+    "--hosts",
+    metavar="HOST:PORT",
+    help="Train on several hosts with JAX: the address of the first; env for those that the environment describes.",
+)
+@click.option("--num-hosts", type=int, help="Number of hosts, with --hosts HOST:PORT.")
+@click.option("--host", type=int, help="Index of this host, from 0, with --hosts HOST:PORT.")
+def train(
+    run: str,
+    epochs: int | None,
+    max_steps: int | None,
+    max_minutes: float | None,
+    hosts: str | None,
+    num_hosts: int | None,
+    host: int | None,
+    **options: Any,
+) -> None:
     """Trains a translator in the folder RUN.
 
     If RUN already holds a run, its training resumes. A new run needs four text files, or those of the run --from.
@@ -170,12 +186,17 @@ def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: floa
     Resume:  keras-attention train runs/en-de --max-minutes 30
     Adapt:   keras-attention train runs/medical --from runs/en-de --source medical.en --target medical.de \
                  --max-minutes 30
+    Hosts:   KERAS_BACKEND=jax keras-attention train runs/en-de --max-minutes 30 \
+                 --hosts 10.0.0.1:1234 --num-hosts 2 --host 0   (and --host 1 on the other one)
     """
     from keras_attention.pipeline import train as train_run
+    from keras_attention.training.processes import is_first_process
 
+    together = _hosts(hosts, num_hosts, host)
     config = _config(run, **options)
-    train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes)
-    click.echo(f"{run}: trained. Next: keras-attention export {run} saved_models/{Path(run).name}")
+    train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes, hosts=together)
+    if is_first_process():
+        click.echo(f"{run}: trained. Next: keras-attention export {run} saved_models/{Path(run).name}")
 
 
 @main.command()
@@ -208,6 +229,17 @@ def demo(locale: str, minutes: float, folder: str | None, dtype: str) -> None:
     from keras_attention.demo import run_demo
 
     run_demo(locale, minutes, folder or f"runs/demo-{locale}", dtype)
+
+
+def _hosts(address: str | None, num_hosts: int | None, host: int | None) -> Any:
+    """The hosts of a training; None without --hosts."""
+    from keras_attention.pipeline import Hosts
+
+    if address not in (None, "env"):
+        return Hosts(address, num_hosts, host)
+    if (num_hosts, host) != (None, None):
+        raise click.UsageError("--num-hosts and --host need --hosts HOST:PORT.")
+    return None if address is None else Hosts()
 
 
 def _pair(files: dict[str, str | None], *names: str) -> tuple[str, str] | None:

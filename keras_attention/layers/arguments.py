@@ -187,3 +187,18 @@ def first_given(*options: Any) -> Any:
 def as_tuple(results: Any) -> tuple[Any, ...]:
     """Returns the outputs of a layer as a tuple, a single output too."""
     return results if isinstance(results, tuple) else (results,)
+
+
+def check_distributes(what: str) -> None:
+    """Checks that Keras computes with JAX, the only backend on which its distributions do something."""
+    backend = keras.config.backend()
+    if backend != "jax":
+        instead = (
+            "with TensorFlow, use `tf.distribute.MirroredStrategy` for the GPUs of one host"
+            if backend == "tensorflow"
+            else "on torch, training uses one device"
+        )
+        raise ValueError(
+            f"{what} needs JAX, since Keras distributes training on no other backend: set KERAS_BACKEND=jax before "
+            f"Keras is imported; {instead}. Received: KERAS_BACKEND={backend}"
+        )

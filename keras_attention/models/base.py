@@ -24,6 +24,7 @@ from keras_attention.layers.initializers import INITIALIZATIONS
 from keras_attention.layers.positions import AddedPositions, NoPositionalEncoding
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
+from keras_attention.models.layout import check_distribution, layout_map
 from keras_attention.models.network import Network
 from keras_attention.ops.attention import cached_attention
 
@@ -71,6 +72,40 @@ class ConfiguredModel(keras.Model):
             1
         """
         return cls(TransformerConfig.from_preset(preset, vocabulary_size, **changes), dtype=dtype)
+
+    @staticmethod
+    def layout_map(
+        device_mesh: keras.distribution.DeviceMesh, model_axis: str = "model"
+    ) -> keras.distribution.LayoutMap:
+        """Returns the layouts with which several devices hold a part of a model each, on JAX.
+
+        The heads of attention, the inner width of feed-forward layers and the vocabulary of the embedding are divided;
+        the devices exchange two sums for each layer. The other weights are on every device. Build the model within the
+        scope of a `keras.distribution.ModelParallel`. To change a layout, delete its key and set another.
+
+        Args:
+            device_mesh: Devices, with an axis for the parts of a batch, first, and one for the parts of the model.
+            model_axis: Name of the axis of the mesh for the parts of the model. The number of its devices divides
+                `num_heads`, `num_kv_heads`, `intermediate_dim` and `vocabulary_size`.
+
+        Returns:
+            The layouts, for `keras.distribution.ModelParallel`.
+
+        Raises:
+            ValueError: If the mesh has no such axis, or the backend is not JAX.
+
+        Example:
+            >>> if keras.config.backend() == "jax":
+            ...     devices = keras.distribution.list_devices()[:1]
+            ...     mesh = keras.distribution.DeviceMesh((1, 1), ("batch", "model"), devices)
+            ...     layouts = ka.Transformer.layout_map(mesh)
+            ...     with keras.distribution.ModelParallel(layout_map=layouts, auto_shard_dataset=False).scope():
+            ...         model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
+
+        Source: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model
+        Parallelism", section 3.
+        """
+        return layout_map(device_mesh, model_axis)
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, pattern: str = "") -> None:
         """Freezes the model and adds a trainable low-rank product to each matrix.
@@ -186,6 +221,7 @@ def check_config(config: TransformerConfig) -> TransformerConfig:
     """Returns the config, or raises a TypeError where it is something else, such as a dictionary."""
     if not isinstance(config, TransformerConfig):
         raise TypeError(f"`config` is a TransformerConfig, such as TransformerConfig(8000). Received: {config=}")
+    check_distribution(config)
     return config
 
 

@@ -11,6 +11,7 @@ with needed_by("keras_attention.pipeline", "cli", "text"):
     from keras_attention.pipeline.final_model import average
     from keras_attention.pipeline.folder import RunFolder
     from keras_attention.pipeline.forecast import Forecast, forecast_run
+    from keras_attention.pipeline.hosts import Hosts
     from keras_attention.pipeline.plot import plot_runs
     from keras_attention.pipeline.runs import RunSummary, list_runs
     from keras_attention.pipeline.train import train
@@ -21,6 +22,7 @@ __all__ = [
     "Comparison",
     "CorpusScores",
     "Forecast",
+    "Hosts",
     "MetricComparison",
     "RunConfig",
     "RunFolder",

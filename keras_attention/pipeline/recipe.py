@@ -12,6 +12,7 @@ from keras_attention.pipeline.config import RunConfig
 from keras_attention.text import SubwordTokenizer, recommended_vocabulary_size
 from keras_attention.text.bin_packing import MULTIPLE
 from keras_attention.training import recommended_dropout
+from keras_attention.training.data_parallel import num_shards
 
 # The paper's models keep the paper's dropout.
 PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
@@ -52,7 +53,9 @@ def choose_packed_rows(config: RunConfig, lengths: np.ndarray, counts: np.ndarra
     lengths, counts = (lengths[fits], counts[fits]) if fits.any() else (np.array([limit]), np.array([1]))
     needed = max(int(lengths.max()), round(PAIRS_OF_A_ROW * float(counts @ lengths / counts.sum())))
     row_length = min(limit, -(-needed // MULTIPLE) * MULTIPLE)
-    return config.replace(packed_rows=config.tokens_per_batch // row_length, row_length=row_length)
+    devices = num_shards()  # with the same number of rows each
+    rows = max(1, config.tokens_per_batch // row_length // devices) * devices
+    return config.replace(packed_rows=rows, row_length=row_length)
 
 
 def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:
@@ -91,7 +94,7 @@ def estimate_step_seconds(config: RunConfig) -> float:
     passes = 1 if config.consistency is None else 2
     tokens = passes * config.gradient_accumulation * config.tokens_per_batch
     # Forward and backward, each weight takes part in three multiplications and additions of each token.
-    return 6 * config.transformer().num_parameters * tokens / (SHARE_OF_RATE * matrix_rate(config))
+    return 6 * config.transformer().num_parameters * tokens / (SHARE_OF_RATE * matrix_rate(config) * num_shards())
 
 
 def matrix_rate(config: RunConfig, seconds: float = 0.2) -> float:

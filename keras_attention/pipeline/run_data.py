@@ -1,5 +1,6 @@
 """What a run reads from its text files: tokenizer, batches, and sentences to score."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from keras_attention.pipeline.recipe import (
 )
 from keras_attention.status_line import StatusLine
 from keras_attention.text import (
+    BatchShard,
     PackedBatches,
     ParallelCorpus,
     ShardedPairs,
@@ -26,6 +28,8 @@ from keras_attention.text import (
 from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.text.shards import is_sharded, shard_files
 from keras_attention.text.token_lengths import TokenLengths
+from keras_attention.training.data_parallel import num_shards
+from keras_attention.training.processes import num_processes, process_index
 
 # Of the validation batches where each shape is compiled: padding costs less than compiling, since they are few.
 VALIDATION_SHAPES = 4
@@ -36,8 +40,8 @@ class RunData:
     """The tokenizer, the batches and the sample for BLEU that a run makes from its text files."""
 
     tokenizer: SubwordTokenizer
-    batches: TokenBatches | PackedBatches | StreamedBatches
-    valid_batches: TokenBatches
+    batches: TokenBatches | PackedBatches | StreamedBatches | BatchShard
+    valid_batches: TokenBatches | BatchShard
     sample: list[tuple[str, str]]
 
     @classmethod
@@ -87,6 +91,17 @@ class RunData:
         )
         sample = valid_corpus.sample(min(config.score_sentences, len(valid_corpus)), seed=config.seed)
         return config, cls(tokenizer, batches, valid_batches, sample)
+
+    def of_process(self) -> "RunData":
+        """The same data, with the rows of each batch that this process feeds to its devices."""
+        if keras.distribution.distribution() is None:
+            return self
+        count = num_processes()
+        batches, valid_batches = (
+            BatchShard(each, process_index(), count, num_shards() // count)
+            for each in (self.batches, self.valid_batches)
+        )
+        return dataclasses.replace(self, batches=batches, valid_batches=valid_batches)
 
 
 def _batch_options(config: RunConfig) -> tuple[type[TokenBatches] | type[PackedBatches], dict[str, Any]]:

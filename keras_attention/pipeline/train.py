@@ -1,5 +1,7 @@
 """Training a run from text files to checkpoints, and resuming it."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
 from keras_attention.pipeline.history import HistoryWriter
+from keras_attention.pipeline.hosts import Hosts, check_same, connected, of_first_host
 from keras_attention.pipeline.initial_weights import adopt_tokenizer, describe_initial_weights
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.recipe import choose_by_length
@@ -41,6 +44,8 @@ from keras_attention.training import (
     keep_freed_memory,
 )
 from keras_attention.training.callbacks import ema_file
+from keras_attention.training.data_parallel import on_one_device
+from keras_attention.training.processes import is_first_process, num_processes
 
 # More epochs of `fit` than a training can reach: `StopAfter` ends it.
 MAX_EPOCHS = 10**9
@@ -53,6 +58,7 @@ def train(
     epochs: int | None = None,
     max_steps: int | None = None,
     max_minutes: float | None = None,
+    hosts: Hosts | None = None,
 ) -> Transformer:
     """Trains a translator, or resumes the run in the folder.
 
@@ -75,14 +81,19 @@ def train(
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
         max_minutes: Minutes of this call, on JAX after the steps are compiled.
+        hosts: Processes on JAX that train the run together, each of which makes this call; `Hosts()` for those that the
+            environment describes. The devices of each compute a part of every batch. They share the folder of the run
+            and the texts; the first one writes.
 
     Returns:
-        The final model.
+        The final model; on other hosts than the first, the one at the last step.
 
     Raises:
         FileNotFoundError: If there is no config and the folder holds no run, or a file is missing.
         ValueError: If the folder holds a run with another config or with files that do not belong together, another
-            process trains in it, there is no limit, or the texts are not usable.
+            process trains in it, there is no limit, or the texts are not usable; or there are hosts on another backend
+            than JAX.
+        ConnectionError: If another host has ended. All hosts end then, and resume from the last checkpoint.
         FloatingPointError: If training diverges. The earlier checkpoints remain.
     """
     epochs, max_steps = (
@@ -96,8 +107,7 @@ def train(
         raise ValueError(
             "Set a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
         )
-    with training_lock(run.path):
-        run.check_writable()
+    with connected(hosts), _locked(run):
         config = check_changes(run, config)
         keras.utils.set_random_seed(config.seed)
         tokenizer = run.tokenizer if run.trained else None
@@ -112,20 +122,20 @@ def train(
         limits = {"max_steps": max_steps, "total_steps": config.total_steps, "epochs": steps}
         limit = min((value for value in limits.values() if value is not None), default=None)
         if not run.trained:
-            config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
+            config = of_first_host(choose_by_length(config, steps_per_epoch, limit, max_minutes))
         model = load_model(run, config)
-        state = run_state(run, config, data, int(model.optimizer.iterations))
-        _start(run, config, data, state.step)
+        state = run_state(run, config, data.of_process(), int(model.optimizer.iterations))
+        check_same([data.batches.fingerprint(), data.valid_batches.fingerprint(), state.batch, state.step])
+        if is_first_process():
+            _start(run, config, data, state.step)
 
         try:
-            with recorded(run.events_file, model, state.step, limits, max_minutes):
+            with _recorded(run, model, state.step, limits, max_minutes):
                 if limit is None or state.step < limit:
                     _fit(model, state, run, config, data, limit, max_minutes)
                 else:
                     print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
-                model = write_final_model(model, run, data.valid_batches.dataset())
-                print(forecast_summary(run.path))
-                return model
+                return _finish(model, run, config, data)
         except OSError as error:
             if error.errno and error.filename is None:
                 raise OSError(error.errno, error.strerror, str(run.path)) from error
@@ -138,6 +148,34 @@ def train(
                 else "has no checkpoint, so it accepts other settings, such as a lower `learning_rate_scale`"
             )
             raise FloatingPointError(f"{run.path} {remedy}. {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Locks the folder for the process that writes in it."""
+    if not is_first_process():
+        yield
+        return
+    with training_lock(run.path):
+        run.check_writable()
+        yield
+
+
+def _recorded(run: RunFolder, *args: Any) -> contextlib.AbstractContextManager[None]:
+    return recorded(run.events_file, *args) if is_first_process() else contextlib.nullcontext()
+
+
+def _finish(model: Transformer, run: RunFolder, config: RunConfig, data: RunData) -> Transformer:
+    """Writes the final model and the forecast; of several hosts, the first one does, by itself."""
+    if num_processes() == 1:
+        model = write_final_model(model, run, data.of_process().valid_batches.dataset())
+    elif is_first_process():
+        with on_one_device():
+            model = write_final_model(load_model(run, config), run, data.valid_batches.dataset())
+    else:
+        return model
+    print(forecast_summary(run.path))
+    return model
 
 
 def _start(run: RunFolder, config: RunConfig, data: RunData, step: int) -> None:
@@ -172,10 +210,10 @@ class _ModelCheckpoints(Checkpoints):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(self.saved_model)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def _save(self, logs: Mapping[str, Any]) -> None:
         for name in ("final", "average", "ema"):
             (self.folder / f"{name}.keras").unlink(missing_ok=True)
-        super().on_epoch_end(epoch, logs)
+        super()._save(logs)
 
 
 def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> ExponentialMovingAverage | None:
@@ -205,20 +243,27 @@ def _fit(
     validation = Validation(model, data, ema, progress)
     throughput = Throughput(tokens_per_batch)
     history = HistoryWriter(str(run.history_file), append=state.batch > 0)
-    logs = [*tensorboard_callbacks(run, config, data, model, validation, state.batch), history]
+    logs = [*tensorboard_callbacks(run, config, data, validation.model, validation, state.batch), history]
+    if not is_first_process():
+        logs = []
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
     skipped = SkippedSteps(
-        save_batch=lambda: record_skipped_batch(run, data, state.batch, int(model.optimizer.iterations))
+        save_batch=(
+            (lambda: record_skipped_batch(run, data, state.batch, int(model.optimizer.iterations)))
+            if is_first_process()
+            else None
+        )
     )
     early_stopping = [] if config.patience is None else [keras.callbacks.EarlyStopping(patience=config.patience)]
     state.callbacks = [*averages, skipped, *logs, progress, checkpoints, *early_stopping]
     if state.initial_epoch > state.epoch:
         print(f"nothing to train: {_no_improvement(early_stopping[0].patience)}")
-        add_event(run.events_file, "stopped", step, reason="patience")
+        if is_first_process():
+            add_event(run.events_file, "stopped", step, reason="patience")
         return
     trainer = make_trainer(model, config)
-    compile_steps(model, trainer, data)
+    compile_steps(model, trainer, data.of_process())
     try:
         trainer.fit(
             state.dataset(),
@@ -245,13 +290,15 @@ def _fit(
         )
     finally:
         progress.close()
-        history.on_train_end()  # Keras leaves its file open where training ends with an error
+        if history in logs:
+            history.on_train_end()  # Keras leaves its file open where training ends with an error
     print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
     if skipped.skipped:
         print(f"skipped batches, whose loss or gradients were not finite: {skipped.skipped:,}")
     if early_stopping and early_stopping[0].wait >= config.patience:
         print(f"stopped early: {_no_improvement(config.patience)}")
-        add_event(run.events_file, "stopped", int(model.optimizer.iterations), reason="patience")
+        if is_first_process():
+            add_event(run.events_file, "stopped", int(model.optimizer.iterations), reason="patience")
 
 
 def _no_improvement(patience: int) -> str:

@@ -11,6 +11,7 @@ from keras_attention.text.lines import read_lines
 
 if TYPE_CHECKING:
     from keras_attention.text.batch_sequence import BatchSequence
+    from keras_attention.text.batch_shard import BatchShard
     from keras_attention.text.batching import TokenBatches
     from keras_attention.text.corpus import ParallelCorpus
     from keras_attention.text.packing import PackedBatches
@@ -25,6 +26,7 @@ __all__ = [
     "PAD_ID",
     "UNK_ID",
     "BatchSequence",
+    "BatchShard",
     "PackedBatches",
     "ParallelCorpus",
     "ShardedPairs",
@@ -41,6 +43,7 @@ _FILES = {
     "PAD_ID": "sentencepiece_model",
     "UNK_ID": "sentencepiece_model",
     "BatchSequence": "batch_sequence",
+    "BatchShard": "batch_shard",
     "PackedBatches": "packing",
     "ParallelCorpus": "corpus",
     "ShardedPairs": "shards",

@@ -13,6 +13,7 @@ from keras_attention.training.callbacks import (
 )
 from keras_attention.training.chunked_cross_entropy import chunked_cross_entropy
 from keras_attention.training.chunked_trainer import ChunkedTrainer
+from keras_attention.training.data_parallel import data_parallel
 from keras_attention.training.decay import DecayToLimit
 from keras_attention.training.epoch_logs import ResumableTensorBoard
 from keras_attention.training.fused_adam import FusedAdam
@@ -50,6 +51,7 @@ __all__ = [
     "Throughput",
     "average_checkpoints",
     "chunked_cross_entropy",
+    "data_parallel",
     "keep_freed_memory",
     "muon_optimizer",
     "paper_optimizer",

@@ -12,6 +12,8 @@ import keras
 from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.averaging import ExponentialMovingAverage
+from keras_attention.training.data_parallel import on_one_device
+from keras_attention.training.processes import is_first_process, of_first_process
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -38,10 +40,14 @@ class StopAfter(keras.callbacks.Callback):
         self._started = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        late = self.minutes is not None and time.monotonic() - self._started >= 60 * self.minutes
+        late = self.minutes is not None and self._is_late(self.minutes)
         done = self.steps is not None and int(self.model.optimizer.iterations) >= self.steps
         if late or done:
             self.model.stop_training = True
+
+    def _is_late(self, minutes: float) -> bool:
+        """Returns True in all processes of a training at once, by the clock of the first."""
+        return bool(of_first_process(time.monotonic() - self._started >= 60 * minutes))
 
 
 class FailOnDivergence(keras.callbacks.Callback):
@@ -149,7 +155,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     The files are `last.keras` (with the optimizer), `step-00001200.weights.h5` for each of the last epochs, and
     `best.keras`, with its value in `best.txt` for a resumed run. Each is written atomically, so that an interrupted run
-    leaves complete files.
+    leaves complete files. Of several processes that train together, the first one writes them.
 
     Args:
         folder: Folder of the checkpoints.
@@ -200,6 +206,11 @@ class Checkpoints(keras.callbacks.Callback):
         return value
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if is_first_process():
+            with on_one_device():  # saving creates variables, which several processes would have to do together
+                self._save(logs or {})
+
+    def _save(self, logs: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         step = int(self.model.optimizer.iterations)
         # An upper bound of the HDF5 file's size: the weights, and a few headers for each of them.
@@ -215,7 +226,7 @@ class Checkpoints(keras.callbacks.Callback):
         for path in self.folder.glob("ema-*.weights.h5"):
             if path != ema_file(self.folder, step):
                 path.unlink()
-        value = (logs or {}).get(self.monitor)
+        value = logs.get(self.monitor)
         if value is not None and value < self.best:
             self.best = float(value)
             with contextlib.nullcontext() if self.ema is None else self.ema.applied():

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_attention.ops.attention import is_on_gpu
 from keras_attention.training.consistency import divergences, pass_weights
+from keras_attention.training.data_parallel import num_shards
 from keras_attention.training.labels import masked_labels, multiply_no_nan
 from keras_attention.training.losses import argmax, gather_labels
 
@@ -151,12 +152,15 @@ def chunked_cross_entropy(
             return sums, d_rows, d_embeddings + ops.cast(new, "float32")
 
         count = ops.shape(labels)[0]  # N
+        # Where devices have a part of the batch each, a chunk has C tokens of each part, so that none waits for others.
+        parts = num_shards() if isinstance(count, int) and count % num_shards() == 0 else 1
         # Equal chunks of at most C tokens, so that the last one is not mostly padding; one chunk of an empty batch.
-        last = max(count, 1) - 1 if isinstance(count, int) else ops.maximum(count, 1) - 1
+        last = max(count // parts, 1) - 1 if isinstance(count, int) else ops.maximum(count, 1) - 1
         chunks = 1 + last // max(1, chunk_size // num_passes)
-        size = 1 + last // chunks
-        chunked_rows = _chunks_of(rows, chunks, size, num_passes)
-        chunked = [_chunks_of(values, chunks, size) for values in (labels, mask, weights)]
+        part_size = 1 + last // chunks
+        size = parts * part_size  # of all parts
+        chunked_rows = _chunks_of(rows, chunks, part_size, parts * num_passes)
+        chunked = [_chunks_of(values, chunks, part_size, parts) for values in (labels, mask, weights)]
         shares = by_share(ops.ones((size, 1), "float32"))  # (P·C, 1)
         sums, d_rows, d_embeddings = ops.fori_loop(
             0,
@@ -172,7 +176,7 @@ def chunked_cross_entropy(
         weighted_rows = ops.cast(rows, "float32") * by_share(weights)[:, None]  # (P·N, M)
         by_label = ops.segment_sum(weighted_rows, for_each_pass(labels), num_segments=vocabulary_size)  # (V, M)
         d_embeddings = d_embeddings - (1 - label_smoothing) * by_label - smooth * ops.sum(weighted_rows, axis=0)
-        d_rows = _rows_of(d_rows, count, chunks, size, num_passes)
+        d_rows = _rows_of(d_rows, count // parts, chunks, part_size, parts * num_passes)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
             upstream = (args[0] if upstream is None else upstream)[0]
@@ -189,7 +193,7 @@ def chunked_cross_entropy(
 
 
 def _chunks_of(values: Any, chunks: Any, size: Any, num_passes: int = 1) -> Any:
-    """Reshapes (P·N, …) to (chunks, P·C, …), each with the same C tokens of every pass, padded with zeros."""
+    """Reshapes (P·N, …) to (chunks, P·C, …), each with the same C tokens of every pass or part, padded with zeros."""
     rest = tuple(values.shape[1:])
     values = ops.reshape(values, (num_passes, -1, *rest))
     padded = ops.pad(values, [[0, 0], [0, chunks * size - ops.shape(values)[1]], *([0, 0] for _ in rest)])

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import fraction_or_one, positive_integer, positive_number
+from keras_attention.training.processes import of_first_process
 from keras_attention.training.schedules import DECAY, MAX_WARMUP, InverseSqrtSchedule
 
 
@@ -61,24 +62,29 @@ class DecayToLimit(keras.callbacks.Callback):
                 f"the callback instead. Received: an optimizer with the schedule {schedule['class_name']}"
             )
         self._batches = 0  # of this `fit`
-        self._started = self._compiled = time.monotonic()
+        self._started, self._compiled = time.monotonic(), 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        now = time.monotonic()
+        seconds = self._seconds()
         if self._batches <= 1:
-            self._compiled = now  # the first batch takes the time of compilation, in which nothing warms up
+            self._compiled = seconds  # the first batch takes the time of compilation, in which nothing warms up
         self._batches += 1
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # the step keeps the optimizer's variables to itself
         # The batches of a step that accumulates their gradients have the rate of that step.
-        self.model.optimizer.learning_rate = self._rate(int(self.model.optimizer.iterations), now)
+        self.model.optimizer.learning_rate = self._rate(int(self.model.optimizer.iterations), seconds)
 
-    def _rate(self, step: int, now: float) -> float:
+    def _seconds(self) -> float:
+        """The seconds since training began, the same in all processes of a training."""
+        seconds = time.monotonic() - self._started
+        return seconds if self.minutes is None else float(of_first_process(seconds))
+
+    def _rate(self, step: int, seconds: float) -> float:
         """The learning rate of a step, counted from zero."""
         rate, warmup = float(self.schedule(step)), self.schedule.warmup_steps
         if step < warmup:
-            rate = max(rate, self.schedule.peak * min(1.0, self._progress(step, now - self._compiled) / MAX_WARMUP))
-        remaining = max(0.0, 1 - self._progress(step, now - self._started))
+            rate = max(rate, self.schedule.peak * min(1.0, self._progress(step, seconds - self._compiled) / MAX_WARMUP))
+        remaining = max(0.0, 1 - self._progress(step, seconds))
         return rate * min(1.0, remaining / self.decay) if self.decay else rate
 
     def _progress(self, step: int, seconds: float) -> float:

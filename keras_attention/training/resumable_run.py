@@ -1,6 +1,7 @@
 """A training that resumes exactly where it was interrupted."""
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.callback_state import arrays_of, named, numbers_of
 from keras_attention.training.epoch_logs import remove_later_logs
+from keras_attention.training.processes import is_first_process, num_processes, stops_now
 from keras_attention.training.random_state import random_state, restore_random_state
 from keras_attention.training.state_files import (
     State,
@@ -39,6 +41,7 @@ class ResumableRun(keras.callbacks.Callback):
 
     A state is written every few minutes, at the end of each epoch, and at Ctrl-C and SIGTERM, which end the training
     after the current batch. Files are written atomically and have checksums. A damaged one is skipped with a warning.
+    Of several processes that train together, the first one writes them, and SIGTERM to one of them stops all.
 
     Put it last in the list of callbacks. Set the seeds with `keras.utils.set_random_seed`, so that a training that is
     interrupted before its first state begins again with the same weights.
@@ -158,8 +161,9 @@ class ResumableRun(keras.callbacks.Callback):
         self._check_fit()
         if self._state is not None:
             self._restore_callbacks(self._state)
-        remove_unreadable(self.folder, None if self._state is None else self._state.path)
-        self._signals.install()
+        if is_first_process():
+            remove_unreadable(self.folder, None if self._state is None else self._state.path)
+        self._signals.install(except_for=(signal.SIGTERM,) if num_processes() > 1 else ())
         self._saved = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -180,6 +184,8 @@ class ResumableRun(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.batch = self._first_batch + batch + 1
+        if stops_now(self.batch):
+            self._signals.received = signal.SIGTERM
         if self.batch % self.steps_per_epoch == 0:
             # Keras counts the batches of the epoch in which training resumed from zero.
             if batch + 1 < self.steps_per_epoch and not self.model.stop_training:
@@ -285,9 +291,10 @@ class ResumableRun(keras.callbacks.Callback):
             "history": self.history,
             "callbacks": callbacks,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._file = state_file(self.folder, self.step)
-        write_state(self._file, manifest, arrays, self.keep)
+        if is_first_process():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_state(self._file, manifest, arrays, self.keep)
         self._saved = time.monotonic()
 
     def _stop_if_asked(self) -> None:

@@ -3,6 +3,7 @@
 import signal
 import threading
 import traceback
+from collections.abc import Collection
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,12 +17,12 @@ class StopSignals:
         self.received: int | None = None
         self._handlers: dict[int, Any] = {}  # those before `install`
 
-    def install(self) -> None:
+    def install(self, except_for: Collection[int] = ()) -> None:
         """Handles the signals from now on, in the main thread, where Python delivers them."""
         self.received = None
         if threading.current_thread() is not threading.main_thread() or self._handlers:
             return
-        for number in _NUMBERS:
+        for number in (each for each in _NUMBERS if each not in except_for):
             earlier = getattr(signal.getsignal(number), "__self__", None)
             if isinstance(earlier, StopSignals):  # of a `fit` that ended with an error
                 earlier.restore()
