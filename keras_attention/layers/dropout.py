@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.replicas import ReplicaSeeds
+
 # A random byte decides about each value; a random number of 32 bits holds four of them.
 STEPS = 256
 
@@ -24,7 +26,7 @@ class Dropout(keras.layers.Dropout):
         if is_keras or not training or keras.config.backend() == "torch":
             return super().call(inputs, training=training)
         draw = _draw_on_jax if keras.config.backend() == "jax" else _draw_on_tensorflow
-        numbers, number = draw(inputs, self.seed_generator)
+        numbers, number = draw(inputs, ReplicaSeeds(self.seed_generator))
         steps, share_above = divmod(self.rate * STEPS, 1)
         dropped = ops.cast(steps, "uint8") + ops.cast(number < share_above, "uint8")  # of 256 bytes
         kept = ops.greater_equal(numbers, dropped)

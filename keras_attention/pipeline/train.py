@@ -41,6 +41,7 @@ from keras_attention.training import (
     keep_freed_memory,
 )
 from keras_attention.training.callbacks import ema_file
+from keras_attention.training.optimizer_values import step_of
 
 # More epochs of `fit` than a training can reach: `StopAfter` ends it.
 MAX_EPOCHS = 10**9
@@ -114,7 +115,7 @@ def train(
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
         model = load_model(run, config)
-        state = run_state(run, config, data, int(model.optimizer.iterations))
+        state = run_state(run, config, data, step_of(model.optimizer))
         _start(run, config, data, state.step)
 
         try:
@@ -182,7 +183,7 @@ def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> Ex
     """The callback of a run with `ema`, with the average of the last checkpoint."""
     if config.ema is None:
         return None
-    ema, step = ExponentialMovingAverage(config.ema), int(model.optimizer.iterations)
+    ema, step = ExponentialMovingAverage(config.ema), step_of(model.optimizer)
     if step > 0:
         ema.load(model, ema_file(run.checkpoints, step))
     return ema
@@ -208,9 +209,7 @@ def _fit(
     logs = [*tensorboard_callbacks(run, config, data, model, validation, state.batch), history]
     checkpoints = _ModelCheckpoints(model, run.checkpoints, keep=config.keep_checkpoints, ema=ema)
     averages = [] if ema is None else [ema]
-    skipped = SkippedSteps(
-        save_batch=lambda: record_skipped_batch(run, data, state.batch, int(model.optimizer.iterations))
-    )
+    skipped = SkippedSteps(save_batch=lambda: record_skipped_batch(run, data, state.batch, step_of(model.optimizer)))
     early_stopping = [] if config.patience is None else [keras.callbacks.EarlyStopping(patience=config.patience)]
     state.callbacks = [*averages, skipped, *logs, progress, checkpoints, *early_stopping]
     if state.initial_epoch > state.epoch:
@@ -246,12 +245,12 @@ def _fit(
     finally:
         progress.close()
         history.on_train_end()  # Keras leaves its file open where training ends with an error
-    print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
+    print(f"{step_of(model.optimizer) - step:,} steps, {throughput.summary()}")
     if skipped.skipped:
         print(f"skipped batches, whose loss or gradients were not finite: {skipped.skipped:,}")
     if early_stopping and early_stopping[0].wait >= config.patience:
         print(f"stopped early: {_no_improvement(config.patience)}")
-        add_event(run.events_file, "stopped", int(model.optimizer.iterations), reason="patience")
+        add_event(run.events_file, "stopped", step_of(model.optimizer), reason="patience")
 
 
 def _no_improvement(patience: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import fraction_or_one, positive_integer, positive_number
+from keras_attention.training.optimizer_values import step_of
 from keras_attention.training.schedules import DECAY, MAX_WARMUP, InverseSqrtSchedule
 
 
@@ -71,7 +72,7 @@ class DecayToLimit(keras.callbacks.Callback):
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # the step keeps the optimizer's variables to itself
         # The batches of a step that accumulates their gradients have the rate of that step.
-        self.model.optimizer.learning_rate = self._rate(int(self.model.optimizer.iterations), now)
+        self.model.optimizer.learning_rate = self._rate(step_of(self.model.optimizer), now)
 
     def _rate(self, step: int, now: float) -> float:
         """The learning rate of a step, counted from zero."""

@@ -13,6 +13,7 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.callback_state import arrays_of, named, numbers_of
 from keras_attention.training.epoch_logs import remove_later_logs
+from keras_attention.training.optimizer_values import step_of
 from keras_attention.training.random_state import random_state, restore_random_state
 from keras_attention.training.state_files import (
     State,
@@ -260,7 +261,7 @@ class ResumableRun(keras.callbacks.Callback):
     def _save(self, in_epoch: bool) -> None:
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # a step keeps the variables' values to itself
-        self.step = int(self.model.optimizer.iterations)
+        self.step = step_of(self.model.optimizer)
         groups = _groups(self.model)
         arrays = {
             f"{group}/{index}": np.asarray(keras.ops.convert_to_numpy(variable))

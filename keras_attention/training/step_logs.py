@@ -11,6 +11,7 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer
 from keras_attention.training.epoch_logs import BY_STEP, ResumableTensorBoard, learning_rate
 from keras_attention.training.metrics import Perplexity
+from keras_attention.training.optimizer_values import step_of
 
 _STEPS = "steps/"  # the beginning of the tags
 
@@ -88,7 +89,7 @@ class StepTensorBoard(ResumableTensorBoard):
             self._write("validation", scores, self._step())
 
     def _step(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        return step_of(self.model.optimizer)
 
     def _measure(self, batch: int) -> None:
         """Adds the sums, the tokens and the time of the batches up to a batch."""
