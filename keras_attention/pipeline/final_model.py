@@ -12,7 +12,7 @@ from keras_attention.pipeline.folder import RunFolder
 from keras_attention.status_line import StatusLine
 from keras_attention.training import average_checkpoints
 from keras_attention.training.callbacks import ema_file
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 
 
 def average(folder: str | Path, last: int | None = None) -> Path:

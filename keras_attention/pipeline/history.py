@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of, value_of
 
 
 class HistoryWriter(keras.callbacks.CSVLogger):
@@ -22,7 +22,7 @@ class HistoryWriter(keras.callbacks.CSVLogger):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         optimizer = self.model.optimizer
-        now = {"step": step_of(optimizer), "learning_rate": float(optimizer.learning_rate)}
+        now = {"step": step_of(optimizer), "learning_rate": value_of(optimizer.learning_rate)}
         super().on_epoch_end(epoch, {**(logs or {}), **now})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.pipeline.run_log import add_event, read_events
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 
 STARTED, ENDED = "started", "ended"
 FINISHED, INTERRUPTED, DIVERGED, FAILED = "finished", "interrupted", "diverged", "failed"

@@ -20,7 +20,7 @@ from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.validation import Validation
 from keras_attention.text import EOS_ID, SubwordTokenizer
 from keras_attention.training import StepTensorBoard
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 
 # Sentences with a picture of their attention, their most pieces, and sentences with their translation.
 NUM_PICTURES, MAX_PIECES, NUM_TRANSLATIONS = 2, 16, 8

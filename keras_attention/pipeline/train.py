@@ -41,7 +41,7 @@ from keras_attention.training import (
     keep_freed_memory,
 )
 from keras_attention.training.callbacks import ema_file
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 
 # More epochs of `fit` than a training can reach: `StopAfter` ends it.
 MAX_EPOCHS = 10**9

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, positive_integer
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 
 # The dtypes in which Keras stores quantized weights.
 _QUANTIZED = ("int8", "uint8")

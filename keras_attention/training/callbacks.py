@@ -12,7 +12,7 @@ import keras
 from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.averaging import ExponentialMovingAverage
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 
 
 class StopAfter(keras.callbacks.Callback):

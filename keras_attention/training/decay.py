@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import fraction_or_one, positive_integer, positive_number
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 from keras_attention.training.schedules import DECAY, MAX_WARMUP, InverseSqrtSchedule
 
 

@@ -12,7 +12,7 @@ import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.status_line import StatusLine, clock
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of
 from keras_attention.training.stop_signals import in_fit
 
 # The speed is that of the last one or two of these periods.

@@ -13,8 +13,8 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.callback_state import arrays_of, named, numbers_of
 from keras_attention.training.epoch_logs import remove_later_logs
-from keras_attention.training.optimizer_values import step_of
 from keras_attention.training.random_state import random_state, restore_random_state
+from keras_attention.training.scalars import step_of
 from keras_attention.training.state_files import (
     State,
     read_newest_state,

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
-from keras_attention.training.optimizer_values import step_of
+from keras_attention.training.scalars import step_of, value_of
 
 
 class SkippedSteps(keras.callbacks.Callback):
@@ -98,7 +98,7 @@ class SkippedSteps(keras.callbacks.Callback):
     def _read_iterations(self) -> int:
         """The number of batches that the optimizer has taken, those of an accumulated gradient too."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        return int(next(each for each in optimizer.variables if each.name == "iteration"))
+        return value_of(next(each for each in optimizer.variables if each.name == "iteration"))
 
     def _restore_metrics(self, logs: Any) -> None:
         variables = self.model.metrics_variables
@@ -154,7 +154,7 @@ class LossSpikes(keras.callbacks.Callback):
         mean = next((each for each in self.model.metrics if each.name == "loss"), None)
         if mean is None:
             return
-        before, self._sums = self._sums, (float(mean.total), float(mean.count))
+        before, self._sums = self._sums, (value_of(mean.total), value_of(mean.count))
         if before is None or self._sums[1] <= before[1]:  # a skipped batch
             return
         loss = (self._sums[0] - before[0]) / (self._sums[1] - before[1])
