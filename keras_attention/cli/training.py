@@ -153,7 +153,15 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 @click.option("--epochs", type=int, help="Passes over the training text, including earlier ones.")
 @click.option("--max-steps", type=int, help="Number of steps, including earlier ones.")
 @click.option("--max-minutes", type=float, help="Minutes to train in this call.")
-def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: float | None, **options: Any) -> None:
+@click.option("--devices", metavar="N|all", help="Number of GPUs of this machine that share each batch, or all.")
+def train(
+    run: str,
+    epochs: int | None,
+    max_steps: int | None,
+    max_minutes: float | None,
+    devices: str | None,
+    **options: Any,
+) -> None:
     """Trains a translator in the folder RUN.
 
     If RUN already holds a run, its training resumes. A new run needs four text files, or those of the run --from.
@@ -164,11 +172,13 @@ def train(run: str, epochs: int | None, max_steps: int | None, max_minutes: floa
     Resume:  keras-attention train runs/en-de --max-minutes 30
     Adapt:   keras-attention train runs/medical --from runs/en-de --source medical.en --target medical.de \
                  --max-minutes 30
+    GPUs:    keras-attention train runs/en-de --devices all --max-minutes 30
     """
     from keras_attention.pipeline import train as train_run
 
     config = _config(run, **options)
-    train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes)
+    count = int(devices) if devices is not None and devices.isdecimal() else devices
+    train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes, devices=count)
     click.echo(f"{run}: trained. Next: keras-attention export {run} saved_models/{Path(run).name}")
 
 

@@ -10,6 +10,7 @@ from keras_attention.models import Transformer
 from keras_attention.pipeline.changes import changed_settings, check_changes
 from keras_attention.pipeline.compilation import compile_steps
 from keras_attention.pipeline.config import RunConfig, positive_int32
+from keras_attention.pipeline.devices import device_scope
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
@@ -54,6 +55,7 @@ def train(
     epochs: int | None = None,
     max_steps: int | None = None,
     max_minutes: float | None = None,
+    devices: int | str | None = None,
 ) -> Transformer:
     """Trains a translator, or resumes the run in the folder.
 
@@ -76,6 +78,9 @@ def train(
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
         max_minutes: Minutes of this call, on JAX after the steps are compiled.
+        devices: Number of devices of this machine, or "all" of them, each of which trains on a part of the rows of each
+            batch: the run is that of one device, but for rounding and the random numbers of dropout. None for the one
+            that the backend chooses.
 
     Returns:
         The final model.
@@ -83,7 +88,7 @@ def train(
     Raises:
         FileNotFoundError: If there is no config and the folder holds no run, or a file is missing.
         ValueError: If the folder holds a run with another config or with files that do not belong together, another
-            process trains in it, there is no limit, or the texts are not usable.
+            process trains in it, there is no limit, the texts are not usable, or there are fewer devices.
         FloatingPointError: If training diverges. The earlier checkpoints remain.
     """
     epochs, max_steps = (
@@ -97,6 +102,7 @@ def train(
         raise ValueError(
             "Set a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
         )
+    scope = device_scope(devices, config.dtype)
     with training_lock(run.path):
         run.check_writable()
         config = check_changes(run, config)
@@ -114,14 +120,16 @@ def train(
         limit = min((value for value in limits.values() if value is not None), default=None)
         if not run.trained:
             config = choose_by_length(config, steps_per_epoch, limit, max_minutes)
-        model = load_model(run, config)
+        with scope():
+            model = load_model(run, config)
         state = run_state(run, config, data, step_of(model.optimizer))
         _start(run, config, data, state.step)
 
         try:
             with recorded(run.events_file, model, state.step, limits, max_minutes):
                 if limit is None or state.step < limit:
-                    _fit(model, state, run, config, data, limit, max_minutes)
+                    with scope():
+                        _fit(model, state, run, config, data, limit, max_minutes)
                 else:
                     print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
                 model = write_final_model(model, run, data.valid_batches.dataset())
