@@ -1,7 +1,7 @@
 """Trainings on one device and on two, which `test_devices.py` compares.
 
-A processor is parted into devices before TensorFlow has used it, so this file is a program:
-`python two_devices.py CONFIG RESULTS`, with the config of a run.
+A processor is divided into devices before TensorFlow has used it, so this file is a program:
+`python two_devices.py RESULTS` for trainings with `fit`, `python two_devices.py RESULTS CONFIG` for a run.
 """
 
 import contextlib
@@ -28,13 +28,14 @@ from keras_attention.training import (
     Perplexity,
     SkippedSteps,
 )
+from keras_attention.training.consistency import TokenCutoff
 
 V = 23
 STEPS, INTERRUPTED = 5, 3
 
 
-def part_processor():
-    """Two logical devices."""
+def divide_processor():
+    """Makes two logical devices of the processor."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
@@ -61,18 +62,23 @@ def fit_with_muon(strategy):
     with strategy.scope():
         model = make_model()
         metrics = [MaskedAccuracy(), Perplexity()]
-        model.compile(Muon(0.01, epsilon=1e-3), MaskedCrossEntropy(label_smoothing=0.1), metrics=metrics)
+        model.compile(Muon(0.01, epsilon=1e-3, steps=2), MaskedCrossEntropy(label_smoothing=0.1), metrics=metrics)
     batches = make_batches()
     rows = [len(index) for index in batches.plan(0)]
     assert 1 in rows and any(count % 2 and count > 1 for count in rows), rows
     losses = BatchLosses()
     history = model.fit(batches.dataset(), epochs=2, shuffle=False, verbose=0, callbacks=[losses]).history
-    results = model.evaluate(batches.dataset(), verbose=0, return_dict=True)
-    return weights_of(model) | {"losses": losses.values} | {f"fit/{name}": each for name, each in history.items()} | results
+    evaluated = model.evaluate(batches.dataset(), verbose=0, return_dict=True)
+    return {
+        **weights_of(model),
+        "losses": losses.values,
+        **{f"fit/{name}": each for name, each in history.items()},
+        **{f"evaluate/{name}": each for name, each in evaluated.items()},
+    }
 
 
 class BatchLosses(keras.callbacks.Callback):
-    """The loss of each batch, from the mean so far."""
+    """The loss of each batch times its rows, from the sum so far."""
 
     def __init__(self):
         super().__init__()
@@ -130,6 +136,7 @@ def run_in(folder, config, devices):
         with contextlib.suppress(KeyboardInterrupt):
             train(folder, config, max_steps=STEPS, devices=devices)
         SkippedSteps.on_train_batch_end = end_of_batch
+        assert (folder / "checkpoints" / f"state-{INTERRUPTED:08d}.npz").exists()
     model = train(folder, config, max_steps=STEPS, devices=devices)
     run = RunFolder(folder)
     last = run.load(run.model_file("last"))
@@ -139,13 +146,13 @@ def run_in(folder, config, devices):
 
 def dropout_masks(strategy):
     with strategy.scope():
-        layers = [Dropout(0.5), Dropout(1e-3)]
-    x = tf.ones((64, 64))
-    return [strategy.experimental_local_results(strategy.run(lambda: layer(x, training=True))) for layer in layers]
+        layers = [Dropout(0.5), Dropout(0.5, noise_shape=(None, 64, 1)), TokenCutoff(0.5)]
+    x = tf.ones((64, 64, 1))
+    results = [strategy.run(layer, args=(x,), kwargs={"training": True}) for layer in layers]
+    return [strategy.experimental_local_results(each) for each in results]
 
 
-def main(config, path):
-    part_processor()
+def trainings():
     one = tf.distribute.get_strategy()
     with device_scope("all")():  # TensorFlow confuses the sums of two strategies on the same devices
         two = tf.distribute.get_strategy()
@@ -154,12 +161,22 @@ def main(config, path):
         for function in (fit_with_muon, accumulate_with_adam):
             values = function(strategy)
             results |= {f"{function.__name__}/{name}/{key}": value for key, value in values.items()}
+    results["masks differ"] = [bool((a.numpy() != b.numpy()).any()) for a, b in dropout_masks(two)]
+    return results
+
+
+def runs(config):
+    results = {}
     for name, devices in (("one", None), ("two", "all")):
         with tempfile.TemporaryDirectory() as folder:
             values = run_in(Path(folder), RunConfig.load(config), devices)
-        results |= {f"run/{name}/{key}": value for key, value in values.items()}
-    results["masks differ"] = [bool((a.numpy() != b.numpy()).any()) for a, b in dropout_masks(two)]
-    np.savez(path, **results)
+        results |= {f"{name}/{key}": value for key, value in values.items()}
+    return results
+
+
+def main(path, *config):
+    divide_processor()
+    np.savez(path, **(runs(*config) if config else trainings()))
 
 
 if __name__ == "__main__":

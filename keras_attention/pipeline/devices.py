@@ -27,8 +27,8 @@ def device_scope(devices: int | str | None, dtype: str = "float32") -> Scope:
         if devices == 1:
             return contextlib.nullcontext
         raise ValueError(
-            f"`devices` is for TensorFlow and JAX; on {backend} a run trains on one device: leave `devices` out, or set "
-            f"KERAS_BACKEND=tensorflow. Received: devices={devices!r}"
+            f"`devices` is for TensorFlow and JAX, and on {backend} a run trains on one device: leave `devices` out, "
+            f"or set KERAS_BACKEND=tensorflow. Received: devices={devices!r}"
         )
     return _mirrored(devices, dtype)
 
