@@ -164,6 +164,7 @@ def tokenizer(files: tuple[str, ...], output: str, vocabulary_size: int, model_t
 )
 @click.option("--num-hosts", type=int, help="Number of hosts, with --hosts HOST:PORT.")
 @click.option("--host", type=int, help="Index of this host, from 0, with --hosts HOST:PORT.")
+@click.option("--devices", metavar="N|all", help="Number of GPUs of this machine that share each batch, or all.")
 def train(
     run: str,
     epochs: int | None,
@@ -172,6 +173,7 @@ def train(
     hosts: str | None,
     num_hosts: int | None,
     host: int | None,
+    devices: str | None,
     **options: Any,
 ) -> None:
     """Trains a translator in the folder RUN.
@@ -188,13 +190,16 @@ def train(
                  --max-minutes 30
     Hosts:   KERAS_BACKEND=jax keras-attention train runs/en-de --max-minutes 30 \
                  --hosts 10.0.0.1:1234 --num-hosts 2 --host 0   (and --host 1 on the other one)
+    GPUs:    keras-attention train runs/en-de --devices all --max-minutes 30
     """
     from keras_attention.pipeline import train as train_run
     from keras_attention.training.processes import is_first_process
 
     together = _hosts(hosts, num_hosts, host)
     config = _config(run, **options)
-    train_run(run, config, epochs=epochs, max_steps=max_steps, max_minutes=max_minutes, hosts=together)
+    count = int(devices) if devices is not None and devices.isdecimal() else devices
+    limits = {"epochs": epochs, "max_steps": max_steps, "max_minutes": max_minutes}
+    train_run(run, config, **limits, hosts=together, devices=count)
     if is_first_process():
         click.echo(f"{run}: trained. Next: keras-attention export {run} saved_models/{Path(run).name}")
 

@@ -34,6 +34,7 @@ from keras_attention.layers.inputs import (
 )
 from keras_attention.layers.normalization import make_normalization
 from keras_attention.layers.position_bias import ScoreBias, clone_position
+from keras_attention.layers.replicas import ReplicaSeeds
 from keras_attention.ops.attention import dot_product_attention, fused_attention, has_flash_kernel
 from keras_attention.ops.blockwise import blockwise_attention, is_long
 from keras_attention.ops.masks import checked_masks, combine_masks, nan_unless, segment_positions
@@ -421,7 +422,7 @@ class MultiHeadAttention(Composite):
                 bias.attention_bias,
                 bias.of_distances(),
                 dropout=self.dropout if drops else 0.0,
-                seed=self.weights_dropout.seed_generator.next() if drops else None,
+                seed=ReplicaSeeds(self.weights_dropout.seed_generator).next() if drops else None,
             )
             return context, None
         return dot_product_attention(*heads, visible.mask(*lengths), bias.of_pairs(), self._dropout(training))

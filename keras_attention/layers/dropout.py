@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.replicas import ReplicaSeeds
+
 # A random byte decides about each value; a random number of 32 bits holds four of them.
 STEPS = 256
 
@@ -20,11 +22,13 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Sets a share `rate` of the inputs, of any shape, to zero in training."""
-        is_keras = self.noise_shape is not None or not 1 <= self.rate * STEPS <= STEPS - 1
-        if is_keras or not training or keras.config.backend() == "torch":
+        if not training or not self.rate or keras.config.backend() == "torch":
             return super().call(inputs, training=training)
+        seeds = ReplicaSeeds(self.seed_generator)
+        if self.noise_shape is not None or not 1 <= self.rate * STEPS <= STEPS - 1:
+            return keras.random.dropout(inputs, self.rate, self.noise_shape, seeds)
         draw = _draw_on_jax if keras.config.backend() == "jax" else _draw_on_tensorflow
-        numbers, number = draw(inputs, self.seed_generator)
+        numbers, number = draw(inputs, seeds)
         steps, share_above = divmod(self.rate * STEPS, 1)
         dropped = ops.cast(steps, "uint8") + ops.cast(number < share_above, "uint8")  # of 256 bytes
         kept = ops.greater_equal(numbers, dropped)

@@ -22,6 +22,7 @@ from keras_attention.layers.composite import (
 )
 from keras_attention.layers.initializers import INITIALIZATIONS
 from keras_attention.layers.positions import AddedPositions, NoPositionalEncoding
+from keras_attention.layers.replicas import WithoutSampleBatch
 from keras_attention.models.config import TransformerConfig
 from keras_attention.models.fused_decoder import FusedDecoder
 from keras_attention.models.layout import check_distribution, layout_map
@@ -29,7 +30,7 @@ from keras_attention.models.network import Network
 from keras_attention.ops.attention import cached_attention
 
 
-class ConfiguredModel(keras.Model):
+class ConfiguredModel(WithoutSampleBatch, keras.Model):
     """Base of the functional models that a `TransformerConfig` defines; a subclass creates the layers.
 
     Args:

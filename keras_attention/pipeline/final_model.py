@@ -12,6 +12,7 @@ from keras_attention.pipeline.folder import RunFolder
 from keras_attention.status_line import StatusLine
 from keras_attention.training import average_checkpoints
 from keras_attention.training.callbacks import ema_file
+from keras_attention.training.scalars import step_of
 
 
 def average(folder: str | Path, last: int | None = None) -> Path:
@@ -53,7 +54,7 @@ def write_final_model(model: Transformer, run: RunFolder, data: Any) -> Transfor
     average(run.path)
     if run.config.ema is not None:
         last = run.load(run.model_file("last"), compile=False)
-        average_checkpoints(last, [ema_file(run.checkpoints, int(model.optimizer.iterations))])
+        average_checkpoints(last, [ema_file(run.checkpoints, step_of(model.optimizer))])
         write_atomically(run.model_file("ema"), last.save)
     losses = {}
     for name in ("best", "average", "ema"):

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attention.training.scalars import step_of, value_of
+
 
 class HistoryWriter(keras.callbacks.CSVLogger):
     """Adds the step and the learning rate to each row, and appends to a file in the order of its columns."""
@@ -20,7 +22,7 @@ class HistoryWriter(keras.callbacks.CSVLogger):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         optimizer = self.model.optimizer
-        now = {"step": int(optimizer.iterations), "learning_rate": float(optimizer.learning_rate)}
+        now = {"step": step_of(optimizer), "learning_rate": value_of(optimizer.learning_rate)}
         super().on_epoch_end(epoch, {**(logs or {}), **now})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.pipeline.run_log import add_event, read_events
+from keras_attention.training.scalars import step_of
 
 STARTED, ENDED = "started", "ended"
 FINISHED, INTERRUPTED, DIVERGED, FAILED = "finished", "interrupted", "diverged", "failed"
@@ -18,7 +19,7 @@ def recorded(
     """Records the start of the training in this block, with its limits in steps and minutes, and how it ended."""
 
     def last_step() -> int:
-        return max(step, int(model.optimizer.iterations))  # of an interruption before the state was restored
+        return max(step, step_of(model.optimizer))  # of an interruption before the state was restored
 
     step_limits = {name: limit for name, limit in step_limits.items() if limit is not None}
     minutes = {} if max_minutes is None else {"max_minutes": max_minutes}

@@ -20,6 +20,7 @@ from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.validation import Validation
 from keras_attention.text import EOS_ID, SubwordTokenizer
 from keras_attention.training import StepTensorBoard
+from keras_attention.training.scalars import step_of
 
 # Sentences with a picture of their attention, their most pieces, and sentences with their translation.
 NUM_PICTURES, MAX_PIECES, NUM_TRANSLATIONS = 2, 16, 8
@@ -82,7 +83,7 @@ class EvaluationSummaries(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         import tensorflow as tf
 
-        step = int(self.model.optimizer.iterations)
+        step = step_of(self.model.optimizer)
         writer = self._tensorboard.writer("validation")
         with writer.as_default(step), self._averaged():
             tf.summary.text("translations", self._table())

@@ -12,6 +12,7 @@ from keras_attention.models import Transformer
 from keras_attention.pipeline.changes import changed_settings, check_changes
 from keras_attention.pipeline.compilation import compile_steps
 from keras_attention.pipeline.config import RunConfig, positive_int32
+from keras_attention.pipeline.devices import device_scope, distributed
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.forecast import forecast_summary
@@ -46,6 +47,7 @@ from keras_attention.training import (
 from keras_attention.training.callbacks import ema_file
 from keras_attention.training.data_parallel import on_one_device
 from keras_attention.training.processes import is_first_process, num_processes
+from keras_attention.training.scalars import step_of
 
 # More epochs of `fit` than a training can reach: `StopAfter` ends it.
 MAX_EPOCHS = 10**9
@@ -59,6 +61,7 @@ def train(
     max_steps: int | None = None,
     max_minutes: float | None = None,
     hosts: Hosts | None = None,
+    devices: int | str | None = None,
 ) -> Transformer:
     """Trains a translator, or resumes the run in the folder.
 
@@ -84,6 +87,9 @@ def train(
         hosts: Processes on JAX that train the run together, each of which makes this call; `Hosts()` for those that the
             environment describes. The devices of each compute a part of every batch. They share the folder of the run
             and the texts; the first one writes.
+        devices: Number of devices of this machine, or "all" of them, each of which trains on a part of the rows of each
+            batch: the run is that of one device, but for rounding and the random numbers of dropout. None for the one
+            that the backend chooses.
 
     Returns:
         The final model; on other hosts than the first, the one at the last step.
@@ -91,8 +97,8 @@ def train(
     Raises:
         FileNotFoundError: If there is no config and the folder holds no run, or a file is missing.
         ValueError: If the folder holds a run with another config or with files that do not belong together, another
-            process trains in it, there is no limit, or the texts are not usable; or there are hosts on another backend
-            than JAX.
+            process trains in it, there is no limit, the texts are not usable, there are fewer devices, or there are
+            hosts on another backend than JAX.
         ConnectionError: If another host has ended. All hosts end then, and resume from the last checkpoint.
         FloatingPointError: If training diverges. The earlier checkpoints remain.
     """
@@ -107,7 +113,8 @@ def train(
         raise ValueError(
             "Set a limit: `epochs`, `max_steps`, `max_minutes`, or `total_steps` in the config. Received: none of them"
         )
-    with connected(hosts), _locked(run):
+    scope = device_scope(devices, config.dtype)
+    with connected(hosts), distributed(devices), _locked(run):
         config = check_changes(run, config)
         keras.utils.set_random_seed(config.seed)
         tokenizer = run.tokenizer if run.trained else None
@@ -123,8 +130,9 @@ def train(
         limit = min((value for value in limits.values() if value is not None), default=None)
         if not run.trained:
             config = of_first_host(choose_by_length(config, steps_per_epoch, limit, max_minutes))
-        model = load_model(run, config)
-        state = run_state(run, config, data.of_process(), int(model.optimizer.iterations))
+        with scope():
+            model = load_model(run, config)
+        state = run_state(run, config, data.of_process(), step_of(model.optimizer))
         check_same([data.batches.fingerprint(), data.valid_batches.fingerprint(), state.batch, state.step])
         if is_first_process():
             _start(run, config, data, state.step)
@@ -132,7 +140,8 @@ def train(
         try:
             with _recorded(run, model, state.step, limits, max_minutes):
                 if limit is None or state.step < limit:
-                    _fit(model, state, run, config, data, limit, max_minutes)
+                    with scope():
+                        _fit(model, state, run, config, data, limit, max_minutes)
                 else:
                     print(f"nothing to train: the run is at step {state.step:,}, and the limit is {limit:,} steps")
                 return _finish(model, run, config, data)
@@ -220,7 +229,7 @@ def _moving_average(model: Transformer, run: RunFolder, config: RunConfig) -> Ex
     """The callback of a run with `ema`, with the average of the last checkpoint."""
     if config.ema is None:
         return None
-    ema, step = ExponentialMovingAverage(config.ema), int(model.optimizer.iterations)
+    ema, step = ExponentialMovingAverage(config.ema), step_of(model.optimizer)
     if step > 0:
         ema.load(model, ema_file(run.checkpoints, step))
     return ema
@@ -250,7 +259,7 @@ def _fit(
     averages = [] if ema is None else [ema]
     skipped = SkippedSteps(
         save_batch=(
-            (lambda: record_skipped_batch(run, data, state.batch, int(model.optimizer.iterations)))
+            (lambda: record_skipped_batch(run, data, state.batch, step_of(model.optimizer)))
             if is_first_process()
             else None
         )
@@ -292,13 +301,13 @@ def _fit(
         progress.close()
         if history in logs:
             history.on_train_end()  # Keras leaves its file open where training ends with an error
-    print(f"{int(model.optimizer.iterations) - step:,} steps, {throughput.summary()}")
+    print(f"{step_of(model.optimizer) - step:,} steps, {throughput.summary()}")
     if skipped.skipped:
         print(f"skipped batches, whose loss or gradients were not finite: {skipped.skipped:,}")
     if early_stopping and early_stopping[0].wait >= config.patience:
         print(f"stopped early: {_no_improvement(config.patience)}")
         if is_first_process():
-            add_event(run.events_file, "stopped", int(model.optimizer.iterations), reason="patience")
+            add_event(run.events_file, "stopped", step_of(model.optimizer), reason="patience")
 
 
 def _no_improvement(patience: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, positive_integer
+from keras_attention.training.scalars import step_of
 
 # The dtypes in which Keras stores quantized weights.
 _QUANTIZED = ("int8", "uint8")
@@ -114,10 +115,10 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         if self.averages is None:
             self.averages = _copies(self.model)
-        self.last_step = int(self.model.optimizer.iterations)
+        self.last_step = step_of(self.model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if int(self.model.optimizer.iterations) - self.last_step >= self.update_every:
+        if step_of(self.model.optimizer) - self.last_step >= self.update_every:
             self._update()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -143,7 +144,7 @@ class ExponentialMovingAverage(keras.callbacks.Callback):
             self._restore()
 
     def _update(self) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = step_of(self.model.optimizer)
         if step == self.last_step:
             return
         share = 1 - min(self.momentum, (1 + step) / (10 + step)) ** (step - self.last_step)

@@ -14,6 +14,7 @@ from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.training.averaging import ExponentialMovingAverage
 from keras_attention.training.data_parallel import on_one_device
 from keras_attention.training.processes import is_first_process, of_first_process
+from keras_attention.training.scalars import step_of
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -41,7 +42,7 @@ class StopAfter(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         late = self.minutes is not None and self._is_late(self.minutes)
-        done = self.steps is not None and int(self.model.optimizer.iterations) >= self.steps
+        done = self.steps is not None and step_of(self.model.optimizer) >= self.steps
         if late or done:
             self.model.stop_training = True
 
@@ -74,7 +75,7 @@ class FailOnDivergence(keras.callbacks.Callback):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"Training diverged at step {int(self.model.optimizer.iterations):,}. Use a lower learning rate or "
+                    f"Training diverged at step {step_of(self.model.optimizer):,}. Use a lower learning rate or "
                     f"a longer warm-up. Received: {name}={value}"
                 )
 
@@ -187,7 +188,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.best = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        resumes = int(self.model.optimizer.iterations) > 0
+        resumes = step_of(self.model.optimizer) > 0
         if resumes and (self.folder / "best.txt").exists():
             self.best = self._read_best(self.folder / "best.txt")
 
@@ -212,7 +213,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _save(self, logs: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        step = int(self.model.optimizer.iterations)
+        step = step_of(self.model.optimizer)
         # An upper bound of the HDF5 file's size: the weights, and a few headers for each of them.
         size = sum(4 * math.prod(weight.shape) + 8192 for weight in self.model.weights)
         write_atomically(self.folder / f"step-{step:08d}.weights.h5", self.model.save_weights, size)

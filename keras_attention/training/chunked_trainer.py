@@ -10,13 +10,14 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, integer_or_none, positive_integer
+from keras_attention.layers.replicas import WithoutSampleBatch, split_over_replicas
 from keras_attention.training.chunked_cross_entropy import chunked_cross_entropy
 from keras_attention.training.consistency import pass_weights, twice, with_cutoff
-from keras_attention.training.labels import scale_loss_for_distribution
+from keras_attention.training.labels import mean_loss
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 
 
-class ChunkedTrainer(keras.Model):
+class ChunkedTrainer(WithoutSampleBatch, keras.Model):
     """Model for `fit` that trains the weights of another model and computes the logits x Eᵀ only C tokens at a time.
 
     The logits, (N, V), are the largest tensor of a Transformer's training step, and several of their size are alive at
@@ -182,7 +183,7 @@ class ChunkedTrainer(keras.Model):
         )
         self.accuracy.add(sums.correct, sums.count)
         self.perplexity.add(sums.negative_log_likelihood, sums.count)
-        return scale_loss_for_distribution(sum(self.losses, ops.divide_no_nan(sums.loss, sums.count)))
+        return sum(map(split_over_replicas, self.losses), mean_loss(sums.loss, sums.count))
 
     def fit(self, *args: Any, class_weight: None = None, **kwargs: Any) -> Any:
         """Trains the model: see `keras.Model.fit`.

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import fraction, one_of, positive_number
+from keras_attention.layers.replicas import ReplicaSeeds
 
 # α, with which the papers train translation models.
 CONSISTENCY_WEIGHTS = {"rdrop": 5.0, "simcut": 3.0}
@@ -89,7 +90,7 @@ class TokenCutoff(keras.layers.Layer):
         if not training:
             return inputs
         rows, length = ops.shape(inputs)[:2]
-        is_cut = keras.random.uniform((rows, length), seed=self.seed_generator) < self.rate
+        is_cut = keras.random.uniform((rows, length), seed=ReplicaSeeds(self.seed_generator)) < self.rate
         is_second = ops.arange(rows)[:, None] >= rows // 2
         kept = ops.logical_not(ops.logical_and(is_cut, is_second))  # (2B, T)
         return inputs * ops.cast(kept, inputs.dtype)[..., None]

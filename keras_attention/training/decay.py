@@ -7,6 +7,7 @@ import keras
 
 from keras_attention.layers.arguments import fraction_or_one, positive_integer, positive_number
 from keras_attention.training.processes import of_first_process
+from keras_attention.training.scalars import step_of
 from keras_attention.training.schedules import DECAY, MAX_WARMUP, InverseSqrtSchedule
 
 
@@ -72,7 +73,7 @@ class DecayToLimit(keras.callbacks.Callback):
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # the step keeps the optimizer's variables to itself
         # The batches of a step that accumulates their gradients have the rate of that step.
-        self.model.optimizer.learning_rate = self._rate(int(self.model.optimizer.iterations), seconds)
+        self.model.optimizer.learning_rate = self._rate(step_of(self.model.optimizer), seconds)
 
     def _seconds(self) -> float:
         """The seconds since training began, the same in all processes of a training."""

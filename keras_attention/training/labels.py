@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.arguments import concrete_integer
+from keras_attention.layers.replicas import split_over_replicas, sum_over_replicas
 
 
 class MaskedLabels(NamedTuple):
@@ -51,14 +52,13 @@ def multiply_no_nan(values: Any, weights: Any) -> Any:
     return ops.where(ops.equal(weights, 0), ops.zeros_like(values), values * ops.cast(weights, values.dtype))
 
 
-def scale_loss_for_distribution(loss: Any) -> Any:
-    """Divides a mean loss by the number of replicas, because TensorFlow sums their gradients."""
-    if keras.config.backend() != "tensorflow":
-        return loss
-    import tensorflow as tf
+def mean_loss(total: Any, count: Any) -> Any:
+    """The mean loss of all tokens from its sum and their number, those of all replicas together.
 
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return loss if replicas == 1 else loss / replicas
+    Each replica of a TensorFlow strategy returns its part of the sum that TensorFlow and Keras take over them.
+    """
+    total, count = sum_over_replicas([total, count])
+    return split_over_replicas(ops.divide_no_nan(total, count))
 
 
 class _Ones(keras.losses.Loss):

@@ -12,8 +12,8 @@ from keras_attention.layers.arguments import fraction, integer_or_none
 from keras_attention.training.labels import (
     MaskedLabels,
     masked_labels,
+    mean_loss,
     multiply_no_nan,
-    scale_loss_for_distribution,
 )
 
 
@@ -66,9 +66,7 @@ class MaskedCrossEntropy(keras.losses.Loss):
                 losses = ops.sum(losses)
             if self.reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
                 counted = masked.weights if self.reduction == "mean_with_sample_weight" else masked.mask
-                losses = scale_loss_for_distribution(
-                    ops.divide_no_nan(losses, ops.cast(ops.sum(counted), losses.dtype))
-                )
+                losses = mean_loss(losses, ops.cast(ops.sum(counted), losses.dtype))
             return ops.cast(losses, self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -12,6 +12,7 @@ import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
 from keras_attention.status_line import StatusLine, clock
+from keras_attention.training.scalars import step_of
 from keras_attention.training.stop_signals import in_fit
 
 # The speed is that of the last one or two of these periods.
@@ -171,7 +172,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
     def _read_step(self) -> None:
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:  # unless the model is only evaluated
-            self._step = int(optimizer.iterations)
+            self._step = step_of(optimizer)
 
     def _show_phase(self, at_once: bool = False) -> None:
         phase = self._phase  # which another thread may change

@@ -16,6 +16,7 @@ from keras_attention.training.callback_state import arrays_of, named, numbers_of
 from keras_attention.training.epoch_logs import remove_later_logs
 from keras_attention.training.processes import is_first_process, num_processes, stops_now
 from keras_attention.training.random_state import random_state, restore_random_state
+from keras_attention.training.scalars import step_of
 from keras_attention.training.state_files import (
     State,
     read_newest_state,
@@ -266,7 +267,7 @@ class ResumableRun(keras.callbacks.Callback):
     def _save(self, in_epoch: bool) -> None:
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # a step keeps the variables' values to itself
-        self.step = int(self.model.optimizer.iterations)
+        self.step = step_of(self.model.optimizer)
         groups = _groups(self.model)
         arrays = {
             f"{group}/{index}": np.asarray(keras.ops.convert_to_numpy(variable))

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.arguments import positive_integer, positive_number
+from keras_attention.training.scalars import step_of, value_of
 
 
 class SkippedSteps(keras.callbacks.Callback):
@@ -86,7 +87,7 @@ class SkippedSteps(keras.callbacks.Callback):
             self._file = None
         if self._file is None and (self.in_a_row >= self.limit or not is_scaling):
             self._file = "" if self.save_batch is None else self.save_batch()
-            step = int(self.model.optimizer.iterations)
+            step = step_of(self.model.optimizer)
             saved = f" It is in {self._file}." if self._file else ""
             print(f"{reason} after step {step:,}, so the batch is skipped, and the weights are as before it.{saved}")
         if self.in_a_row >= self.limit:
@@ -97,7 +98,7 @@ class SkippedSteps(keras.callbacks.Callback):
     def _read_iterations(self) -> int:
         """The number of batches that the optimizer has taken, those of an accumulated gradient too."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        return int(next(each for each in optimizer.variables if each.name == "iteration"))
+        return value_of(next(each for each in optimizer.variables if each.name == "iteration"))
 
     def _restore_metrics(self, logs: Any) -> None:
         variables = self.model.metrics_variables
@@ -153,7 +154,7 @@ class LossSpikes(keras.callbacks.Callback):
         mean = next((each for each in self.model.metrics if each.name == "loss"), None)
         if mean is None:
             return
-        before, self._sums = self._sums, (float(mean.total), float(mean.count))
+        before, self._sums = self._sums, (value_of(mean.total), value_of(mean.count))
         if before is None or self._sums[1] <= before[1]:  # a skipped batch
             return
         loss = (self._sums[0] - before[0]) / (self._sums[1] - before[1])
@@ -162,7 +163,7 @@ class LossSpikes(keras.callbacks.Callback):
             if loss > max(self.factor * median, median + _MIN_RISE):
                 self._has_warned = True
                 print(
-                    f"Warning: the loss is {loss:.3g} at step {int(self.model.optimizer.iterations):,}, and the median "
+                    f"Warning: the loss is {loss:.3g} at step {step_of(self.model.optimizer):,}, and the median "
                     f"of the {self.window} batches before it is {median:.3g}. If it remains high, use a lower learning "
                     "rate or a longer warm-up."
                 )
@@ -171,7 +172,7 @@ class LossSpikes(keras.callbacks.Callback):
 
 def _diverged(model: Any, received: str, reason: str = "") -> str:
     return (
-        f"Training diverged at step {int(model.optimizer.iterations):,}. {reason}Use a lower learning rate or a longer "
+        f"Training diverged at step {step_of(model.optimizer):,}. {reason}Use a lower learning rate or a longer "
         f"warm-up. Received: {received}"
     )
 

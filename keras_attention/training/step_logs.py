@@ -11,6 +11,7 @@ import numpy as np
 from keras_attention.layers.arguments import positive_integer
 from keras_attention.training.epoch_logs import BY_STEP, ResumableTensorBoard, learning_rate
 from keras_attention.training.metrics import Perplexity
+from keras_attention.training.scalars import step_of, value_of
 
 _STEPS = "steps/"  # the beginning of the tags
 
@@ -88,7 +89,7 @@ class StepTensorBoard(ResumableTensorBoard):
             self._write("validation", scores, self._step())
 
     def _step(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        return step_of(self.model.optimizer)
 
     def _measure(self, batch: int) -> None:
         """Adds the sums, the tokens and the time of the batches up to a batch."""
@@ -133,7 +134,8 @@ class StepTensorBoard(ResumableTensorBoard):
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()  # a step keeps the variables' values to itself
         return {
-            name: np.array([each.total.numpy(), each.count.numpy()], np.float64) for name, each in self._means().items()
+            name: np.array([value_of(each.total), value_of(each.count)], np.float64)
+            for name, each in self._means().items()
         }
 
     def _gradient_norm(self) -> float | None:
