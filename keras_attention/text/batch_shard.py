@@ -6,8 +6,8 @@ import numpy as np
 
 from keras_attention.layers.arguments import positive_integer
 from keras_attention.text.batch_sequence import BatchSequence
+from keras_attention.text.epoch_batches import Batch, EpochBatches
 from keras_attention.text.packing import NO_PAIR, PackedBatches
-from keras_attention.text.pair_batches import Batch, PairBatches
 from keras_attention.text.sentencepiece_model import PAD_ID
 
 
@@ -19,7 +19,7 @@ class BatchShard:
     their order.
 
     Args:
-        batches: `TokenBatches` or `PackedBatches`.
+        batches: `TokenBatches`, `PackedBatches` or `StreamedBatches`.
         index: Index of the process.
         num_shards: Number of processes.
         num_devices: Number of devices of each process.
@@ -35,7 +35,7 @@ class BatchShard:
         ((2, 2), True)
     """
 
-    def __init__(self, batches: PairBatches, index: int = 0, num_shards: int = 1, num_devices: int = 1):
+    def __init__(self, batches: EpochBatches, index: int = 0, num_shards: int = 1, num_devices: int = 1):
         self.batches = batches
         self.index = index
         self.num_shards = positive_integer(num_shards, "num_shards")
@@ -51,7 +51,7 @@ class BatchShard:
         return len(self.batches)
 
     def plan(self, epoch: int) -> Any:
-        """Returns the indices of the pairs of each whole batch: see `PairBatches.plan`.
+        """Returns the indices of the pairs of each whole batch: see `EpochBatches.plan`.
 
         Args:
             epoch: The epoch's number, from 0.
@@ -69,7 +69,7 @@ class BatchShard:
             epoch: The epoch of the plan.
 
         Returns:
-            Inputs and labels: see `PairBatches.batch`.
+            Inputs and labels: see `EpochBatches.batch`.
         """
         # The noise of word dropout is that of the whole batch.
         if isinstance(self.batches, PackedBatches) and not self.batches.source_word_dropout:
@@ -77,7 +77,7 @@ class BatchShard:
         return self._rows_of(self.batches.batch(index, epoch))
 
     def batch_of_each_shape(self) -> list[Batch]:
-        """Returns the rows of a batch of padding of each shape: see `PairBatches.batch_of_each_shape`.
+        """Returns the rows of a batch of padding of each shape: see `EpochBatches.batch_of_each_shape`.
 
         Returns:
             The batches.
@@ -85,7 +85,7 @@ class BatchShard:
         return [self._rows_of(batch) for batch in self.batches.batch_of_each_shape()]
 
     def dataset(self, first_epoch: int = 0, first_batch: int = 0) -> BatchSequence:
-        """Makes the dataset that `fit` takes: see `PairBatches.dataset`.
+        """Makes the dataset that `fit` takes: see `EpochBatches.dataset`.
 
         Args:
             first_epoch: The epoch of the first iteration.
@@ -100,7 +100,7 @@ class BatchShard:
         """Returns what decides the whole batches, so that a run may resume with another number of processes.
 
         Returns:
-            See `PairBatches.fingerprint`.
+            See `EpochBatches.fingerprint`.
         """
         return self.batches.fingerprint()
 
