@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import tensorflow as tf
 from test_project import ROOT, tracked_files
 
 import keras_attention as ka
@@ -45,6 +46,7 @@ RUN_BY = {
     "docs/resuming.md": "test_listings.py",
     "docs/serving.md": "test_listings.py",
     "docs/server.md": "test_listings.py",
+    "docs/scaling.md": "test_listings.py",
     "saved_models/README.md": "test_listings.py",
 }
 NOT_RUN = {
@@ -173,6 +175,30 @@ def test_other_pages_run_with_what_the_tutorial_made(folder, monkeypatch):
     monkeypatch.setattr(ka.serving, "export", export)
     run("docs/serving.md", {"ka": ka, "translator": names["translator"]})
     assert export.call_args.kwargs["card"]["data"]["source"] == "train.en"
+
+
+def test_the_listings_about_several_devices_and_shards(folder, monkeypatch):
+    path, names = folder
+    monkeypatch.chdir(path)
+    mirrored, logical, *on_jax, shards = python_listings("docs/scaling.md")
+    for code in (logical, *on_jax):  # they need several devices: test_devices.py and test_distribution.py have them
+        compile(code, "docs/scaling.md", "exec")
+    for side in ("en", "de"):
+        (path / "corpus").mkdir(exist_ok=True)
+        (path / "corpus" / f"train-1.{side}").write_text((path / f"train.{side}").read_text(encoding="utf-8"))
+    names = {"ka": ka, "tf": tf, "tokenizer": names["tokenizer"], "batches": small_batches(names["tokenizer"])}
+    for code in (mirrored, shards):
+        for long, short in {**SHORTER, "tokens_per_batch=4096": "tokens_per_batch=256"}.items():
+            code = code.replace(long, short)
+        if code.lstrip().startswith("pairs"):
+            names["model"] = ka.Transformer.from_preset("tiny", names["tokenizer"].vocabulary_size, num_layers=1)
+            names["model"].compile("adam", loss=ka.training.MaskedCrossEntropy(), run_eagerly=True)
+        exec(compile(code, "docs/scaling.md", "exec"), names)
+    assert len(names["batches"]) > 0
+
+
+def small_batches(tokenizer):
+    return ka.text.TokenBatches.from_pairs([("a", "b"), ("b c", "a")], tokenizer, tokens_per_batch=64)
 
 
 def test_the_clients_listing_gets_answers(folder, served, monkeypatch):
