@@ -174,7 +174,9 @@ def test_other_pages_run_with_what_the_tutorial_made(folder, monkeypatch):
     export = mock.create_autospec(ka.serving.export)  # test_export.py writes cards
     monkeypatch.setattr(ka.serving, "export", export)
     run("docs/serving.md", {"ka": ka, "translator": names["translator"]})
-    assert export.call_args.kwargs["card"]["data"]["source"] == "train.en"
+    (with_card,) = [call for call in export.call_args_list if "card" in call.kwargs]
+    assert with_card.kwargs["card"]["data"]["source"] == "train.en"
+    assert any(isinstance(call.args[0].model, ka.serving.PackedTransformer) for call in export.call_args_list)
 
 
 def test_the_listings_about_several_devices_and_shards(folder, monkeypatch):
