@@ -73,7 +73,7 @@ def export(
     """
     check_model_folder(folder)
     folder = Path(folder)
-    is_packed = isinstance(translator.model, PackedTransformer)
+    is_packed = isinstance(getattr(translator, "model", None), PackedTransformer)
     signatures = SEARCH_SIGNATURES if is_packed else SIGNATURES
     if inspect:
         signatures = signatures | {"inspect": inspect_signature(translator)}
