@@ -192,6 +192,7 @@ def files(tmp_path_factory):
     return [str(folder / f"{name}.{language}") for name in ("train", "dev") for language in ("en", "de")]
 
 
+@pytest.mark.slow
 def test_the_command_trains_each_row_once(files, tmp_path, monkeypatch, capsys):
     small = replace(
         ablations.Setting(),

@@ -180,6 +180,7 @@ def test_rare_words_become_their_endings(example):
     assert [vocabulary.tokens[token] for token in vocabulary.source(source)] == ["dog", "-at", "-ng", "<unk>"]
 
 
+@pytest.mark.slow
 def test_example_parses_unseen_sentences_better_than_the_baseline(example, capsys):
     scores = example.main(**example.SMOKE)
     printed = capsys.readouterr().out

@@ -42,6 +42,7 @@ def test_classifier_learns_and_padding_changes_nothing(capsys):
     assert change < 1e-5
 
 
+@pytest.mark.slow
 def test_train_translator_then_ask_it(texts):
     load("train_translator").main("train.en", "train.de", "out", vocabulary_size=300, epochs=1)
     answers = load("ask_saved_model").ask("out", ["March 5, 2026", ""])

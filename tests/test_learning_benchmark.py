@@ -40,6 +40,7 @@ def test_gains_name_kernels():
         learning.scale_kernels(model, {"querry": 0.5})
 
 
+@pytest.mark.slow
 def test_a_curve_is_the_perplexity_of_unseen_text(setting):
     glorot, same = (learning.learn_ours(setting, curve) for curve in ("glorot", "query=1"))
     assert list(glorot) == [2, 3]

@@ -34,6 +34,7 @@ def test_the_first_lines_have_the_command(name):
     assert len(text.splitlines()) <= 150
 
 
+@pytest.mark.slow
 def test_the_classifier_generalizes_where_a_bag_of_words_does_not():
     example = load("classifier")
     accuracy = example.main(**example.SMOKE)
@@ -109,6 +110,7 @@ def test_naive_bayes_knows_the_words():
     assert example.naive_bayes(data, (np.array([[9, 0, 0], [8, 0, 0], [8, 0, 0]]), np.array([1, 0, 1]))) == 2 / 3
 
 
+@pytest.mark.slow
 def test_image_patches_learn_the_digits():
     pytest.importorskip("sklearn")
     example = load("image_patches")

@@ -228,6 +228,7 @@ def test_total_steps_are_those_of_all_calls(tmp_path, config):
     assert float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate) == 0
 
 
+@pytest.mark.slow
 def test_a_run_of_an_optimizer_with_a_schedule_resumes_with_its_state(tmp_path, config, run):
     """Version 0.2 kept the schedule in the optimizer."""
     shutil.copytree(run.path, tmp_path / "old")
@@ -346,6 +347,7 @@ def test_the_moving_average_of_a_run(tmp_path, config):
         train(tmp_path / "run", max_steps=6)
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_final_where_it_is_the_best(tmp_path, config, monkeypatch):
     train(tmp_path / "run", dataclasses.replace(config, ema=0.5), max_steps=1)
     run = RunFolder(tmp_path / "run")

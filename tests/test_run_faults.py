@@ -130,7 +130,7 @@ OTHER_VALUES = {
     **{name: f"other/{name}" for name in ("source", "target", "valid_source", "valid_target", "init_from")},
     **{"preset": "small", "vocabulary_size": 150, "split_digits": True, "dtype": "mixed_bfloat16", "optimizer": "muon"},
     **{"tokens_per_batch": 400, "max_length": 99, "packed_rows": 3, "gradient_accumulation": 2, "warmup_steps": 7},
-    **{"row_length": 30, "max_shapes": 5},
+    **{"row_length": 30, "max_shapes": 5, "buffer_size": 7000},
     **{"learning_rate_scale": 0.5, "learning_rate_decay": 0.1, "total_steps": 99, "label_smoothing": 0.2, "seed": 2},
     **{"subword_dropout": 0.1, "source_word_dropout": 0.1, "consistency": "rdrop", "consistency_weight": 2, "ema": 0.9},
     **{"patience": 3, "evaluate_every": 5, "checkpoint_minutes": 9, "keep_checkpoints": 3, "score_sentences": 3},

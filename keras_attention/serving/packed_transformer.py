@@ -70,7 +70,7 @@ class PackedTransformer(tf.Module):
         >>> packed = PackedTransformer(model, "int8")
         >>> memory, mask = packed.encode(keras.ops.array([[5, 6, 3, 0]]))
         >>> print(memory.shape, keras.ops.convert_to_numpy(mask))
-        (1, 4, 128) [[ True  True  True False]]
+        (1, 4, 64) [[ True  True  True False]]
 
     Source: Dettmers et al. 2022, "LLM.int8()", for a scale of each row and column.
     """
