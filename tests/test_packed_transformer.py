@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from tiny_translator import tiny_tokenizer
 
 import keras_attention as ka
+from keras_attention.cli import main
 from keras_attention.serving import PackedTransformer, Translator, export, packed_check, packed_products
 from keras_attention.serving.packed_check import TEXTS, encoder_error
 
@@ -145,6 +147,20 @@ def test_what_cannot_be_packed():
         PackedTransformer(model, "int8")
     with pytest.raises(TypeError, match=r"must be a Transformer\. Received: a CausalTransformer"):
         PackedTransformer(ka.CausalTransformer(ka.TransformerConfig(V, **sizes)), "int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--runtime", "x86"], "give --weights int8 or --weights bfloat16"),
+        (["--runtime", "x86", "--weights", "int8", "--inspect"], "--inspect needs the trained weights"),
+    ],
+)
+def test_the_command_refuses_what_does_not_go_together(tmp_path, options, message):
+    done = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "saved"), *options])
+    assert done.exit_code == 2
+    assert message in done.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_products_run_outside_of_a_graph_too():

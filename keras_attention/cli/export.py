@@ -38,6 +38,10 @@ def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options
     from keras_attention.serving.model_folder import check_model_folder
     from keras_attention.status_line import StatusLine
 
+    if options["runtime"] is not None and inspect:
+        raise click.UsageError("--inspect needs the trained weights: leave out --runtime, or --inspect.")
+    if options["runtime"] is not None and options["weights"] is None:
+        raise click.UsageError("--runtime packs weights of lower precision: give --weights int8 or --weights bfloat16.")
     check_folder(folder)
     check_model_folder(folder)
     serving.share_cores()

@@ -16,7 +16,7 @@ from keras_attention.serving.inspection import inspect_signature
 from keras_attention.serving.model_card import model_card
 from keras_attention.serving.model_folder import check_model_folder, unfinished_folder
 from keras_attention.serving.packed_check import check_packed_export
-from keras_attention.serving.packed_transformer import PackedTransformer
+from keras_attention.serving.packed_transformer import is_packed
 from keras_attention.serving.server_files import server_files
 from keras_attention.serving.signatures import SEARCH_SIGNATURES, SIGNATURES, Signature
 from keras_attention.serving.translator import Translator
@@ -73,8 +73,7 @@ def export(
     """
     check_model_folder(folder)
     folder = Path(folder)
-    is_packed = isinstance(getattr(translator, "model", None), PackedTransformer)
-    signatures = SEARCH_SIGNATURES if is_packed else SIGNATURES
+    signatures = SEARCH_SIGNATURES if is_packed(translator) else SIGNATURES
     if inspect:
         signatures = signatures | {"inspect": inspect_signature(translator)}
     entries = model_card(translator, os.path.basename(os.path.realpath(folder)), card, inspect)
@@ -82,7 +81,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(folder) as unfinished:
             _write(translator, unfinished / "version", signatures)
-            if is_packed:
+            if is_packed(translator):
                 check_packed_export(unfinished / "version", translator)
             files = server_files(folder, signatures)
             for name, text in files.items():

@@ -11,6 +11,7 @@ from typing import Any
 from keras_attention import __version__
 from keras_attention.extras import DISTRIBUTION
 from keras_attention.serving.inspection import inspected_lengths
+from keras_attention.serving.packed_transformer import is_packed
 from keras_attention.serving.translator import Translator
 
 RUNTIME = "TensorFlow 2.21 for x86-64, built with oneDNN"
@@ -34,7 +35,7 @@ def model_card(
             "max_target_length": translator.max_target_length,
         },
         **({"inspect": inspected_lengths(translator)} if inspect else {}),
-        **({"runtime": RUNTIME, "weights": translator.model.weights_form} if _is_packed(translator) else {}),
+        **({"runtime": RUNTIME, "weights": translator.model.weights_form} if is_packed(translator) else {}),
         "packages": {DISTRIBUTION: __version__, **{package: _version(package) for package in PACKAGES}},
     }
     more = dict(more or {})
@@ -61,11 +62,7 @@ def _sizes(translator: Translator) -> dict[str, Any]:
 
 
 def _trained(translator: Translator) -> Any:
-    return translator.model.trained() if _is_packed(translator) else translator.model
-
-
-def _is_packed(translator: Translator) -> bool:
-    return hasattr(translator.model, "weights_form")
+    return translator.model.trained() if is_packed(translator) else translator.model
 
 
 def _version(package: str) -> str | None:

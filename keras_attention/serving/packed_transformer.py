@@ -130,6 +130,11 @@ class PackedTransformer(tf.Module):
         return self.matrices[-1]
 
 
+def is_packed(translator: Any) -> bool:
+    """Returns True for a translator with packed weights."""
+    return isinstance(getattr(translator, "model", None), PackedTransformer)
+
+
 def _check(model: Any, weights: str) -> None:
     if not isinstance(model, Transformer):
         raise TypeError(f"`model` must be a Transformer. Received: a {type(model).__name__}")
