@@ -47,8 +47,8 @@ class Setting:
     max_length: int = 64
     tokens_per_batch: int = 1_024
     steps: int = 1_000
-    warmup_steps: int = 150
-    rate: float = 0.004  # the highest of the base model
+    warmup_steps: int = 300
+    rate: float = 0.002  # the highest of the base model
     scored_sentences: int = 500
 
     def config(self, **changes: Any) -> TransformerConfig:
