@@ -8,7 +8,7 @@ import yaml
 
 from keras_attention.cli.training import _config
 from keras_attention.pipeline import RunConfig, RunFolder
-from keras_attention.pipeline.config import read_yaml
+from keras_attention.pipeline.yaml_settings import read_yaml
 from keras_attention.training.presets import TRAINING_PRESETS
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}

@@ -293,8 +293,9 @@ def _no_files() -> NoReturn:
 def _config(run: str, changes: Sequence[str], from_run: str | None = None, **options: Any) -> Any:
     """The config of a new run, or that of the existing run with changed settings."""
     from keras_attention.pipeline import RunConfig, RunFolder
-    from keras_attention.pipeline.config import FILES, read_yaml
+    from keras_attention.pipeline.config import FILES
     from keras_attention.pipeline.initial_weights import config_from
+    from keras_attention.pipeline.yaml_settings import read_yaml
 
     settings = {name: value for name, value in options.items() if value is not None}
     model = {}  # attributes of the setting `model`

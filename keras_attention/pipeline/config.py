@@ -3,13 +3,10 @@
 import dataclasses
 import numbers
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-
-import yaml
+from typing import Any
 
 from keras_attention.files import write_atomically
 from keras_attention.layers.arguments import (
@@ -24,6 +21,7 @@ from keras_attention.layers.arguments import (
 )
 from keras_attention.models import TransformerConfig
 from keras_attention.models.config import check_attributes
+from keras_attention.pipeline.yaml_settings import read_yaml, yaml_text
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.text.streamed_batches import BUFFER_SIZE
 from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
@@ -255,7 +253,7 @@ class RunConfig:
         Args:
             path: Path of the file.
         """
-        text = yaml.dump(dataclasses.asdict(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        text = yaml_text(dataclasses.asdict(self))
         write_atomically(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     @classmethod
@@ -297,45 +295,6 @@ def _make(cls: type[RunConfig], settings: Mapping[str, Any], required: Sequence[
     errors.raise_all()
     return config if all(name in known for name in FILES) else cls(**known)
 
-
-def read_yaml(text: str) -> Any:
-    """Reads YAML in which a plain word is text unless it is a number as in Python, true, false or null."""
-    # YAML 1.1, which PyYAML reads, also treats `1:30` as 90, `017` as 15 and `no` as False, but `1e-3` as text.
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuses duplicate names, of which PyYAML ignores all but the last."""
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"`{name}` is given twice")
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-# The dumper also keeps the resolvers of YAML 1.1, so it quotes text that either version would not read as text.
-for tag, pattern, first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    for each in (_Loader, _Dumper):
-        each.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
 
 Check = Callable[[Any, str], Any]
 
