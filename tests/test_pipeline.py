@@ -910,7 +910,7 @@ def test_commands(run, exported, texts, tmp_path):
     assert (folder / "1" / "saved_model.pb").exists()
 
 
-def test_commands_read_text_by_one_rule(run, tmp_path, monkeypatch):
+def test_commands_read_text_by_one_rule(run, upper, tmp_path, monkeypatch):
     """Gzip by its content, a byte order mark, lines that end in CR LF: from files and from standard input."""
     data = b"\xef\xbb\xbfMarch 5, 2026\r\n12:30"
     expected = run.translator(beam_size=1).translate(["March 5, 2026", "12:30"])
