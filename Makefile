@@ -35,7 +35,7 @@ demo: .venv/.installed ## train, export and try a small translator
 # In parts, each in new processes, since TensorFlow never frees the graphs of custom gradients.
 test: .venv/.installed ## run all tests except the slow ones, with the docstrings' examples
 	@echo "test: runs all tests except the slow ones, with the docstrings' examples"
-	@status=0; for part in "tests/test_[a-e]*.py" "tests/test_[f-o]*.py" "tests/test_[p-z]*.py" keras_attention; do \
+	@status=0; for part in "tests/test_[a-e]*.py" "tests/test_[f-o]*.py keras_attention" "tests/test_[p-z]*.py"; do \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $$part $(PYTEST_FLAGS) || test $$? = 5 || status=1; \
 	done; exit $$status
 	@if $(BIN)/python -c 'import jax' 2>/dev/null; then echo "test: a glance at JAX"; \

@@ -1,8 +1,41 @@
-"""Fixtures of the tests of the development server. They import what the extra `serving` installs when they are used."""
+"""Fixtures of the tests of trainings and of the development server. They import what they need when they are used."""
 
+import os
 import shutil
 
 import pytest
+
+# XLA compiles each program for long, and the tests run it for milliseconds. Read where XLA starts, also on JAX.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.fixture
+def untranslated(monkeypatch):
+    """Trainings without translations."""
+    from short_trainings import leave_out_translation
+
+    leave_out_translation(monkeypatch)
+
+
+@pytest.fixture
+def without_final(monkeypatch):
+    """Trainings without the final model."""
+    from short_trainings import leave_out_final
+
+    leave_out_final(monkeypatch)
+
+
+@pytest.fixture
+def steps_only(untranslated, without_final):
+    """Trainings of steps, evaluations and checkpoints only, for tests that read nothing else of them."""
+
+
+@pytest.fixture
+def eager(steps_only, request):
+    """The same without graphs, for tests of settings, limits and files: tracing would take most of their time."""
+    from short_trainings import run_eagerly
+
+    run_eagerly(request)
 
 
 @pytest.fixture(scope="module")

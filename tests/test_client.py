@@ -25,7 +25,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from keras_attention.client import GrpcClient, RestClient, ServingError, connect, retries
 from keras_attention.server import Server
-from keras_attention.serving import export
 
 pytestmark = pytest.mark.tensorflow
 
@@ -36,10 +35,8 @@ SERVERS = ["serve", pytest.param("tf-serving", marks=pytest.mark.skipif(not MODE
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved_models") / "tiny"
-    export(tiny_translator(), folder)
-    return folder
+def exported():
+    return saved_model.tiny_export().parent
 
 
 def free_port():

@@ -12,11 +12,11 @@ CLASSES = 3
 
 
 def classifier(**options):
-    """Embedding, three encoder layers, pooling and a dense layer."""
+    """Embedding, two encoder layers, pooling and a dense layer."""
     ids = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(V, M, mask_zero=True)(ids)
     x = ka.PositionalEncoding()(x)
-    for _ in range(3):
+    for _ in range(2):
         x = ka.EncoderLayer(intermediate_dim=19, num_heads=H, **options)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(ids, keras.layers.Dense(CLASSES)(x))

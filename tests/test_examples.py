@@ -66,6 +66,7 @@ def listings(page: str = "README.md") -> list[str]:
 
 def test_readme_listings_run(texts):
     shortened = {"vocabulary_size=8000": "vocabulary_size=300", "epochs=10": "epochs=1", '"small"': '"tiny"'}
+    shortened["tokenizer.vocabulary_size)"] = "tokenizer.vocabulary_size, num_layers=1)"
     codes = listings()
     assert len(codes) >= 2
     for code in codes:

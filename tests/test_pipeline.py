@@ -20,6 +20,7 @@ import sacrebleu
 import tensorflow as tf
 from click.testing import CliRunner
 from events import everything_of, log_every_step, scalars_of
+from short_trainings import Upper, leave_out_final, leave_out_translation, run_eagerly
 
 from keras_attention import pipeline
 from keras_attention.cli import main
@@ -90,6 +91,13 @@ def run(tmp_path_factory, config):
     return RunFolder(folder)
 
 
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """The result of the command that exports that run, and the folder of the export."""
+    folder = tmp_path_factory.mktemp("saved_models") / "en-de"
+    return command("export", run.path, folder), folder
+
+
 def history_of(run):
     return list(csv.DictReader(run.history_file.read_text().splitlines()))
 
@@ -132,25 +140,25 @@ def test_the_average_is_the_mean_and_final_is_the_better_one(run):
     )
 
 
-def assert_one_step_further(before, after):
+def assert_one_step_further(before, after, rate=None):
     """Adam moves no weight by more than some learning rates where its state is that of before: nothing began anew."""
-    rate = float(before.optimizer.learning_rate)
+    rate = float(before.optimizer.learning_rate) if rate is None else rate
     moved = max(np.abs(a - b).max() for a, b in zip(before.get_weights(), after.get_weights(), strict=True))
     assert 0 < moved < 10 * rate
 
 
-def test_a_run_goes_on_with_weights_optimizer_and_schedule(tmp_path, config):
-    train(tmp_path / "run", dataclasses.replace(config, learning_rate_decay=0), max_steps=4)
-    run = RunFolder(tmp_path / "run")
-    before = keras.models.load_model(run.model_file("last"))
-    train(tmp_path / "run", max_steps=5)
-    after = keras.models.load_model(run.model_file("last"))
-    assert int(after.optimizer.iterations) == 5
-    assert_one_step_further(before, after)
-    assert len(history_of(run)) == 3
+def test_a_run_goes_on_with_weights_optimizer_and_schedule(copied, config, steps_only):
+    before = keras.models.load_model(copied.model_file("last"))
+    train(copied.path, dataclasses.replace(config, learning_rate_decay=0), max_steps=8)
+    after = keras.models.load_model(copied.model_file("last"))
+    assert int(after.optimizer.iterations) == 8
+    peak = InverseSqrtSchedule(config.transformer().hidden_dim, config.warmup_steps, config.learning_rate_scale).peak
+    assert float(after.optimizer.learning_rate) == pytest.approx(peak, rel=1e-5)  # the warm-up ended after a quarter
+    assert_one_step_further(before, after, rate=peak)
+    assert len(history_of(copied)) == 4
 
 
-def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
+def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config, steps_only):
     config = dataclasses.replace(config, optimizer="muon", learning_rate_decay=0)
     train(tmp_path / "run", config, max_steps=4)
     run = RunFolder(tmp_path / "run")
@@ -163,7 +171,7 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config):
 
 
 @pytest.mark.parametrize("by", ["command", "file"])
-def test_a_run_resumes_with_another_learning_rate(copied, by):
+def test_a_run_resumes_with_another_learning_rate(copied, by, eager):
     settings = {"learning_rate_scale": 2.5, "warmup_steps": 11, "total_steps": 9, "learning_rate_decay": 1.0}
     if by == "command":
         changes = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
@@ -178,7 +186,7 @@ def test_a_run_resumes_with_another_learning_rate(copied, by):
     assert rate == pytest.approx(schedule.peak * (1 - 8 / 9), rel=1e-5)  # the warm-up ended after a quarter
 
 
-def test_a_limit_that_is_reached_trains_no_further(run, capsys):
+def test_a_limit_that_is_reached_trains_no_further(run, capsys, without_final):
     train(run.path, max_steps=7)
     assert step_of(run) == 7
     printed = capsys.readouterr().out
@@ -189,13 +197,13 @@ def test_a_limit_that_is_reached_trains_no_further(run, capsys):
 @pytest.mark.parametrize(
     "damage", [Path.unlink, lambda file: file.write_bytes(b"\xff\0"), lambda file: file.write_text("")]
 )
-def test_a_history_that_cannot_be_read_does_not_fail_a_finished_training(copied, damage, capsys):
+def test_a_history_that_cannot_be_read_does_not_fail_a_finished_training(copied, damage, capsys, without_final):
     damage(copied.history_file)
     train(copied.path, max_steps=7)
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"No forecast for a longer training: {copied.path}")
 
 
-def test_a_history_of_an_earlier_release_is_continued_with_its_columns(copied, capsys):
+def test_a_history_of_an_earlier_release_is_continued_with_its_columns(copied, capsys, eager):
     columns = ("epoch", "loss", "val_bleu", "val_loss")
     rows = [[row[name] for name in columns] for row in history_of(copied)]
     copied.history_file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
@@ -206,25 +214,25 @@ def test_a_history_of_an_earlier_release_is_continued_with_its_columns(copied, c
     assert "it has no column step, as in a run of an earlier release" in capsys.readouterr().out
 
 
-def test_the_rate_falls_to_zero_at_the_limit_and_rises_when_training_continues(tmp_path, config):
-    train(tmp_path / "run", config, max_steps=4)
+def test_the_rate_falls_to_zero_at_the_limit_and_rises_when_training_continues(tmp_path, config, eager):
+    train(tmp_path / "run", config, max_steps=2)
     run = RunFolder(tmp_path / "run")
     assert float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate) == 0
-    train(tmp_path / "run", max_steps=9)
+    train(tmp_path / "run", max_steps=4)
     after = keras.models.load_model(run.model_file("last")).optimizer
     assert float(after.learning_rate) == 0
-    assert int(after.iterations) == 9
+    assert int(after.iterations) == 4
 
 
-def test_total_steps_are_those_of_all_calls(tmp_path, config):
-    config = dataclasses.replace(config, total_steps=6)
+def test_total_steps_are_those_of_all_calls(tmp_path, config, eager):
+    config = dataclasses.replace(config, total_steps=4)
     run = RunFolder(tmp_path / "run")
-    train(run.path, config, max_steps=5)
+    train(run.path, config, max_steps=3)
     rate = float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate)
     sizes = config.transformer().hidden_dim, config.warmup_steps, config.learning_rate_scale
-    assert rate == pytest.approx(float(InverseSqrtSchedule(*sizes, total_steps=6)(4)), rel=1e-5)
+    assert rate == pytest.approx(float(InverseSqrtSchedule(*sizes, total_steps=4)(2)), rel=1e-5)
     train(run.path)
-    assert step_of(run) == 6
+    assert step_of(run) == 4
     assert float(keras.models.load_model(run.model_file("last")).optimizer.learning_rate) == 0
 
 
@@ -251,7 +259,7 @@ def test_a_run_of_an_optimizer_with_a_schedule_resumes_with_its_state(tmp_path, 
         np.testing.assert_allclose(resumed, new, atol=1e-7)
 
 
-def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config):
+def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config, eager):
     train(tmp_path / "run", dataclasses.replace(config, total_steps=3))
     run = RunFolder(tmp_path / "run")
     assert step_of(run) == 3
@@ -259,7 +267,7 @@ def test_a_run_ends_at_its_total_steps_with_a_rate_of_zero(tmp_path, config):
     assert float(optimizer.learning_rate) == 0
 
 
-def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config):
+def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config, steps_only):
     train(tmp_path / "run", dataclasses.replace(config, dtype="mixed_bfloat16"), max_steps=2)
     model = keras.models.load_model(RunFolder(tmp_path / "run").model_file("last"))
     assert model.compute_dtype == "bfloat16"
@@ -278,7 +286,9 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
 
     monkeypatch.setattr(PackedBatches, "batch", seen)
     packing = dataclasses.replace(config, packed_rows=3, max_length=40, dtype="mixed_bfloat16", learning_rate_decay=0)
-    train(tmp_path / "run", packing, max_steps=4)
+    with monkeypatch.context() as patch:
+        leave_out_final(patch)
+        train(tmp_path / "run", packing, max_steps=4)
     assert len(shapes) == 4
     assert {shape[0] for _, shape in shapes} == {3}
     run = RunFolder(tmp_path / "run")
@@ -289,6 +299,7 @@ def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     for column in ("loss", "val_loss", "val_perplexity", "val_bleu"):
         assert all(np.isfinite(float(row[column])) for row in history_of(run)), column
 
+    leave_out_translation(monkeypatch)
     train(tmp_path / "run", max_steps=5)
     after = keras.models.load_model(run.model_file("last"))
     assert int(after.optimizer.iterations) == 5
@@ -314,7 +325,7 @@ def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
         train(tmp_path / "run", dataclasses.replace(run.config, consistency="rdrop"), max_steps=4)
 
 
-def test_the_moving_average_of_a_run(tmp_path, config):
+def test_the_moving_average_of_a_run(tmp_path, config, untranslated):
     """It is evaluated, saved, resumed exactly, and may become the final model."""
 
     def weights(name):
@@ -360,7 +371,7 @@ def test_the_moving_average_is_final_where_it_is_the_best(tmp_path, config, monk
     assert run.model_file("final").read_bytes() == run.model_file("ema").read_bytes()
 
 
-def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys):
+def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys, steps_only):
     train(tmp_path / "run", dataclasses.replace(config, gradient_accumulation=2, total_steps=5), max_steps=4)
     run = RunFolder(tmp_path / "run")
     assert step_of(run) == 4
@@ -409,7 +420,7 @@ def test_limits_are_checked_before_anything_is_read(tmp_path, config, limit, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
+def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config, eager):
     """Also the folder of a run that diverged, or that was cut off at its first checkpoint."""
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(
@@ -427,7 +438,7 @@ def test_a_folder_without_a_checkpoint_takes_another_config(tmp_path, config):
     assert [path.name for path in folder.weights] == ["step-00000001.weights.h5"]
 
 
-def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch):
+def test_a_run_that_diverges_later_keeps_its_checkpoints(copied, monkeypatch, eager):
     before = contents(copied.checkpoints)
     monkeypatch.setattr(
         JOBS.EpochMetrics,
@@ -459,7 +470,7 @@ def test_final_is_never_a_model_that_diverged(copied):
     assert copied.model_file("final").read_bytes() == final
 
 
-def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monkeypatch, capsys):
+def test_what_was_made_of_earlier_steps_goes_when_training_resumes(copied, monkeypatch, capsys, eager):
     answers = iter([0.0])
 
     def interrupted(*_):
@@ -602,7 +613,7 @@ def test_too_little_memory_is_one_line():
     assert "There is not enough memory (Unable to allocate 4 TiB): use a smaller model" in done.output
 
 
-def test_settings_that_change_no_weight_may_change(copied, texts, tmp_path):
+def test_settings_that_change_no_weight_may_change(copied, texts, tmp_path, without_final):
     moved = tmp_path / "moved.en"
     shutil.copy(texts["train.en"], moved)
     same = ["--preset", "tiny", "--dtype", "float32", "--set", "seed=1"]
@@ -820,14 +831,14 @@ def test_earlier_names_still_work():
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", pytest.param("int8", marks=pytest.mark.slow)])
-def test_lighter_weights_are_exported_and_their_cost_is_said(run, weights, tmp_path, monkeypatch):
+def test_lighter_weights_are_exported_and_their_cost_is_said(run, exported, weights, tmp_path):
+    options, folder = ["--beam-size", 2, "--weights", weights], tmp_path / weights
+    exports = {None: exported, weights: (command("export", run.path, folder, *options), folder)}
     sizes = {}
-    for chosen in (None, weights):
-        options = [] if chosen is None else ["--weights", chosen]
-        done = command("export", run.path, tmp_path / str(chosen), "--beam-size", 2, *options)
+    for chosen, (done, folder) in exports.items():
         assert done.exit_code == 0, done.output
         assert ("validation sentences" in done.output) == (chosen is not None)
-        files = (tmp_path / str(chosen) / "1" / "variables").glob("variables.data*")
+        files = (folder / "1" / "variables").glob("variables.data*")
         sizes[chosen] = sum(file.stat().st_size for file in files)
     assert sizes[weights] < 0.62 * sizes[None]
     lighter = run.translator(beam_size=2, weights=weights)
@@ -870,7 +881,7 @@ def test_attention_sums_to_one_and_is_drawn(run, tmp_path):
     assert len(rows) == 1 + len(written)
 
 
-def test_commands(run, texts, tmp_path):
+def test_commands(run, exported, texts, tmp_path):
     result = command("check", texts["train.en"], texts["train.de"])
     assert result.exit_code == 0, result.output
     assert "300 pairs of 300 lines; 0 are left out" in result.output
@@ -894,12 +905,12 @@ def test_commands(run, texts, tmp_path):
     assert re.search(r"BLEU \d+\.\d  nrefs:1.*version:", result.output), result.output
     assert re.search(r"chrF \d+\.\d  nrefs:1", result.output)
 
-    result = command("export", run.path, tmp_path / "served")
+    result, folder = exported
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
+    assert (folder / "1" / "saved_model.pb").exists()
 
 
-def test_commands_read_text_by_one_rule(run, tmp_path, monkeypatch):
+def test_commands_read_text_by_one_rule(run, upper, tmp_path, monkeypatch):
     """Gzip by its content, a byte order mark, lines that end in CR LF: from files and from standard input."""
     data = b"\xef\xbb\xbfMarch 5, 2026\r\n12:30"
     expected = run.translator(beam_size=1).translate(["March 5, 2026", "12:30"])
@@ -945,13 +956,6 @@ def test_a_run_is_not_trained_on_what_cannot_be_read_again(tmp_path, config):
         with pytest.raises(ValueError, match=rf"so they must be files: .* Received: valid_target='{path}'"):
             train(tmp_path / "run", dataclasses.replace(config, valid_target=path), max_steps=1)
     assert not (tmp_path / "run").exists()
-
-
-class Upper:
-    """Stands in for a translator."""
-
-    def translate(self, texts, progress=False):
-        return [text.upper() for text in texts]
 
 
 @pytest.fixture
@@ -1136,7 +1140,7 @@ def test_the_tokenizer_of_bleu_is_an_option(tmp_path, upper, monkeypatch):
         evaluate_translations(["a"], ["a"], tokenize="ja-mecab")
 
 
-def test_train_command_starts_a_run_and_resumes_it(texts, tmp_path):
+def test_train_command_starts_a_run_and_resumes_it(texts, tmp_path, monkeypatch):
     run = tmp_path / "run"
     files = ["--source", texts["train.en"], "--target", texts["train.de"]]
     files += ["--valid-source", texts["valid.en"], "--valid-target", texts["valid.de"]]
@@ -1152,6 +1156,8 @@ def test_train_command_starts_a_run_and_resumes_it(texts, tmp_path):
     assert f"{texts['train.en']} and {texts['train.de']}: 300 pairs of 300 lines, left out: 0" in result.output
     assert f"{texts['valid.en']} and {texts['valid.de']}: 70 pairs of 70 lines, left out: 0" in result.output
     assert "validation: pairs: 70," in result.output
+    leave_out_translation(monkeypatch)
+    leave_out_final(monkeypatch)
     result = command("train", run, "--max-steps", 3)
     assert result.exit_code == 0, result.output
     assert "resuming from step 2" in result.output
@@ -1193,14 +1199,12 @@ def test_each_help_has_an_example(name):
     [{"tokens_per_batch": 2000}, {"packed_rows": 29, "max_length": 40, "gradient_accumulation": 2}],
     ids=["by tokens", "packed"],
 )
-def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, changes):
+def test_a_run_that_resumes_takes_the_next_epoch(tmp_path, config, monkeypatch, changes, eager):
     """Not the first again: the seed and the number of the epoch decide which pairs a batch holds."""
     kind = PackedBatches if "packed_rows" in changes else TokenBatches
-    # For time: a small model, few large batches, one evaluation, and nothing after the last step.
+    # For time: a small model, few large batches, one evaluation.
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "intermediate_dim": 8}
     config = dataclasses.replace(config, evaluate_every=97, model=sizes, **changes)
-    monkeypatch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
-    monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     epochs, plan = [], kind.plan
 
     def watched(batches, epoch):
@@ -1228,12 +1232,10 @@ def small(config):
 
 
 @pytest.mark.parametrize("changes", [{}, {"packed_rows": 29, "max_length": 40}], ids=["by tokens", "packed"])
-def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, small, monkeypatch, changes):
+def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, small, monkeypatch, changes, eager):
     """The training text only is sampled, other pieces in each epoch, the same in a run that resumes."""
     kind = PackedBatches if changes else TokenBatches
     config = dataclasses.replace(small, **changes, **NOISE)
-    monkeypatch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
-    monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     made, make = {}, kind.batch
 
     def watched(batches, index, epoch):
@@ -1257,20 +1259,31 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
     assert {**halves, 1: made[1]} == {0: whole[0], 1: whole[1]}
 
 
+@pytest.fixture
+def compiled(request):
+    """Runs graphs, or the same functions without them."""
+    if not request.param:
+        run_eagerly(request)
+
+
+PACKED_ROWS_AND_MUON = {"packed_rows": 5, "max_length": 40, "optimizer": "muon"}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "compiled"),
     [
-        pytest.param({"gradient_accumulation": 2, "ema": 0.9}, marks=pytest.mark.slow),
-        {"packed_rows": 5, "max_length": 40, "optimizer": "muon"},
+        pytest.param({"gradient_accumulation": 2, "ema": 0.9}, True, marks=pytest.mark.slow),
+        pytest.param(PACKED_ROWS_AND_MUON, True, marks=pytest.mark.slow),
+        (PACKED_ROWS_AND_MUON, False),
     ],
-    ids=["accumulated batches, a moving average", "packed rows, Muon"],
+    ids=["accumulated batches, a moving average", "packed rows, Muon", "packed rows, Muon, eagerly"],
+    indirect=["compiled"],
 )
-def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, changes):
+def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, untranslated, changes, compiled):
     """Killed before the first evaluation, between two of them, and while it writes the last checkpoint."""
     times = {"evaluate_every": 2, "checkpoint_minutes": 1e-9, "tokens_per_batch": 500}
     config = dataclasses.replace(small, **times, **NOISE, **changes)
     config = config.replace(model={**config.model, "dropout": 0.2})
-    monkeypatch.setattr("keras_attention.pipeline.validation.Translator", lambda *_, **__: Upper())
     log_every_step(monkeypatch)
     train(tmp_path / "whole", config, max_steps=5)
     after_batch, save = JOBS.StopAfter.on_train_batch_end, JOBS._ModelCheckpoints.on_epoch_end
@@ -1340,11 +1353,12 @@ def test_validation_and_translation_are_not_sampled(small, capsys):
     assert noisy.batches.num_pairs == usual.batches.num_pairs == 300
 
 
-def test_the_command_sets_the_dropout_of_pieces(tmp_path, texts):
+def test_the_command_sets_the_dropout_of_pieces(tmp_path, texts, eager):
     words = [word for name, value in NOISE.items() for word in ("--set", f"{name}={value}")]
     files = ["--source", texts["train.en"], "--target", texts["train.de"]]
     files += ["--valid-source", texts["valid.en"], "--valid-target", texts["valid.de"]]
-    sizes = ["--preset", "tiny", "--vocabulary-size", 200, "--set", "score_sentences=2", "--max-steps", 1]
+    sizes = ["--preset", "tiny", "--vocabulary-size", 200, "--set", "model={num_layers: 1}"]
+    sizes += ["--set", "score_sentences=2", "--max-steps", 1]
     done = command("train", tmp_path / "run", *files, *sizes, *words)
     assert done.exit_code == 0, done.output
     config = RunFolder(tmp_path / "run").config
@@ -1354,7 +1368,7 @@ def test_the_command_sets_the_dropout_of_pieces(tmp_path, texts):
     assert "subword_dropout: 0.3 in the run, 0.2 in the new config" in refused.output
 
 
-def test_a_run_of_version_0_2_resumes(copied):
+def test_a_run_of_version_0_2_resumes(copied, eager):
     """Its config lacks the settings that were added since."""
     lines = [line for line in copied.config_file.read_text().splitlines() if not line.startswith(tuple(NOISE))]
     copied.config_file.write_text("\n".join(lines) + "\n")

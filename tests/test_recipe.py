@@ -141,7 +141,7 @@ def open_config(tmp_path):
     return RunConfig.from_preset("tiny", **files, model=SMALLEST, score_sentences=1)
 
 
-def test_a_run_records_and_keeps_its_choices(tmp_path, open_config, capsys):
+def test_a_run_records_and_keeps_its_choices(tmp_path, open_config, capsys, eager):
     folder = tmp_path / "run"
     train(folder, open_config, max_steps=3)
     assert "dropout: 0, for about 0." in capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_a_run_records_and_keeps_its_choices(tmp_path, open_config, capsys):
         train(folder, dataclasses.replace(open_config, model={**SMALLEST, "dropout": 0.4}), max_steps=3)
 
 
-def test_a_run_that_chose_nothing_keeps_its_dropout(tmp_path, open_config, capsys):
+def test_a_run_that_chose_nothing_keeps_its_dropout(tmp_path, open_config, capsys, eager):
     """Version 0.2 trained with the dropout of the preset where the config had none."""
     run = RunFolder(tmp_path / "run")
     train(run.path, open_config.replace(model={"dropout": 0.1, **SMALLEST}), max_steps=1)

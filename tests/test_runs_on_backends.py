@@ -96,7 +96,7 @@ def test_batches_have_few_shapes_where_each_is_compiled(trained):
 
 # Compiling the same run three times takes most of a minute.
 @pytest.mark.parametrize("step", [pytest.param(13, marks=[pytest.mark.slow] if BACKEND == "jax" else [])])
-def test_an_interrupted_run_resumes(step, trained, options, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(step, trained, options, tmp_path, monkeypatch, steps_only):
     """Ctrl-C within an epoch: the weights at the end are those of the run without an interruption."""
     end_of_batch = SkippedSteps.on_train_batch_end
 
