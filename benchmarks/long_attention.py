@@ -1,99 +1,107 @@
-"""Causal self-attention over one long sequence against Keras' own: time and memory of a step with its gradients."""
+"""Causal self-attention over one long sequence, against Keras' own and PyTorch's: time and memory of a training step.
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable
+`python -m benchmarks.long_attention --help` lists the options. Each side is a process of its own, which waits while the
+others run; a step is forward and backward.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
+from rich.console import Console
 
-import keras_attention as ka
-from benchmarks.harness import Case, Report, measure_in_turn
+from benchmarks.harness import RESULTS, Case, Report
+from benchmarks.peers.long_attention import LongAttentionTask
+from benchmarks.tools.turns import in_turn
+from benchmarks.tools.workers import Worker
 
 HEADS, KEY_DIM = 8, 64
-WIDTH = HEADS * KEY_DIM
-OURS, PEER = "keras_attention", "keras"
+OURS, KERAS, TORCH = "keras_attention", "keras", "torch"
+SIDES = {OURS: "long_attention_layer", KERAS: "long_attention_layer", TORCH: "long_attention_torch"}
 LENGTHS, LONGER = (1024, 2048, 4096, 8192), (16384, 32768)
-ROUNDS = 5
+ROUNDS, ROUNDS_OF_LONGER = 5, 2
+# From this length on, Keras' layer is left out: its weights take more memory than most machines have.
+TOO_LONG_FOR_KERAS = LONGER[0]
+SHORT = 64
 # For float32 sums of many terms in another order, relative to the largest entry.
 TOLERANCE = 1e-4
 
 
-def run(rounds: int) -> Report:
-    """Asserts that both sides agree, then measures them in turn; the longest sequences on our side only."""
-    memory = {side: {} for side in (OURS, PEER)}
-    setup = {"batch": 1, "heads": HEADS, "key_dim": KEY_DIM, "rounds": rounds, "additional_memory_mib": memory}
-    report = Report("long_attention", OURS, {**setup, "dtype": keras.config.floatx()})
-    for length in (*LENGTHS, *LONGER):
-        sides = (OURS, PEER) if length in LENGTHS else (OURS,)
-        for side in sides:
-            memory[side][length] = _additional_memory(side, length)
-        steps = _steps(sides, length)
-        if len(steps) > 1:
-            _assert_equal(length, *(step() for step in steps.values()))
-        seconds = measure_in_turn(steps, rounds if length in LENGTHS else 2, warmup=1)
+def run(
+    rounds: int = ROUNDS,
+    lengths: Sequence[int] = (*LENGTHS, *LONGER),
+    sides: Sequence[str] = tuple(SIDES),
+    heads: int = HEADS,
+    key_dim: int = KEY_DIM,
+) -> Report:
+    """Asserts that all sides agree, and measures them in turn."""
+    memory = {side: {} for side in sides}
+    setup = {"batch": 1, "heads": heads, "key_dim": key_dim, "rounds": rounds, "additional_memory_mib": memory}
+    report = Report("long_attention", OURS, {**setup, "dtype": "float32"})
+    for length in lengths:
+        names = [side for side in sides if side != KERAS or length < TOO_LONG_FOR_KERAS]
+        workers = {}
+        try:
+            for side in names:
+                task = LongAttentionTask(heads, key_dim, side, len(os.sched_getaffinity(0)))
+                workers[side] = Worker(f"benchmarks.peers.{SIDES[side]}", task, task.threads)
+                memory[side][length] = _additional_memory(workers[side], length)
+            assert_equal(workers, length)
+            steps = {side: partial(worker.ask, "step", length=length) for side, worker in workers.items()}
+            count = rounds if length < TOO_LONG_FOR_KERAS else min(rounds, ROUNDS_OF_LONGER)
+            answers = in_turn(steps, count, report=lambda line: None)
+        finally:
+            for worker in workers.values():
+                worker.close()
+        seconds = {side: [answer["seconds"] for answer in each] for side, each in answers.items()}
         report.cases.append(Case(f"{length} tokens", seconds))
     return report
 
 
-def _steps(sides: tuple[str, ...], length: int) -> dict[str, Callable[[], list[np.ndarray]]]:
-    x = tf.constant(np.random.default_rng(1).standard_normal((1, length, WIDTH)), "float32")
-    layers = {side: _layer(side) for side in sides}
-    weights = [np.random.default_rng(2).standard_normal(each.shape) * 0.05 for each in layers[sides[0]].get_weights()]
-    for layer in layers.values():
-        layer.set_weights(weights)
-    return {side: _step(layer, x) for side, layer in layers.items()}
+def assert_equal(workers: dict[str, Worker], length: int) -> None:
+    """Asserts that all sides compute the same outputs and gradients as ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for side, worker in workers.items():
+            file = Path(folder) / f"{side}.npz"
+            worker.ask("values", length=length, file=str(file))
+            found[side] = list(np.load(file).values())
+    for side, theirs in found.items():
+        # The bias of the keys has no gradient, so what rounding leaves of it is measured by the largest of them all.
+        for mine, other in zip(found[OURS], theirs, strict=True):
+            scale = max(np.abs(other).max(), np.abs(theirs[1]).max())
+            message = f"{side}, {length} tokens"
+            np.testing.assert_allclose(mine, other, rtol=0, atol=TOLERANCE * scale, err_msg=message)
 
 
-def _layer(side: str) -> keras.layers.Layer:
-    kind = ka.MultiHeadAttention if side == OURS else keras.layers.MultiHeadAttention
-    layer = kind(num_heads=HEADS, key_dim=KEY_DIM)
-    layer.build((None, None, WIDTH), (None, None, WIDTH))
-    return layer
+def _additional_memory(worker: Worker, length: int) -> int:
+    """The most that a step takes, in MiB, beyond what the process had after a step of `SHORT` tokens."""
+    peaks = []
+    for each in (SHORT, length):
+        worker.ask("step", length=each)
+        peaks.append(worker.peak_bytes)
+    return (peaks[1] - peaks[0]) // 2**20
 
 
-def _step(layer: keras.layers.Layer, x: tf.Tensor) -> Callable[[], list[np.ndarray]]:
-    @tf.function
-    def step() -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, x, use_causal_mask=True)
-            loss = tf.reduce_mean(tf.square(y))
-        variables = [variable.value for variable in layer.trainable_variables]
-        return [y, *tape.gradient(loss, [x, *variables])]
-
-    return lambda: [tensor.numpy() for tensor in step()]
-
-
-def _assert_equal(length: int, ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
-    # The bias of the keys has no gradient, so what rounding leaves of it is measured by the largest of them all.
-    for mine, other in zip(ours, theirs, strict=True):
-        scale = max(np.abs(other).max(), np.abs(theirs[1]).max())
-        np.testing.assert_allclose(mine, other, rtol=0, atol=TOLERANCE * scale, err_msg=f"{length} tokens")
-
-
-def _additional_memory(side: str, length: int) -> int:
-    """The most that a step takes, in MiB, beyond what the process had after a step of 64 tokens."""
-    command = [sys.executable, "-m", "benchmarks.long_attention", side, str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _measure_memory(side: str, length: int) -> None:
-    """What the subprocess does."""
-    _steps((side,), 64)[side]()
-    before = _most_memory()
-    _steps((side,), length)[side]()
-    print(json.dumps(_most_memory() - before))
-
-
-def _most_memory() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_attention", description=__doc__.splitlines()[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[*LENGTHS, *LONGER], help="numbers of tokens (all)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="ours among them (all)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each length (%(default)s)")
+    parser.add_argument("--results", default=str(RESULTS), help="folder of the JSON file")
+    options = parser.parse_args(arguments)
+    if OURS not in options.sides:
+        parser.error(f"--sides: the others are compared with {OURS}. Received: --sides {' '.join(options.sides)}")
+    console = Console()
+    report = run(options.rounds, options.lengths, options.sides)
+    report.show(console)
+    console.print(f"written: {report.save(Path(options.results)).name}")
 
 
 if __name__ == "__main__":
-    _measure_memory(sys.argv[1], int(sys.argv[2]))
+    main()

@@ -37,7 +37,7 @@ def model(request):
 def test_encoder_and_decoder_are_those_of_the_trained_model(model, weights, largest):
     packed = PackedTransformer(model, weights)
     assert 0 < encoder_error(packed, tf.constant(SOURCE)) < largest
-    assert {matrix.kernel.dtype.name for matrix in packed.matrices} == {weights}
+    assert {matrix.kernel.dtype.name for matrix in packed.matrices.values()} == {weights}
     expected, logits = (steps(each) for each in (model, packed))
     assert np.abs(logits - expected).max() < largest * np.abs(expected).max()
 
@@ -108,6 +108,7 @@ def _operations(version):
 def test_the_card_and_the_readme_say_what_it_needs(packed_translator, version):
     card = json.loads((version / "assets.extra" / "model_card.json").read_text())
     assert card["weights"] == "int8"
+    assert card["kept_bfloat16"] == []
     assert card["runtime"].startswith("TensorFlow 2.21 for x86-64")
     assert card["sizes"]["parameters"] == packed_translator.model.trained().count_params()
     readme = (version.parent / "README.md").read_text()

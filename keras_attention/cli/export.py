@@ -34,7 +34,7 @@ def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options
     """
     from keras_attention import serving
     from keras_attention.files import check_folder
-    from keras_attention.pipeline import RunFolder, compare_weights, run_card
+    from keras_attention.pipeline import RunFolder, compare_weights, limit_bleu_loss, run_card
     from keras_attention.serving.model_folder import check_model_folder
     from keras_attention.status_line import StatusLine
 
@@ -51,7 +51,10 @@ def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options
     translator = RunFolder(run).translator(**options)
     if options["weights"] is not None:
         trained = RunFolder(run).translator(**{**options, "weights": None, "runtime": None})
-        click.echo(compare_weights(run, translator, trained, max_bleu_loss))
+        if (options["weights"], options["runtime"]) == ("int8", "x86"):
+            translator = limit_bleu_loss(run, translator, trained, max_bleu_loss, report=click.echo)
+        else:
+            click.echo(compare_weights(run, translator, trained, max_bleu_loss))
     line.show(lambda: "exporting", at_once=True)
     click.echo(serving.export(translator, folder, card=card, inspect=inspect))
 

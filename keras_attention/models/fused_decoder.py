@@ -85,7 +85,8 @@ class FusedWeights(NamedTuple):
     @classmethod
     def of(cls, network: Any, matrix: MatrixOf) -> "FusedWeights":
         """Returns the weights of a network's decoder, with the matrices that `matrix` makes of kernels and biases."""
-        return cls(FusedStack(network.decoder, matrix), matrix(ops.transpose(network.embedding.embeddings), None))
+        stack, embedding = FusedStack(network.decoder, matrix), network.embedding
+        return cls(stack, matrix(ops.transpose(embedding.embeddings), None, embedding.path))
 
 
 class FusedDecoder:
@@ -122,7 +123,7 @@ class FusedDecoder:
         self.attention = attention
         dtype = model.dtype_policy.compute_dtype
         self.memory_dtype = memory_dtype or dtype
-        weights = weights or FusedWeights.of(model.network, lambda kernel, bias: Matrix.of(kernel, bias, dtype))
+        weights = weights or FusedWeights.of(model.network, lambda kernel, bias, _: Matrix.of(kernel, bias, dtype))
         self.stack, self.logits = weights
         self.layers = self.stack.layers
 

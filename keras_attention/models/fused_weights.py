@@ -44,8 +44,8 @@ class Matrix(NamedTuple):
         return product if self.bias is None else product + ops.cast(self.bias, dtype)
 
 
-# Makes a matrix of a kernel W and a bias or None.
-MatrixOf = Callable[[Any, Any], Matrix]
+# Makes a matrix of a kernel W, a bias or None, and a name: the path of the trained kernels in it.
+MatrixOf = Callable[[Any, Any, str], Matrix]
 
 
 class FusedAttention(NamedTuple):
@@ -93,9 +93,9 @@ class FusedAttention(NamedTuple):
         kernel, bias = _flatten(layer.output_dense, head_dim)  # (G·R·D, M), (M,)
         fused = [query] if memory else [query, key, value]
         return cls(
-            _fuse(fused, matrix),
-            _fuse([key, value], matrix) if memory else None,
-            _fuse([(_swap(kernel, 0, groups, size), bias)], matrix),
+            _fuse(fused, matrix, f"{layer.path}/{'query' if memory else 'query+key+value'}"),
+            _fuse([key, value], matrix, f"{layer.path}/key+value") if memory else None,
+            _fuse([(_swap(kernel, 0, groups, size), bias)], matrix, layer.output_dense.path),
             groups,
             size,
             head_dim,
@@ -208,11 +208,11 @@ def _pad(x: Any, axis: int, size: int) -> Any:
     return ops.pad(x, [(0, missing if each == axis else 0) for each in range(len(x.shape))]) if missing else x
 
 
-def _fuse(matrices: list[tuple[Any, Any]], matrix: MatrixOf) -> Matrix:
+def _fuse(matrices: list[tuple[Any, Any]], matrix: MatrixOf, name: str) -> Matrix:
     """Returns one matrix for several kernels and biases with the same input."""
     kernels, biases = zip(*matrices, strict=True)
     bias = None if biases[0] is None else ops.concatenate(biases)
-    return matrix(ops.concatenate(kernels, axis=1), bias)
+    return matrix(ops.concatenate(kernels, axis=1), bias, name)
 
 
 def norm_function(layer: Any) -> Callable[[Any], Any]:
@@ -227,7 +227,7 @@ def norm_function(layer: Any) -> Callable[[Any], Any]:
 def _feed_forward(layer: FeedForward, matrix: MatrixOf) -> Callable[[Any], Any]:
     """Returns a built `FeedForward` as a function of vectors (…, M)."""
     inner, gate, output = (
-        dense and matrix(ops.convert_to_tensor(dense.kernel), dense.bias)
+        dense and matrix(ops.convert_to_tensor(dense.kernel), dense.bias, dense.path)
         for dense in (layer.intermediate_dense, layer.gate_dense, layer.output_dense)
     )
     activation = layer.intermediate_dense.activation

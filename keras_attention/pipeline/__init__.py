@@ -12,6 +12,7 @@ with needed_by("keras_attention.pipeline", "cli", "text"):
     from keras_attention.pipeline.folder import RunFolder
     from keras_attention.pipeline.forecast import Forecast, forecast_run
     from keras_attention.pipeline.hosts import Hosts
+    from keras_attention.pipeline.packed_weights import limit_bleu_loss
     from keras_attention.pipeline.plot import plot_runs
     from keras_attention.pipeline.runs import RunSummary, list_runs
     from keras_attention.pipeline.train import train
@@ -37,6 +38,7 @@ __all__ = [
     "draw_report",
     "evaluate_translations",
     "forecast_run",
+    "limit_bleu_loss",
     "list_runs",
     "plot_runs",
     "record_scores",

@@ -140,6 +140,23 @@ def corpus_chrf(translations: Sequence[str], references: Sequence[str]) -> float
     return CHRF().corpus_score(translations, [references]).score
 
 
+class BleuLossError(ValueError):
+    """BLEU falls by more than is allowed; `comparison` is the line with both."""
+
+    def __init__(self, comparison: str, advice: str):
+        super().__init__(f"{comparison}. {advice}")
+        self.comparison = comparison
+
+
+def validation_sample(run: str | Path) -> tuple[list[str], list[str]]:
+    """Returns the sources and references of a run's validation sample."""
+    config = RunFolder(run).config
+    corpus = ParallelCorpus(config.valid_source, config.valid_target)
+    pairs = corpus.sample(min(config.score_sentences, len(corpus)), seed=config.seed)
+    sources, references = map(list, zip(*pairs, strict=True))
+    return sources, references
+
+
 def compare_weights(run: str | Path, lighter: Translator, trained: Translator, max_loss: float = math.inf) -> str:
     """Compares the BLEU of weights of lower precision with that of the trained weights, on the run's validation sample.
 
@@ -156,18 +173,15 @@ def compare_weights(run: str | Path, lighter: Translator, trained: Translator, m
         FileNotFoundError: If a validation text no longer exists.
         ValueError: If the lower precision costs more than `max_loss`.
     """
-    config = RunFolder(run).config
-    corpus = ParallelCorpus(config.valid_source, config.valid_target)
-    pairs = corpus.sample(min(config.score_sentences, len(corpus)), seed=config.seed)
-    sources, references = map(list, zip(*pairs, strict=True))
+    sources, references = validation_sample(run)
     before, after = (corpus_bleu(each.translate(sources), references) for each in (trained, lighter))
     line = (
-        f"BLEU of {len(pairs)} validation sentences: {after:.2f}, with the trained weights {before:.2f} "
+        f"BLEU of {len(sources)} validation sentences: {after:.2f}, with the trained weights {before:.2f} "
         f"({after - before:+.2f})"
     )
     if before - after > max_loss:
-        raise ValueError(
-            f"{line}. Export with other weights, or allow a larger loss. Received: a largest loss of {max_loss}"
+        raise BleuLossError(
+            line, f"Export with other weights, or allow a larger loss. Received: a largest loss of {max_loss}"
         )
     return line
 

@@ -11,7 +11,7 @@ from typing import Any
 from keras_attention import __version__
 from keras_attention.extras import DISTRIBUTION
 from keras_attention.serving.inspection import inspected_lengths
-from keras_attention.serving.packed_transformer import is_packed
+from keras_attention.serving.packed_transformer import PackedTransformer, is_packed
 from keras_attention.serving.translator import Translator
 
 RUNTIME = "TensorFlow 2.21 for x86-64, built with oneDNN"
@@ -35,7 +35,7 @@ def model_card(
             "max_target_length": translator.max_target_length,
         },
         **({"inspect": inspected_lengths(translator)} if inspect else {}),
-        **({"runtime": RUNTIME, "weights": translator.model.weights_form} if is_packed(translator) else {}),
+        **(_packed_weights(translator.model) if is_packed(translator) else {}),
         "packages": {DISTRIBUTION: __version__, **{package: _version(package) for package in PACKAGES}},
     }
     more = dict(more or {})
@@ -59,6 +59,11 @@ def _sizes(translator: Translator) -> dict[str, Any]:
         "vocabulary": translator.tokenizer.vocabulary_size,
         **({"transformer": config.to_dict()} if hasattr(config, "to_dict") else {}),
     }
+
+
+def _packed_weights(model: PackedTransformer) -> dict[str, Any]:
+    kept = {"kept_bfloat16": model.kept_bfloat16} if model.weights_form == "int8" else {}
+    return {"runtime": RUNTIME, "weights": model.weights_form, **kept}
 
 
 def _trained(translator: Translator) -> Any:

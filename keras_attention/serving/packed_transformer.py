@@ -3,7 +3,7 @@
 Shapes: B sentences, S source length, K beams, M model width, N rows, F output width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,13 +57,18 @@ class PackedTransformer(tf.Module):
     Args:
         model: A trained `Transformer`.
         weights: "bfloat16", or "int8" for weights and activations of 8 bits, with a scale for each column and row.
+        keep_bfloat16: With "int8", names of matrices to keep in bfloat16, such as those that lose most quality in 8
+            bits, see `pipeline.limit_bleu_loss`. A name is a path of trained weights; kernels with the same input are
+            one matrix, such as "decoder/layer_0/cross_attention/key+value". That of the logits is "embedding".
 
     Attributes:
+        matrices: The packed matrices by name.
         trained: A function that returns the model.
 
     Raises:
         TypeError: If `model` is another model.
-        ValueError: If `weights` is unknown, or the layers have an option that fused weights do not support.
+        ValueError: If `weights` is unknown, a matrix to keep does not exist, or the layers have an option that fused
+            weights do not support.
 
     Example:
         >>> model = ka.Transformer.from_preset("tiny", vocabulary_size=100)
@@ -71,22 +76,32 @@ class PackedTransformer(tf.Module):
         >>> memory, mask = packed.encode(keras.ops.array([[5, 6, 3, 0]]))
         >>> print(memory.shape, keras.ops.convert_to_numpy(mask))
         (1, 4, 64) [[ True  True  True False]]
+        >>> mixed = PackedTransformer(model, "int8", keep_bfloat16=["embedding"])
+        >>> mixed.matrices["embedding"].kernel.dtype.name
+        'bfloat16'
 
     Source: Dettmers et al. 2022, "LLM.int8()", for a scale of each row and column.
     """
 
     can_fuse = True
 
-    def __init__(self, model: Transformer, weights: str):
+    def __init__(self, model: Transformer, weights: str, keep_bfloat16: Collection[str] = ()):
         super().__init__()
         _check(model, weights)
         self.config, self.weights_form = model.config, weights
+        self._keep_bfloat16 = set(keep_bfloat16)
         self.trained = lambda: model  # a function, so that an export does not contain that model too
         self._embed = model.network.embed
         self.embedding, self.positions = model.network.embedding, model.network.positions  # tracked for the export
-        self.matrices: list[PackedMatrix] = []
+        self.matrices: dict[str, PackedMatrix] = {}
         self._encoder = FusedStack(model.network.encoder, self._matrix)
         self._decoder = FusedWeights.of(model.network, self._matrix)
+        _check_kept(keep_bfloat16, weights, self.matrices)
+
+    @property
+    def kept_bfloat16(self) -> list[str]:
+        """Names of the matrices that are kept in bfloat16, in the order of the layers."""
+        return [name for name in self.matrices if name in self._keep_bfloat16]
 
     @property
     def network(self) -> Any:
@@ -124,10 +139,12 @@ class PackedTransformer(tf.Module):
         """
         return FusedDecoder(self, attention, memory_dtype, self._decoder)
 
-    def _matrix(self, kernel: Any, bias: Any) -> PackedMatrix:
+    def _matrix(self, kernel: Any, bias: Any, name: str) -> PackedMatrix:
         """Makes a packed matrix that the module tracks."""
-        self.matrices.append(PackedMatrix(kernel, bias, self.weights_form))
-        return self.matrices[-1]
+        self.matrices[name] = PackedMatrix(
+            kernel, bias, "bfloat16" if name in self._keep_bfloat16 else self.weights_form
+        )
+        return self.matrices[name]
 
 
 def is_packed(translator: Any) -> bool:
@@ -145,4 +162,20 @@ def _check(model: Any, weights: str) -> None:
         raise ValueError(
             "Packed weights need a model that is not quantized and whose positions add no bias to the scores: export "
             f"without `--runtime x86`. Received: positions={model.config.positions!r}"
+        )
+
+
+def _check_kept(keep_bfloat16: Any, weights: str, matrices: Collection[str]) -> None:
+    if isinstance(keep_bfloat16, str):
+        raise TypeError(f"`keep_bfloat16` is a list of names. Received: keep_bfloat16={keep_bfloat16!r}")
+    if keep_bfloat16 and weights != "int8":
+        raise ValueError(
+            f"`keep_bfloat16` is for weights in 8 bits: leave it out. Received: weights={weights!r}, "
+            f"keep_bfloat16={list(keep_bfloat16)}"
+        )
+    unknown = sorted(set(keep_bfloat16) - set(matrices))
+    if unknown:
+        raise ValueError(
+            f"`keep_bfloat16` has names of matrices of the model: {', '.join(matrices)}. "
+            f"Received: keep_bfloat16 with {unknown}"
         )

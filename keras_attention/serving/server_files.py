@@ -35,7 +35,8 @@ _ROWS = {
 }
 _X86 = """
 The weights of these versions are packed for x86-64: they load only in a TensorFlow, or a TensorFlow Serving, of
-version 2.21 that is built with oneDNN, as those for Linux on x86-64 are.
+version 2.21 that is built with oneDNN, as those for Linux on x86-64 are. Of weights in 8 bits, `kept_bfloat16` in the
+model card names the matrices that are in bfloat16, because they lose too much quality in 8 bits.
 """
 
 

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,18 @@ class Translator:
         """The maximum number of tokens of a translation, the end of sentence included."""
         longest = self.options.max_length or self.max_source_length - 1 + EXTRA_LENGTH
         return longest if self._positions is None else min(longest, self._positions)
+
+    def with_model(self, model: Any) -> "Translator":
+        """Creates a translator with the same tokenizer and options.
+
+        Args:
+            model: Its model.
+
+        Returns:
+            A new translator.
+        """
+        options = asdict(self.options)
+        return type(self)(model, self.tokenizer, max_source_length=self.max_source_length, **options)
 
     def __call__(self, texts: Sequence[str | bytes]) -> list[str]:
         """Translates texts as one batch.
