@@ -111,7 +111,7 @@ OPTIONS = {
 TEXTS = [text for text in ODD_TEXTS if len(text) < 100]
 
 
-@pytest.mark.parametrize("name", ["beams", "sampling"])
+@pytest.mark.parametrize("name", ["beams", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_the_whole_vocabulary_gives_the_search_without_a_shortlist(name):
     plain, listed = (
         Translator(tiny_model(), tiny_tokenizer(), shortlist=each, max_source_length=61, **OPTIONS[name])
@@ -187,7 +187,7 @@ CONFIGS = {
     ("weights", "config"),
     [
         ("int8", "paper"),
-        (None, "modern"),
+        pytest.param(None, "modern", marks=pytest.mark.slow),
         pytest.param("bfloat16", "modern", marks=pytest.mark.slow),
     ],
 )

@@ -277,6 +277,7 @@ class RunFolder:
         return model
 
     def _learn_shortlist(self, tokenizer: SubwordTokenizer) -> Shortlist:
+        """Returns a shortlist from a sample of the training text."""
         config = self.config
         in_shards = is_sharded(config.source) or is_sharded(config.target)
         corpus = (ShardedPairs if in_shards else ParallelCorpus)(config.source, config.target)

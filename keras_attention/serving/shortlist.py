@@ -15,7 +15,7 @@ from keras_attention.text.ragged_ids import RaggedIds, gather
 
 # The search needs them at the same ids as in the vocabulary, see `candidates`.
 SPECIAL_IDS = (PAD_ID, UNK_ID, BOS_ID, EOS_ID)
-COMMONEST, PER_PIECE = 100, 50
+COMMONEST, PER_PIECE = 100, 100
 # Of `train`: from the fifth on, another iteration of EM changes hardly a list.
 ITERATIONS = 4
 # Pairs of a source and a target piece in all sentences, which are in memory together: about 50 bytes each.
@@ -32,9 +32,6 @@ class Shortlist(tf.Module):
     Args:
         translations: For each id of the vocabulary the ids of its likeliest translations (V, n), 0 for none.
         commonest: Ids that every source has, besides the special ones.
-
-    Attributes:
-        size: Number of commonest pieces and of translations of a piece.
 
     Raises:
         ValueError: If an array has another rank, or an id is not of the vocabulary.
@@ -55,11 +52,16 @@ class Shortlist(tf.Module):
         _check(translations, commonest)
         vocabulary_size, per_piece = translations.shape
         self.vocabulary_size = vocabulary_size
-        self.size = {"commonest": len(commonest), "per_piece": per_piece}
+        self._number_commonest, self._per_piece = len(commonest), per_piece
         itself = np.arange(vocabulary_size, dtype="int32")[:, None]
         # Variables, as a graph with large constants takes a multiple of their memory when it is loaded.
         self._translations = tf.Variable(np.concatenate([itself, translations], axis=1), trainable=False)
         self._always = tf.Variable(np.union1d(SPECIAL_IDS, commonest).astype("int32"), trainable=False)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The number of commonest pieces, and the maximum number of translations of a piece."""
+        return {"commonest": self._number_commonest, "per_piece": self._per_piece}
 
     @classmethod
     def train(
