@@ -18,7 +18,7 @@ class ShortlistedState(NamedTuple):
     Attributes:
         decoder: State of the `FusedDecoder`.
         candidates: Ids of the vocabulary (B, C), padded with 0.
-        kernels: The vector of each candidate, (B, C, M), with which the hidden states are multiplied.
+        kernels: The vectors of the candidates as columns (B, M, C), by which the hidden states are multiplied.
     """
 
     starts_with_one_row = True
@@ -69,18 +69,19 @@ class ShortlistedDecoder:
 
     def read(self, source: tf.Tensor, beams: int) -> ShortlistedState:
         """Returns the state before the first target token, for a source (B, S) in ids of the vocabulary."""
-        kernels = tf.cast(tf.gather(self.embeddings, self.candidates), self.dtype)  # (B, C, M)
+        vectors = tf.cast(tf.gather(self.embeddings, self.candidates), self.dtype)  # (B, C, M)
+        kernels = tf.transpose(vectors, [0, 2, 1])  # once, as a product with a transposed matrix is slower
         return ShortlistedState(self.decoder.read(source, beams), self.candidates, kernels)
 
     def step(self, ids: tf.Tensor, state: ShortlistedState) -> tuple[tf.Tensor, ShortlistedState]:
         """Decodes the last token of each beam (B·K,), or of each sentence, to logits (B·K, C) and the new state."""
         candidates, kernels = state.candidates, state.kernels
-        sentences, width = tf.shape(candidates)[0], kernels.shape[-1]
+        sentences, number = tf.unstack(tf.shape(candidates))
         rows = tf.size(ids) // sentences  # of a sentence: K, or one for all
         tokens = tf.gather(candidates, tf.reshape(ids, [sentences, rows]), batch_dims=1)
         hidden, decoder = self.decoder.step(tf.reshape(tokens, [-1]), state.decoder)  # (B·K, M)
-        hidden = tf.reshape(tf.cast(hidden, kernels.dtype), [sentences, rows, width])
-        logits = tf.cast(tf.matmul(hidden, kernels, transpose_b=True), tf.float32)  # (B, K, C)
-        is_padding = (candidates == PAD_ID) & (tf.range(tf.shape(candidates)[1]) > PAD_ID)  # (B, C)
+        hidden = tf.reshape(tf.cast(hidden, kernels.dtype), [sentences, rows, self.embeddings.shape[1]])
+        logits = tf.cast(tf.matmul(hidden, kernels), tf.float32)  # (B, K, C)
+        is_padding = (candidates == PAD_ID) & (tf.range(number) > PAD_ID)  # (B, C)
         logits = tf.where(is_padding[:, None], NEG_INF, logits)
-        return tf.reshape(logits, [sentences * rows, tf.shape(candidates)[1]]), state._replace(decoder=decoder)
+        return tf.reshape(logits, [sentences * rows, number]), state._replace(decoder=decoder)
