@@ -177,6 +177,8 @@ def test_other_pages_run_with_what_the_tutorial_made(folder, monkeypatch):
     (with_card,) = [call for call in export.call_args_list if "card" in call.kwargs]
     assert with_card.kwargs["card"]["data"]["source"] == "train.en"
     assert any(isinstance(call.args[0].model, ka.serving.PackedTransformer) for call in export.call_args_list)
+    shortlists = [call.args[0].shortlist for call in export.call_args_list]
+    assert [each.size["per_piece"] for each in shortlists if each is not None] == [100]
 
 
 def test_the_listings_about_several_devices_and_shards(folder, monkeypatch):

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import gzip
 import importlib
+import json
 import os
 import re
 import shutil
@@ -845,6 +846,22 @@ def test_lighter_weights_are_exported_and_their_cost_is_said(run, exported, weig
     served = tf.saved_model.load(str(tmp_path / weights / "1")).signatures["serving_default"]
     texts = ["one hundred and three", "", "Friday"]
     assert [text.decode() for text in served(source=tf.constant(texts))["text"].numpy()] == lighter(texts)
+
+
+def test_a_shortlist_of_the_training_text_is_exported_and_its_cost_is_said(run, tmp_path):
+    done = command("export", run.path, tmp_path / "listed", "--beam-size", 2, "--shortlist", "--max-bleu-loss", 100)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"validation sentences: [\d.]+, with the trained weights and the whole vocabulary", done.output)
+    card = json.loads((tmp_path / "listed" / "1" / "assets.extra" / "model_card.json").read_text())
+    translator = run.translator(beam_size=2, shortlist=True)
+    assert card["shortlist"] == translator.shortlist.size
+    served = tf.saved_model.load(str(tmp_path / "listed" / "1")).signatures["serving_default"]
+    texts = ["one hundred and three", "", "Friday"]
+    assert [text.decode() for text in served(source=tf.constant(texts))["text"].numpy()] == translator(texts)
+    pairs = ParallelCorpus(run.config.source, run.config.target).pairs
+    source, target = (translator.tokenizer.encode([text])[0] for text in pairs[0])
+    candidates = translator.shortlist.candidates(tf.constant([[*source, 3]])).numpy()
+    assert set(target) <= set(candidates[0])
 
 
 def test_the_cost_in_bleu_is_that_of_the_validation_sample(run):

@@ -21,7 +21,16 @@ from keras_attention.cli.group import CHECKPOINT, RUN, FolderPath, decoding_opti
     help="Pack the weights for TensorFlow with oneDNN on x86-64; needs --weights.",
 )
 @click.option(
-    "--max-bleu-loss", type=float, default=0.5, show_default=True, help="BLEU that the weights may cost at most."
+    "--shortlist",
+    is_flag=True,
+    help="Limit the search to pieces that the training text suggests for a source; prints its BLEU cost.",
+)
+@click.option(
+    "--max-bleu-loss",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="BLEU that the weights and the shortlist may cost at most.",
 )
 @click.option("--inspect", is_flag=True, help="Also let the page of `serve --page` show and change the attention.")
 def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options: Any) -> None:
@@ -42,6 +51,10 @@ def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options
         raise click.UsageError("--inspect needs the trained weights: leave out --runtime, or --inspect.")
     if options["runtime"] is not None and options["weights"] is None:
         raise click.UsageError("--runtime packs weights of lower precision: give --weights int8 or --weights bfloat16.")
+    if options["shortlist"] and inspect:
+        raise click.UsageError("--inspect searches the whole vocabulary: leave out --shortlist, or --inspect.")
+    if options["shortlist"] and options["weights"] == "int8" and options["runtime"] is None:
+        raise click.UsageError("--shortlist with --weights int8 needs packed weights: give --runtime x86 too.")
     check_folder(folder)
     check_model_folder(folder)
     serving.share_cores()
@@ -49,8 +62,8 @@ def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options
     line = StatusLine(stderr=True)
     line.show(lambda: f"loading {run}")
     translator = RunFolder(run).translator(**options)
-    if options["weights"] is not None:
-        trained = RunFolder(run).translator(**{**options, "weights": None, "runtime": None})
+    if options["weights"] is not None or options["shortlist"]:
+        trained = RunFolder(run).translator(**{**options, "weights": None, "runtime": None, "shortlist": False})
         if (options["weights"], options["runtime"]) == ("int8", "x86"):
             translator = limit_bleu_loss(run, translator, trained, max_bleu_loss, report=click.echo)
         else:

@@ -158,31 +158,33 @@ def validation_sample(run: str | Path) -> tuple[list[str], list[str]]:
 
 
 def compare_weights(run: str | Path, lighter: Translator, trained: Translator, max_loss: float = math.inf) -> str:
-    """Compares the BLEU of weights of lower precision with that of the trained weights, on the run's validation sample.
+    """Compares the BLEU of a lighter translator with that of the trained weights, on the run's validation sample.
 
     Args:
         run: Folder of the run.
-        lighter: Translator with weights of lower precision.
-        trained: Translator with the trained weights.
-        max_loss: BLEU that the lower precision may cost at most.
+        lighter: Translator with weights of lower precision, or with a shortlist.
+        trained: Translator with the trained weights and the whole vocabulary.
+        max_loss: BLEU that the lighter translator may cost at most.
 
     Returns:
         One line with the BLEU of both and the difference.
 
     Raises:
         FileNotFoundError: If a validation text no longer exists.
-        ValueError: If the lower precision costs more than `max_loss`.
+        ValueError: If the lighter translator costs more than `max_loss`.
     """
     sources, references = validation_sample(run)
     before, after = (corpus_bleu(each.translate(sources), references) for each in (trained, lighter))
+    shortlist = getattr(lighter, "shortlist", None)
+    baseline, remedy = "the trained weights", "Export with other weights"
+    if shortlist is not None:
+        baseline, remedy = f"{baseline} and the whole vocabulary", f"{remedy} or without the shortlist"
     line = (
-        f"BLEU of {len(sources)} validation sentences: {after:.2f}, with the trained weights {before:.2f} "
+        f"BLEU of {len(sources)} validation sentences: {after:.2f}, with {baseline} {before:.2f} "
         f"({after - before:+.2f})"
     )
     if before - after > max_loss:
-        raise BleuLossError(
-            line, f"Export with other weights, or allow a larger loss. Received: a largest loss of {max_loss}"
-        )
+        raise BleuLossError(line, f"{remedy}, or allow a larger loss. Received: a largest loss of {max_loss}")
     return line
 
 

@@ -14,8 +14,8 @@ from keras_attention.decoding import DecodingOptions
 from keras_attention.files import check_folder, check_output, write_atomically
 from keras_attention.layers.arguments import one_of
 from keras_attention.pipeline.config import FILES, RunConfig
-from keras_attention.serving import Translator
-from keras_attention.text import SubwordTokenizer
+from keras_attention.serving import Shortlist, Translator
+from keras_attention.text import ParallelCorpus, ShardedPairs, SubwordTokenizer
 from keras_attention.text.shards import is_sharded, shard_files
 from keras_attention.training import weight_files
 from keras_attention.training.state_files import state_files
@@ -23,6 +23,8 @@ from keras_attention.training.state_files import state_files
 # The dtypes to which a translator can convert the trained weights; None keeps them.
 WEIGHTS = (None, "bfloat16", "int8")
 RUNTIMES = (None, "x86")
+# Of the training text, sampled at random for a shortlist.
+SHORTLIST_SENTENCES = 200_000
 CHECKPOINTS = ("final", "average", "ema", "best", "last")
 
 
@@ -165,6 +167,7 @@ class RunFolder:
         length_penalty: float = 0.6,
         weights: str | None = None,
         runtime: str | None = None,
+        shortlist: bool = False,
     ) -> Translator:
         """Loads a checkpoint and the tokenizer.
 
@@ -174,13 +177,15 @@ class RunFolder:
             length_penalty: Exponent of the length penalty.
             weights: "bfloat16" or "int8" to convert the weights to lower precision; None to keep them.
             runtime: "x86" for packed weights, see `serving.PackedTransformer`; None for any.
+            shortlist: Whether to limit the search to a shortlist, which is learned from the run's training text.
 
         Returns:
             A translator.
 
         Raises:
-            FileNotFoundError: If the folder holds no run or no such checkpoint.
-            ValueError: If an option is out of range, or a file is damaged or from another run.
+            FileNotFoundError: If the folder holds no run or no such checkpoint, or a text for the shortlist is missing.
+            ValueError: If an option is out of range, a file is damaged or from another run, or the model cannot have a
+                shortlist.
         """
         DecodingOptions(beam_size=beam_size, length_penalty=length_penalty)  # checked before the weights are read
         self._check()
@@ -204,7 +209,8 @@ class RunFolder:
             model = model.in_dtype(weights)
         elif weights == "int8":
             model.quantize(weights)
-        return Translator(model, tokenizer, beam_size=beam_size, length_penalty=length_penalty)
+        options = {"shortlist": self._learn_shortlist(tokenizer)} if shortlist else {}
+        return Translator(model, tokenizer, beam_size=beam_size, length_penalty=length_penalty, **options)
 
     def checkpoint_file(self, checkpoint: str | None = None) -> Path:
         """Finds a checkpoint that exists.
@@ -269,6 +275,13 @@ class RunFolder:
                 f"Received: {'; '.join(differing)}"
             )
         return model
+
+    def _learn_shortlist(self, tokenizer: SubwordTokenizer) -> Shortlist:
+        """Returns a shortlist from a sample of the training text."""
+        config = self.config
+        in_shards = is_sharded(config.source) or is_sharded(config.target)
+        corpus = (ShardedPairs if in_shards else ParallelCorpus)(config.source, config.target)
+        return Shortlist.train(corpus.sample(min(SHORTLIST_SENTENCES, len(corpus)), seed=config.seed), tokenizer)
 
     def _check(self) -> None:
         if not self.exists:

@@ -43,6 +43,9 @@ def export(
     SavedModel is compared with the translator in a session as servers have it, and only loads in a TensorFlow that is
     built with oneDNN for x86-64.
 
+    The search of a translator with a `Shortlist` is limited to it in the export too; `score` and the alignment of
+    `align` are those of the whole vocabulary.
+
     The export is atomic: it is written to a temporary folder `unfinished-…` and renamed when it is complete, so a
     server that watches the folder never sees an incomplete version. One that fails leaves nothing behind; the
     temporary folder of one that was killed is removed by the next.
@@ -61,7 +64,7 @@ def export(
         TypeError: If `card` cannot be serialized as JSON.
         ValueError: If `card` has an entry that the export fills itself, or `folder` is that of one version, contains
             other files than versions, or has a name that servers refuse, or `inspect` is given for another model than a
-            `Transformer`.
+            `Transformer`, or with a shortlist.
         RuntimeError: If a SavedModel with packed weights does not compute what the translator does.
 
     Example:
@@ -83,7 +86,7 @@ def export(
             _write(translator, unfinished / "version", signatures)
             if is_packed(translator):
                 check_packed_export(unfinished / "version", translator)
-            files = server_files(folder, signatures)
+            files = server_files(folder, signatures, translator.shortlist and translator.shortlist.size)
             for name, text in files.items():
                 (unfinished / name).write_text(text, encoding="utf-8")
             version = _publish(unfinished / "version", folder, entries)

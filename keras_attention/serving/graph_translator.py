@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.decoding import Hypotheses
+from keras_attention.decoding import Hypotheses, generate
 from keras_attention.serving import translator
+from keras_attention.serving.shortlist import Shortlist
+from keras_attention.serving.shortlisted_transformer import ShortlistedTransformer
 from keras_attention.serving.tokenization import Tokens, tokenize
+from keras_attention.text import BOS_ID, EOS_ID, PAD_ID
 
 SOURCE = tf.TensorSpec([None], tf.string, name="source")
 IDS = tf.TensorSpec([None, None], tf.int32, name="ids")
@@ -21,7 +25,12 @@ class GraphTranslator(translator.Translator, tf.Module):
 
     Args:
         *args: Arguments of `Translator`.
+        shortlist: Pieces to which the search is limited, those of each source; all of the vocabulary by default. The
+            scores are then log probabilities among these pieces.
         **kwargs: Keyword arguments of `Translator`.
+
+    Raises:
+        ValueError: If the shortlist is for another vocabulary, or the model cannot be fused; see also `Translator`.
 
     Example:
         >>> translator = getfixture("translator")
@@ -29,9 +38,17 @@ class GraphTranslator(translator.Translator, tf.Module):
         ['score', 'text', 'truncated']
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, shortlist: Shortlist | None = None, **kwargs: Any):
         tf.Module.__init__(self, name="translator")
         super().__init__(*args, **kwargs)
+        if shortlist is not None:
+            _check_shortlist(shortlist, self.model, self.tokenizer)
+        self._shortlist = shortlist
+
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """The shortlist of the search, or None."""
+        return self._shortlist
 
     @tf.function(input_signature=[SOURCE], autograph=False)
     def read(self, source: tf.Tensor) -> Tokens:
@@ -91,6 +108,28 @@ class GraphTranslator(translator.Translator, tf.Module):
         """
         return self.search(source_ids, num_return=1)
 
+    def search(self, source_ids: tf.Tensor, num_return: int) -> Hypotheses:
+        """Searches for translations, among the candidates of the shortlist if there is one.
+
+        Args:
+            source_ids: Token ids (B, S), from `read`.
+            num_return: Number of translations of each text, n.
+
+        Returns:
+            `Hypotheses` with ids (B, n, T), best first.
+        """
+        if self.shortlist is None:
+            return super().search(source_ids, num_return)
+        options = replace(self.options, num_return=num_return)
+        candidates = self.shortlist.candidates(source_ids)  # (B, C)
+        copies = num_return if options.sample else 1  # `generate` repeats the sources of several samples
+        model = ShortlistedTransformer(self.model, tf.repeat(candidates, copies, axis=0))
+        found = generate(model, source_ids, options, bos_id=BOS_ID, eos_id=EOS_ID, pad_id=PAD_ID)
+        return found._replace(ids=tf.gather(candidates, found.ids, batch_dims=1))  # from indices of candidates
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "shortlist": self.shortlist}
+
     def texts(self, found: Hypotheses) -> tf.Tensor:
         """Detokenizes hypotheses.
 
@@ -114,3 +153,20 @@ class GraphTranslator(translator.Translator, tf.Module):
         self._serve_ids.get_concrete_function()  # in this thread, as Keras' settings are thread-local
         with ThreadPoolExecutor(translator.BATCHES_AT_ONCE) as pool:
             yield pool.map
+
+
+def _check_shortlist(shortlist: Shortlist, model: Any, tokenizer: Any) -> None:
+    """Raises if a search with this model cannot use the shortlist."""
+    if not isinstance(shortlist, Shortlist):
+        raise TypeError(f"`shortlist` must be a Shortlist. Received: shortlist={shortlist!r:.200}")
+    if shortlist.vocabulary_size != tokenizer.vocabulary_size:
+        raise ValueError(
+            "`shortlist` must be for the pieces of the tokenizer: train it with that tokenizer. Received: "
+            f"shortlist.vocabulary_size={shortlist.vocabulary_size}, "
+            f"tokenizer.vocabulary_size={tokenizer.vocabulary_size}"
+        )
+    if not getattr(model, "can_fuse", False):
+        raise ValueError(
+            "A shortlist needs a model that is not quantized and whose positions add no bias to the scores: leave it "
+            f"out, or pack the weights with `PackedTransformer`. Received: model={model!r:.200}"
+        )

@@ -72,6 +72,11 @@ def inspect_signature(translator: GraphTranslator) -> Signature:
             "`inspect=True` needs the translator of a `Transformer`; leave it out for other models. "
             f"Received: inspect=True, translator.model={translator.model!r:.200}"
         )
+    if translator.shortlist is not None:
+        raise ValueError(
+            "`inspect=True` searches the whole vocabulary: export without a shortlist, or without `inspect`. "
+            f"Received: inspect=True, translator.shortlist of {translator.shortlist.size}"
+        )
     config = translator.model.config
     depths = {"encoder": config.num_layers, "decoder": config.decoder_depth, "cross": config.decoder_depth}
     masks = [

@@ -10,16 +10,16 @@ from typing import Any
 
 from keras_attention import __version__
 from keras_attention.extras import DISTRIBUTION
+from keras_attention.serving.graph_translator import GraphTranslator
 from keras_attention.serving.inspection import inspected_lengths
 from keras_attention.serving.packed_transformer import PackedTransformer, is_packed
-from keras_attention.serving.translator import Translator
 
 RUNTIME = "TensorFlow 2.21 for x86-64, built with oneDNN"
 PACKAGES = ("keras", "tensorflow", "tensorflow-text", "sentencepiece", "numpy")
 
 
 def model_card(
-    translator: Translator, name: str, more: Mapping[str, Any] | None = None, inspect: bool = False
+    translator: GraphTranslator, name: str, more: Mapping[str, Any] | None = None, inspect: bool = False
 ) -> dict[str, Any]:
     """Describes a translator, except for its version; `more` has entries that only the caller knows, such as BLEU."""
     card = {
@@ -36,6 +36,7 @@ def model_card(
         },
         **({"inspect": inspected_lengths(translator)} if inspect else {}),
         **(_packed_weights(translator.model) if is_packed(translator) else {}),
+        **({} if translator.shortlist is None else {"shortlist": translator.shortlist.size}),
         "packages": {DISTRIBUTION: __version__, **{package: _version(package) for package in PACKAGES}},
     }
     more = dict(more or {})
@@ -51,7 +52,7 @@ def model_card(
     return card | more
 
 
-def _sizes(translator: Translator) -> dict[str, Any]:
+def _sizes(translator: GraphTranslator) -> dict[str, Any]:
     """Returns the numbers of parameters and pieces, and the model's config."""
     config = getattr(translator.model, "config", None)
     return {
@@ -66,7 +67,7 @@ def _packed_weights(model: PackedTransformer) -> dict[str, Any]:
     return {"runtime": RUNTIME, "weights": model.weights_form, **kept}
 
 
-def _trained(translator: Translator) -> Any:
+def _trained(translator: GraphTranslator) -> Any:
     return translator.model.trained() if is_packed(translator) else translator.model
 
 

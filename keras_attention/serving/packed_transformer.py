@@ -106,7 +106,7 @@ class PackedTransformer(tf.Module):
     @property
     def network(self) -> Any:
         """What a `FusedDecoder` needs of a network."""
-        return SimpleNamespace(embed=self._embed)
+        return SimpleNamespace(embed=self._embed, embedding=self.embedding)
 
     @property
     def dtype_policy(self) -> keras.DTypePolicy:

@@ -5,7 +5,7 @@ The settings are in protobuf's text format, which has comments.
 
 import os
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,9 +38,15 @@ The weights of these versions are packed for x86-64: they load only in a TensorF
 version 2.21 that is built with oneDNN, as those for Linux on x86-64 are. Of weights in 8 bits, `kept_bfloat16` in the
 model card names the matrices that are in bfloat16, because they lose too much quality in 8 bits.
 """
+_SHORTLIST = """
+The search of the newest version has a shortlist: it considers only the {commonest:,} commonest pieces of the target
+language, and for each piece of a source at most {per_piece:,} others, which translate it in the training text.
+"""
 
 
-def server_files(folder: Path, signatures: Collection[str] = tuple(SIGNATURES)) -> dict[str, str]:
+def server_files(
+    folder: Path, signatures: Collection[str] = tuple(SIGNATURES), shortlist: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """Returns the texts of the files by name, without a `README.md` if the folder has one that a person wrote."""
     # https://www.tensorflow.org/tfx/serving/serving_config
     name = os.path.basename(os.path.realpath(folder))
@@ -51,7 +57,7 @@ def server_files(folder: Path, signatures: Collection[str] = tuple(SIGNATURES)) 
     }
     readme = folder / "README.md"
     if not readme.exists() or readme.read_text(encoding="utf-8", errors="replace").startswith(_README_NOTE):
-        files["README.md"] = _README_NOTE + _readme(name, signatures)
+        files["README.md"] = _README_NOTE + _readme(name, signatures, shortlist)
     return files
 
 
@@ -89,7 +95,7 @@ def _monitoring_config() -> str:
 """
 
 
-def _readme(name: str, signatures: Collection[str]) -> str:
+def _readme(name: str, signatures: Collection[str], shortlist: Mapping[str, int] | None) -> str:
     folder = f"{_CONTAINER_FOLDER}/{name}"
     mount = f'-v "$PWD":{shlex.quote(f"{folder}:ro")}'
     url = shlex.quote(f"localhost:8501/v1/models/{quote(name)}:predict")
@@ -100,7 +106,7 @@ def _readme(name: str, signatures: Collection[str]) -> str:
 
 Each folder with a number for its name is one version of the model, a SavedModel from text to text; its
 `assets.extra/model_card.json` describes it. Run the commands in this folder.
-{"" if "score" in signatures else _X86}
+{"" if "score" in signatures else _X86}{"" if shortlist is None else _SHORTLIST.format_map(shortlist)}
 ## Serve it
 
 With docker:

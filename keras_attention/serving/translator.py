@@ -125,8 +125,11 @@ class Translator:
         Returns:
             A new translator.
         """
-        options = asdict(self.options)
-        return type(self)(model, self.tokenizer, max_source_length=self.max_source_length, **options)
+        return type(self)(model, self.tokenizer, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns the keyword arguments that make a translator like this one."""
+        return {"max_source_length": self.max_source_length, **asdict(self.options)}
 
     def __call__(self, texts: Sequence[str | bytes]) -> list[str]:
         """Translates texts as one batch.
