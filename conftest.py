@@ -27,6 +27,16 @@ def small_heap():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forgets JAX's compiled programs: each has memory maps of its own, and a process that has too many crashes."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def doctest_names(doctest_namespace, tmp_path, monkeypatch, request):
     """Names the docstrings' examples may use; an example that writes files does so in its folder."""
