@@ -141,6 +141,15 @@ def seconds(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
     return {name: statistics.median(times) / repeats[name] for name, times in measured.items()}
 
 
+def fits(step: Callable[[], Any]) -> bool:
+    """Runs a step once; returns False if memory does not suffice for it."""
+    try:
+        step()
+    except tf.errors.ResourceExhaustedError:
+        return False
+    return True
+
+
 def sequence(length: int, width: int) -> Any:
     """A sequence (1, n, d)."""
     return tf.constant(np.random.default_rng(1).standard_normal((1, length, width)), "float32")
@@ -201,9 +210,10 @@ def run(setting: Setting, path: Path) -> dict[str, Any]:
         if name not in content["times"]:
             x = sequence(length, width)
             steps = {kind: compiled(kind, build(kind, setting, width), mode, x) for kind in TABLE_1}
-            content["times"][name] = seconds(steps, setting.rounds)
+            measured = seconds({kind: step for kind, step in steps.items() if fits(step)}, setting.rounds)
+            content["times"][name] = {kind: measured.get(kind) for kind in TABLE_1}
             save(path, content)
-            shown = ", ".join(f"{kind} {1000 * value:.3g}" for kind, value in content["times"][name].items())
+            shown = ", ".join(f"{kind} {milliseconds(value)}" for kind, value in content["times"][name].items())
             print(f"{name}, milliseconds: {shown}", flush=True)
     if not content["sizes"]:
         length, width = setting.lengths[-1], setting.widths[0]
@@ -222,14 +232,20 @@ def run(setting: Setting, path: Path) -> dict[str, Any]:
 def times_of(content: dict[str, Any], kind: str, mode: str) -> list[tuple[int, int, float]]:
     """Length, width and seconds of each measurement of a layer."""
     setting = content["setting"]
-    return [
+    points = [
         (length, width, content["times"][f"{length} × {width}, {mode}"][kind])
         for width in setting["widths"]
         for length in setting["lengths"]
     ]
+    return [point for point in points if point[2] is not None]
 
 
-def fits(content: dict[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+def milliseconds(seconds: float | None) -> str:
+    """The cell of a table; the memory did not suffice for None."""
+    return "no memory" if seconds is None else f"{1000 * seconds:.3g}"
+
+
+def fitted_exponents(content: dict[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
     """The exponents of length and width of the operations and of the times, over the same points."""
     setting = content["setting"]
     result = {}
@@ -255,7 +271,7 @@ def size_exponents(content: dict[str, Any]) -> dict[str, float]:
 def tables(content: dict[str, Any]) -> str:
     """The results as Markdown: exponents, times of the widest layers, where attention is faster than recurrence."""
     setting = content["setting"]
-    fitted, of_size = fits(content), size_exponents(content)
+    fitted, of_size = fitted_exponents(content), size_exponents(content)
     length, last = setting["path_length"], setting["lengths"][-1]
 
     def cells(kind: str, index: int) -> list[str]:
@@ -271,8 +287,8 @@ def tables(content: dict[str, Any]) -> str:
     times = []
     for n in setting["lengths"]:
         of_length = [content["times"][f"{n} × {width}, {mode}"][kind] for mode in MODES for kind in TABLE_1]
-        times.append((f"{n:,}", *(f"{1000 * value:.3g}" for value in of_length)))
-    of_sizes = [(name, f"{1000 * value:.3g}") for name, value in content["sizes"].items()]
+        times.append((f"{n:,}", *map(milliseconds, of_length)))
+    of_sizes = [(name, milliseconds(value)) for name, value in content["sizes"].items()]
     faster = [(f"d = {width}", *(faster_up_to(content, width, mode) for mode in MODES)) for width in setting["widths"]]
     return "\n\n".join(
         [
@@ -290,7 +306,7 @@ def faster_up_to(content: dict[str, Any], width: int, mode: str) -> str:
     result = "none"
     for length in content["setting"]["lengths"]:
         times = content["times"][f"{length} × {width}, {mode}"]
-        if times[ATTENTION] >= times[RECURRENT]:
+        if times[RECURRENT] is not None and times[ATTENTION] >= times[RECURRENT]:
             return result
         result = f"{length:,}"
     return f"{result} (all)"
@@ -304,12 +320,14 @@ def draw(content: dict[str, Any], image: Path) -> None:
     sizes = {"window": setting["window"], "kernel": setting["kernel"]}
     for color, kind in zip(("C0", "C2", "C3", "C1"), TABLE_1, strict=True):
         counts = np.array([operations(kind, int(n), width, **sizes) for n in lengths])
-        measured = np.array([each for _, d, each in times_of(content, kind, "gradients") if d == width])
+        points = [(n, each) for n, d, each in times_of(content, kind, "gradients") if d == width]
+        measured_lengths, measured = map(np.array, zip(*points, strict=True))
         line = "--" if kind in (RESTRICTED, CONVOLUTION) else "-"
         left.plot(lengths, counts, line, color=color, label=f"{kind}: {TABLE_1[kind]}", zorder=3 if line == "--" else 2)
         middle.plot(lengths, [sequential_steps(kind, int(n)) for n in lengths], line, color=color, label=kind)
-        right.plot(lengths, measured, "o", color=color, label=f"{kind}, measured")
-        right.plot(lengths, counts * measured[-1] / counts[-1], color=color, linewidth=1)
+        right.plot(measured_lengths, measured, "o", color=color, label=f"{kind}, measured")
+        last = list(lengths).index(measured_lengths[-1])
+        right.plot(lengths, counts * measured[-1] / counts[last], color=color, linewidth=1)
     left.set(title=f"multiplications, d = {width}", yscale="log")
     middle.set(title="sequential steps", yscale="log")
     right.set(title=f"seconds with gradients, d = {width}\nlines: operations, scaled to the last point", yscale="log")

@@ -25,6 +25,8 @@ IMAGE = ROOT / "docs" / "images" / "parallelism.png"
 TRANSFORMER, GRU = "Transformer", "GRU"
 # Forward, backward and update of the weights; forward over all positions at once; forward, one position after another.
 JOBS = ("training", "scoring", "decoding")
+# Of the picture, in µs per token: one scale, so that the jobs can be compared.
+LIMITS, TICKS = (10, 1000), (10, 20, 50, 100, 200, 500, 1000)
 TOLERANCE = 1e-3  # of outputs of order 1 that feed back into the stack
 
 
@@ -237,10 +239,13 @@ def draw(content: dict[str, Any], image: Path) -> None:
                 times = [by_length[n][job][name] for n in by_length]
                 label = f"{name}, threads: {threads}"
                 panel.plot([int(n) for n in by_length], times, line, marker="o", color=color, label=label)
-        panel.set(title=job, xlabel="length", ylabel="µs per token", xscale="log", yscale="log")
-        panel.set_xticks(content["setting"]["lengths"], content["setting"]["lengths"])
+        panel.set(title=job, xlabel="length", xscale="log", yscale="log", ylim=LIMITS)
+        panel.set_xticks(content["setting"]["lengths"], [f"{n:,}" for n in content["setting"]["lengths"]])
+        panel.set_yticks(TICKS, [str(each) for each in TICKS])
         panel.minorticks_off()
-        panel.legend(frameon=False, fontsize="small")
+        panel.grid(axis="y", color="0.9")
+    axes[0].set(ylabel="µs per token")
+    axes[0].legend(frameon=False, fontsize="small")
     image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(image, dpi=120)
     pyplot.close(figure)

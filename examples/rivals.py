@@ -315,7 +315,7 @@ def draw(results: dict[str, Any], image: str) -> None:
         by_length = each["bleu_by_length"]
         axes.plot(list(by_length), [bucket["bleu"] for bucket in by_length.values()], marker=marker, label=name)
     axes.set(xlabel="tokens of the source", ylabel="BLEU", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(image, dpi=130)
     pyplot.close(figure)

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+import tensorflow as tf
 
 from benchmarks import complexity
 from benchmarks.complexity import ATTENTION, CONVOLUTION, RECURRENT, RESTRICTED, SMOKE, TABLE_1
@@ -71,13 +72,27 @@ def test_a_window_that_hides_something_is_noticed(monkeypatch):
 
 
 def test_the_command_measures_once_and_draws(tmp_path, monkeypatch, capsys):
+    compiled = complexity.compiled
+
+    def compiled_with_little_memory(kind, layer, mode, x):
+        def fails():
+            raise tf.errors.ResourceExhaustedError(None, None, "Out of memory while trying to allocate 12.07GiB.")
+
+        is_large = (kind, mode, *x.shape) == (RECURRENT, "gradients", 1, 32, 16)
+        return fails if is_large else compiled(kind, layer, mode, x)
+
+    monkeypatch.setattr(complexity, "compiled", compiled_with_little_memory)
     files = {"--results": tmp_path / "new" / "small.json", "--image": tmp_path / "new" / "small.png"}
     arguments = ["--smoke", *(str(each) for pair in files.items() for each in pair)]
     complexity.main(arguments)
     first = capsys.readouterr().out
     content = json.loads(files["--results"].read_text(encoding="utf-8"))
     assert len(content["times"]) == 8  # 2 lengths, 2 widths, 2 modes
-    assert all(set(times) == set(TABLE_1) and min(times.values()) > 0 for times in content["times"].values())
+    assert content["times"]["32 × 16, gradients"].pop(RECURRENT) is None
+    assert set(content["times"]["32 × 16, gradients"]) == set(TABLE_1) - {RECURRENT}
+    assert all(min(times.values()) > 0 for times in content["times"].values())
+    assert all(set(times) == set(TABLE_1) for name, times in content["times"].items() if name != "32 × 16, gradients")
+    assert first.count("no memory") == 2  # while it measures and in the table
     assert set(content["sizes"]) == {"r 2", "r 4", "k 3", "k 5"}
     assert "| self-attention | n² · d | 1.50 |" in first  # the exponent of n of the operations at these lengths
     assert files["--image"].stat().st_size > 10_000
@@ -98,3 +113,5 @@ def test_attention_is_faster_until_it_is_not():
     assert complexity.faster_up_to(content, 8, "forward") == "32 (all)"
     content["setting"]["lengths"] = [64]
     assert complexity.faster_up_to(content, 8, "forward") == "none"
+    content["times"]["64 × 8, forward"][RECURRENT] = None  # the memory did not suffice
+    assert complexity.faster_up_to(content, 8, "forward") == "64 (all)"
