@@ -86,7 +86,7 @@ def export(
             _write(translator, unfinished / "version", signatures)
             if is_packed(translator):
                 check_packed_export(unfinished / "version", translator)
-            files = server_files(folder, signatures, translator.shortlist and translator.shortlist.size)
+            files = server_files(folder, signatures, entries.get("shortlist"))
             for name, text in files.items():
                 (unfinished / name).write_text(text, encoding="utf-8")
             version = _publish(unfinished / "version", folder, entries)
