@@ -297,10 +297,12 @@ def test_an_export_leaves_another_that_still_runs_alone(monkeypatch, tmp_path):
     stand_in_for_writing(monkeypatch, write)
     with futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(export, None, tmp_path)
-        assert started.wait(300)
-        assert export(None, tmp_path) == tmp_path / "1"
-        assert len(list(tmp_path.glob("unfinished-*"))) == 1
-        other_is_done.set()
+        try:
+            assert started.wait(300)
+            assert export(None, tmp_path) == tmp_path / "1"
+            assert len(list(tmp_path.glob("unfinished-*"))) == 1
+        finally:
+            other_is_done.set()  # else a failure would wait for the first export
         assert first.result() == tmp_path / "2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", *SERVER_FILES]
 
