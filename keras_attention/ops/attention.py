@@ -128,9 +128,9 @@ def has_flash_kernel(query: Any, key: Any, value: Any) -> bool:
 
 
 def is_on_gpu(x: Any) -> bool:
-    """Whether JAX or torch computes with a tensor on a GPU."""
+    """Whether JAX or torch computes with a tensor, or with an array that becomes one, on a GPU."""
     if keras.config.backend() == "torch":
-        return x.device.type == "cuda"
+        return ops.convert_to_tensor(x).device.type == "cuda"
     if keras.config.backend() == "jax":
         import jax
 
