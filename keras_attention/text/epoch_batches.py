@@ -109,7 +109,7 @@ class EpochBatches(abc.ABC):
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
-    def _prepare(self, epoch: int, number: int) -> None:  # noqa: B027
+    def _prepare(self, epoch: int, number: int) -> None:  # noqa: B027  most batches need no preparation
         """Does a part of the work of later batches, before the batch of this number is made."""
 
     @abc.abstractmethod

@@ -114,7 +114,7 @@ class SubwordTokenizer:
         texts = [None if is_file(path) else read_lines(path) for path in paths]  # a pipe can be read only once
         # Read before SentencePiece starts, which loses the message of an error raised in its iterator.
         number, has_text = 0, False
-        for number, line in enumerate(_lines(paths, texts), start=1):  # noqa: B007
+        for number, line in enumerate(_lines(paths, texts), start=1):  # noqa: B007  the last number is the count
             has_text = has_text or bool(line.strip())
         if not has_text:
             raise ValueError(f"`files` have no text to train on. Received: files={paths}")
