@@ -10,9 +10,9 @@ from rich.console import Console
 import benchmarks
 from benchmarks.harness import RESULTS
 
-# Commands of their own: `gpu` needs a GPU, `learning`, `ablations` and `shards` need texts, `watching` takes turns, the
-# others resume and draw.
-COMMANDS = {"gpu", "learning", "ablations", "complexity", "long_range", "parallelism", "watching", "shards"}
+# Commands of their own: `gpu` and `gpu_run` need a GPU, `learning`, `ablations` and `shards` need texts, `watching`
+# takes turns, the others resume and draw.
+COMMANDS = {"gpu", "gpu_run", "learning", "ablations", "complexity", "long_range", "parallelism", "watching", "shards"}
 NOT_BENCHMARKS = {"__main__", "harness", *COMMANDS}
 ROUNDS = 15
 

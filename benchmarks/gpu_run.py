@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+if __name__ == "__main__":  # before Keras is imported; a program that imports this module keeps its own backend
+    os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from benchmarks.gpu import ceiling
 from benchmarks.harness import RESULTS, machine

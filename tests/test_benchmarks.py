@@ -1,5 +1,6 @@
 """The benchmarks: order, medians, ratios, the files, the command lines, what is counted, that sides agree."""
 
+import importlib
 import io
 import json
 import os
@@ -63,9 +64,21 @@ def test_report_is_shown_and_saved(tmp_path):
 
 def test_every_benchmark_has_a_line_in_the_list(capsys):
     assert "attention" in names()
+    environment = dict(os.environ)
     main(["--list"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= len(names())
+    assert dict(os.environ) == environment  # a backend named by one of them would reach every later process
+
+
+def test_every_listed_benchmark_can_be_run():
+    assert all(callable(importlib.import_module(f"benchmarks.{name}").run) for name in names())
+
+
+def test_a_run_on_a_gpu_leaves_the_backend_of_who_imports_it(monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    importlib.reload(importlib.import_module("benchmarks.gpu_run"))
+    assert "KERAS_BACKEND" not in os.environ
 
 
 def test_unknown_benchmark_is_named(capsys):
