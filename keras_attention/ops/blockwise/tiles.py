@@ -22,8 +22,9 @@ def over_rows(count: Any, body: Callable[[Any], Any], shapes: tuple[tuple[Any, .
         return ops.map(body, ops.arange(count, dtype="int32"))
 
     def step(row: Any, results: Any) -> tuple[Any, Any]:  # `ops.map` would run several at once, and trace each twice
+        found = body(row + zero_after(results[0][0]))
         return row + 1, tuple(
-            ops.scatter_update(stacked, [[row]], one[None]) for stacked, one in zip(results, body(row), strict=True)
+            ops.scatter_update(stacked, [[row]], one[None]) for stacked, one in zip(results, found, strict=True)
         )
 
     results = tuple(ops.zeros((count, *shape), dtype) for shape in shapes)
