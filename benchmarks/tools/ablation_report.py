@@ -184,7 +184,7 @@ def draw(content: dict[str, Any], image: Path = IMAGE) -> Path:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     rows = content["rows"]
     names = [name for name in ROWS if name in rows and name not in SEEDS[1:]]
@@ -203,9 +203,10 @@ def draw(content: dict[str, Any], image: Path = IMAGE) -> Path:
     axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.set(xlabel="perplexity of the dev text (lower is better)", xscale="log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.xaxis.set_minor_formatter("")
+    axes.tick_params(axis="x", labelsize=7)
     axes.grid(axis="x", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     image.parent.mkdir(parents=True, exist_ok=True)
