@@ -51,8 +51,8 @@ class PackedMatrix(tf.Module):
 class PackedTransformer(tf.Module):
     """The encoder and the decoder of a `Transformer` with packed weights, for a `Translator`.
 
-    Its products are those of `packed_products`; everything else is computed in float32. The embeddings, whose rows are
-    looked up, stay as they are.
+    Its products are those of `packed_products`; attention multiplies queries, keys and values in bfloat16, and everything
+    else is computed in float32. The embeddings, whose rows are looked up, stay as they are.
 
     Args:
         model: A trained `Transformer`.
@@ -111,7 +111,7 @@ class PackedTransformer(tf.Module):
     @property
     def dtype_policy(self) -> keras.DTypePolicy:
         """The policy of the keys and values."""
-        return keras.DTypePolicy("bfloat16" if self.weights_form == "bfloat16" else "float32")
+        return keras.DTypePolicy("bfloat16")
 
     def encode(self, source: Any) -> tuple[Any, Any]:
         """Runs the encoder.
