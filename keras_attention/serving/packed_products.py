@@ -37,9 +37,10 @@ def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor) -> tf.Tensor
     `kernel` (M, F) is int8, `scales` (F,) the largest absolute value of each column of W.
     """
     largest = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True) + 1e-9  # (N, 1)
-    # The range of x is part of what oneDNN caches, so the scales of the rows are applied outside.
+    # The range of x is part of what oneDNN caches, so it is that of x / largest, and the scales of the rows are applied
+    # outside.
     rows = tf.cast(tf.round(x * (LARGEST / largest)), tf.int8)
-    bounds = tf.constant(-float(LARGEST)), tf.constant(float(LARGEST))
+    bounds = tf.constant(-1.0), tf.constant(1.0)
     no_bias = tf.zeros(tf.shape(scales))
     inputs = [tf.bitcast(rows, tf.qint8), tf.bitcast(kernel, tf.qint8), no_bias, *bounds, -scales, scales]
     attributes = {
@@ -56,7 +57,7 @@ def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor) -> tf.Tensor
         **{name: Value(b=True) for name in ("is_weight_const", "is_bias_const")},
         **{name: Value(b=False) for name in ("transpose_a", "transpose_b")},
     }
-    return _node("_QuantizedMatMul", inputs, attributes) * (largest / LARGEST)
+    return _node("_QuantizedMatMul", inputs, attributes) * largest
 
 
 def quantized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -51,8 +51,8 @@ class PackedMatrix(tf.Module):
 class PackedTransformer(tf.Module):
     """The encoder and the decoder of a `Transformer` with packed weights, for a `Translator`.
 
-    Its products are those of `packed_products`; attention multiplies queries, keys and values in bfloat16, and everything
-    else is computed in float32. The embeddings, whose rows are looked up, stay as they are.
+    Its products are those of `packed_products`; attention multiplies queries, keys and values in bfloat16, and
+    everything else is computed in float32. The embeddings, whose rows are looked up, stay as they are.
 
     Args:
         model: A trained `Transformer`.
