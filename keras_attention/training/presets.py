@@ -15,7 +15,7 @@ OPTIMIZERS = {"adam": paper_optimizer, "muon": muon_optimizer}
 # the paper's.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"optimizer": "adam", "tokens_per_batch": 512, "warmup_steps": 300, "learning_rate_scale": 0.42},
-    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.5},
+    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.0},
     "base": {"optimizer": "adam", "tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
     "big": {"optimizer": "adam", "tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
 }
@@ -32,7 +32,7 @@ def preset_optimizer(
     | preset | optimizer | tokens per batch | warm-up steps | scale of the learning rate |
     | --- | --- | --- | --- | --- |
     | "tiny" | Adam | 512 | 300 | 0.42 |
-    | "small" | Muon | 2,048 | 200 | 1.5 |
+    | "small" | Muon | 2,048 | 200 | 1 |
     | "base", "big" | Adam | 25,000 | 4,000 | 1 |
 
     Each row belongs together: another batch size needs another learning rate.
