@@ -6,33 +6,72 @@ import pytest
 
 from keras_attention import EncoderLayer, TransformerConfig
 from keras_attention.training import Muon, muon_optimizer, paper_optimizer
-from keras_attention.training.muon import is_matrix, matrix_shape, orthogonalize
+from keras_attention.training.muon import POLYNOMIALS, is_matrix, matrix_shape, orthogonalize
 
 
 def random(*shape, seed=5):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
-@pytest.mark.parametrize("shape", [(7, 19), (19, 7), (13, 13)])
-def test_singular_values_become_alike_and_vectors_stay(shape):
-    matrix = random(*shape)
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    same = keras.ops.convert_to_numpy(orthogonalize(keras.ops.array(matrix), steps=5))
-    values = np.linalg.svd(same, compute_uv=False)
-    assert values.min() > 0.5 and values.max() < 1.3
-    # In the basis of the singular vectors it is diagonal: these are the matrix's own.
-    diagonal = left.T @ same @ right.T
-    np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=1e-3)
+def with_singular_values(values, columns, seed=5):
+    """A matrix with these singular values, and its singular vectors."""
+    left, right = (np.linalg.qr(random(size, len(values), seed=seed))[0] for size in (len(values), columns))
+    return ((left * np.asarray(values)) @ right.T).astype("float32"), left, right
 
 
-def test_in_bfloat16_singular_values_become_alike_too():
-    matrix = random(7, 19)
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    rounded = orthogonalize(keras.ops.array(matrix), 5, "bfloat16")
-    assert keras.backend.standardize_dtype(rounded.dtype) == "float32"
-    diagonal = left.T @ keras.ops.convert_to_numpy(rounded) @ right.T
-    assert np.diag(diagonal).min() > 0.5 and np.diag(diagonal).max() < 1.3
-    np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=0.05)
+SPECTRA = {
+    "alike": np.ones(13),
+    "one large": np.array([1.0] + 12 * [0.1]),
+    "from 1 to 1/8": np.geomspace(1, 1 / 8, 13),
+    "large": 1e4 * np.geomspace(1, 1 / 8, 13),
+    "small": 1e-4 * np.geomspace(1, 1 / 8, 13),
+    "from 1 to 1/50": np.geomspace(1, 1 / 50, 13),
+}
+
+
+@pytest.mark.parametrize("columns", [13, 29])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_singular_values_become_alike_and_vectors_stay(spectrum, columns):
+    check_orthogonalized(SPECTRA[spectrum], columns, "float32", 0.25, 1e-3)
+    if spectrum != "from 1 to 1/50":  # too wide for the 8 bits of a bfloat16
+        check_orthogonalized(SPECTRA[spectrum], columns, "bfloat16", 0.3, 0.15)
+
+
+def check_orthogonalized(spectrum, columns, dtype, most, most_mixed):
+    """Asserts that singular values end within `most` of 1, and vectors mix with others by `most_mixed` at most."""
+    matrix, left, right = with_singular_values(spectrum, columns)
+    for transpose in (False, True):
+        same = orthogonalize(keras.ops.array(matrix.T if transpose else matrix), 3, dtype)
+        assert keras.backend.standardize_dtype(same.dtype) == "float32"
+        same = keras.ops.convert_to_numpy(same)
+        diagonal = left.T @ (same.T if transpose else same) @ right
+        np.testing.assert_allclose(np.diag(diagonal), 1, atol=most)
+        np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=most_mixed)
+
+
+def test_directions_without_gradient_are_not_amplified_to_noise():
+    matrix, _, _ = with_singular_values([1.0] + 12 * [0.0], 29)
+    for dtype, atol in (("float32", 1e-3), ("bfloat16", 0.1)):
+        same = keras.ops.convert_to_numpy(orthogonalize(keras.ops.array(matrix), 3, dtype))
+        values = np.linalg.svd(same, compute_uv=False)
+        assert 0.8 < values[0] < 1.25
+        np.testing.assert_allclose(values[1:], 0, atol=atol)
+
+
+@pytest.mark.parametrize("steps", [5, 7])
+def test_further_steps_bring_singular_values_nearer_to_one(steps):
+    matrix, _, _ = with_singular_values(np.geomspace(1, 0.02, 13), 29)
+    same = keras.ops.convert_to_numpy(orthogonalize(keras.ops.array(matrix), steps))
+    np.testing.assert_allclose(np.linalg.svd(same, compute_uv=False), 1, atol=0.01)
+
+
+def test_each_polynomial_brings_what_the_one_before_leaves_nearer_to_one():
+    low, high = 0.02, 1.02
+    for polynomial, left in zip(POLYNOMIALS, [(0.15, 1.85), (0.42, 1.58), (0.81, 1.19)], strict=True):
+        values = np.linspace(low, high, 1001)
+        values = sum(factor * values**power for factor, power in zip(polynomial, (1, 3, 5), strict=True))
+        np.testing.assert_allclose([values.min(), values.max()], left, atol=0.02)
+        low, high = values.min() / 1.1, values.max() * 1.1
 
 
 def test_muon_iterates_in_its_dtype():
@@ -67,10 +106,10 @@ def oracle_step(weights, gradients, moments, second, step, rate):
     rows = x.reshape(matrix_shape(x.shape))
     transposed = rows.shape[0] > rows.shape[1]
     rows = rows.T if transposed else rows
-    rows = rows / np.linalg.norm(rows)
-    for _ in range(5):
+    rows = rows / np.linalg.norm(rows @ rows.T) ** 0.5
+    for a, b, c in [(7.5738, -20.8915, 14.7576), (3.0951, -1.9694, 0.3407), (2.3324, -1.5278, 0.3254)]:
         square = rows @ rows.T
-        rows = 3.4445 * rows + (-4.7750 * square + 2.0315 * square @ square) @ rows
+        rows = a * rows + (b * square + c * square @ square) @ rows
     rows = rows.T if transposed else rows
     kernel = weights[0] - rate * 0.2 * np.sqrt(max(rows.shape)) * rows.reshape(x.shape)
     moments[1] = 0.9 * moments[1] + 0.1 * gradients[1]
@@ -126,10 +165,10 @@ def test_fit_learns_and_a_saved_model_goes_on_where_it_was(tmp_path):
 
 
 def test_the_config_comes_back():
-    optimizer = Muon(learning_rate=0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=3)
+    optimizer = Muon(learning_rate=0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=4)
     again = Muon.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
-    assert (again.momentum, again.beta_1, again.beta_2, again.steps) == (0.8, 0.7, 0.6, 3)
+    assert (again.momentum, again.beta_1, again.beta_2, again.steps) == (0.8, 0.7, 0.6, 4)
 
 
 def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
@@ -153,7 +192,7 @@ def test_defaults_and_the_betas_are_checked():
     optimizer = Muon()
     assert float(optimizer.learning_rate) == pytest.approx(0.002)
     assert (optimizer.momentum, optimizer.beta_1, optimizer.beta_2) == (0.95, 0.9, 0.98)
-    assert (optimizer.epsilon, optimizer.steps, optimizer.name) == (1e-9, 5, "muon")
+    assert (optimizer.epsilon, optimizer.steps, optimizer.name) == (1e-9, 3, "muon")
     assert Muon(name="other").name == "other"
     assert Muon(momentum=0.0, beta_1=0.0, beta_2=0.0).momentum == 0
     for name in ("beta_1", "beta_2"):

@@ -54,23 +54,30 @@ class FusedAdam(DenseGradients, FiniteSteps, keras.optimizers.Adam):
         """
         if keras.config.backend() != "tensorflow" or self.amsgrad:
             return super().update_step(gradient, variable, learning_rate)
-        import tensorflow as tf
-
         # Keras gives its subclasses this to find the state of the backend's variable, on every device that holds it.
         index = self._get_variable_index(variable)
-        rate, step, beta_1, beta_2, epsilon, gradient = (
-            ops.cast(value, variable.dtype)
-            for value in (learning_rate, self.iterations + 1, self.beta_1, self.beta_2, self.epsilon, gradient)
+        apply_adam(self, variable, self.first_moments[index], self.second_moments[index], gradient, learning_rate)
+
+
+def apply_adam(optimizer: Any, variable: Any, first: Any, second: Any, gradient: Any, learning_rate: Any) -> None:
+    """Updates a TensorFlow variable and its moments with TensorFlow's kernel of Adam."""
+    import tensorflow as tf
+
+    rate, step, beta_1, beta_2, epsilon, gradient = (
+        ops.cast(value, variable.dtype)
+        for value in (
+            learning_rate, optimizer.iterations + 1, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon, gradient
         )
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self.first_moments[index].value.handle,
-            v=self.second_moments[index].value.handle,
-            beta1_power=ops.power(beta_1, step),
-            beta2_power=ops.power(beta_2, step),
-            lr=rate,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=epsilon,
-            grad=gradient,
-        )
+    )  # fmt: skip
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=first.value.handle,
+        v=second.value.handle,
+        beta1_power=ops.power(beta_1, step),
+        beta2_power=ops.power(beta_2, step),
+        lr=rate,
+        beta1=beta_1,
+        beta2=beta_2,
+        epsilon=epsilon,
+        grad=gradient,
+    )
