@@ -101,8 +101,8 @@ def test_kernels_of_attention_are_parted_into_inputs_and_outputs(shape, matrix):
 
 def oracle_step(weights, gradients, moments, second, step, rate):
     """One step in NumPy, for a kernel and a bias."""
-    moments[0] = 0.95 * moments[0] + gradients[0]
-    x = gradients[0] + 0.95 * moments[0]
+    moments[0] = 0.9 * moments[0] + gradients[0]
+    x = gradients[0] + 0.9 * moments[0]
     rows = x.reshape(matrix_shape(x.shape))
     transposed = rows.shape[0] > rows.shape[1]
     rows = rows.T if transposed else rows
@@ -191,7 +191,7 @@ def test_bad_arguments(arguments, message):
 def test_defaults_and_the_betas_are_checked():
     optimizer = Muon()
     assert float(optimizer.learning_rate) == pytest.approx(0.002)
-    assert (optimizer.momentum, optimizer.beta_1, optimizer.beta_2) == (0.95, 0.9, 0.98)
+    assert (optimizer.momentum, optimizer.beta_1, optimizer.beta_2) == (0.9, 0.9, 0.98)
     assert (optimizer.epsilon, optimizer.steps, optimizer.name) == (1e-9, 3, "muon")
     assert Muon(name="other").name == "other"
     assert Muon(momentum=0.0, beta_1=0.0, beta_2=0.0).momentum == 0

@@ -45,6 +45,7 @@ from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.run_data import RunData
 from keras_attention.text import UNK_ID, PackedBatches, ParallelCorpus, SubwordTokenizer, TokenBatches
 from keras_attention.training import InverseSqrtSchedule, MaskedCrossEntropy, Muon, paper_optimizer
+from keras_attention.training.presets import OPTIMIZERS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -169,6 +170,16 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config, steps_o
     after = keras.models.load_model(run.model_file("last"))
     assert int(after.optimizer.iterations) == 5
     assert_one_step_further(before, after)
+
+
+def test_a_run_keeps_the_momentum_of_the_version_that_began_it(tmp_path, config, steps_only, monkeypatch):
+    config = dataclasses.replace(config, optimizer="muon")
+    with monkeypatch.context() as earlier:
+        earlier.setitem(OPTIMIZERS, "muon", lambda *_, **__: Muon(0.01, momentum=0.95, steps=5))
+        train(tmp_path / "run", config, max_steps=4)
+    train(tmp_path / "run", max_steps=5)
+    after = keras.models.load_model(RunFolder(tmp_path / "run").model_file("last"))
+    assert (after.optimizer.momentum, after.optimizer.steps, int(after.optimizer.iterations)) == (0.95, 5, 5)
 
 
 @pytest.mark.parametrize("by", ["command", "file"])

@@ -19,7 +19,7 @@ PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
 # Enough pairs of an average length that a packed row has little padding.
 PAIRS_OF_A_ROW = 8
 # Part of the machine's rate in large matrix products that a training step reaches.
-SHARE_OF_RATE = 0.5
+SHARE_OF_RATE = 0.7
 # Five of them are before the decay of the learning rate and after the beginning: a forecast needs that many.
 EVALUATIONS = 16
 MIN_SECONDS_BETWEEN_EVALUATIONS = 120

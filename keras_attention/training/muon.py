@@ -63,7 +63,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
     def __init__(
         self,
         learning_rate: Any = 0.002,
-        momentum: float = 0.95,
+        momentum: float = 0.9,
         beta_1: float = 0.9,
         beta_2: float = 0.98,
         epsilon: float = 1e-9,
@@ -202,7 +202,7 @@ def muon_optimizer(
     Example:
         >>> from keras_attention import TransformerConfig
         >>> muon_optimizer(TransformerConfig(vocabulary_size=100)).momentum
-        0.95
+        0.9
     """
     batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
     return Muon(
