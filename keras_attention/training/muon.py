@@ -40,7 +40,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         beta_2: β₂ of Adam.
         epsilon: ε of Adam.
         steps: Number of polynomials, the iterations of Newton and Schulz, that bring singular values to 1: after the
-            third, those above a fiftieth of the largest are between 0.8 and 1.2.
+            third, those above ‖X Xᵀ‖^½ / 50 are between 0.8 and 1.2.
         iteration_dtype: Dtype of these iterations, "float32" or "bfloat16", which is accurate enough and twice as fast
             where the processor multiplies it.
         **kwargs: See `keras.optimizers.Optimizer`.
