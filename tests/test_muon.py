@@ -179,6 +179,22 @@ def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(schedule(29)), 2.0 * 16**-0.5 * 10**-0.5, rtol=1e-5)
 
 
+def test_weight_decay_takes_its_part_of_every_variable():
+    config = TransformerConfig(100, hidden_dim=16, num_heads=2)
+    start, gradients = [random(7, 5), random(5, seed=6)], [random(7, 5, seed=7), random(5, seed=8)]
+
+    def after_a_step(weight_decay):
+        optimizer = muon_optimizer(config, 10, 2.0, weight_decay=weight_decay)
+        variables = [keras.Variable(value, name=name) for value, name in zip(start, ("kernel", "bias"), strict=True)]
+        optimizer.apply([keras.ops.array(each) for each in gradients], variables)
+        return [keras.ops.convert_to_numpy(each) for each in variables]
+
+    rate = 2.0 * 16**-0.5 * 10**-1.5  # of the first step
+    for before, plain, decayed in zip(start, after_a_step(None), after_a_step(0.3), strict=True):
+        np.testing.assert_allclose(plain - decayed, rate * 0.3 * before, atol=1e-6)
+    assert muon_optimizer(config).weight_decay == 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"momentum": 1.0}, "`momentum`.*1.0"), ({"steps": 0}, "`steps`.*0"), ({"epsilon": 0.0}, "`epsilon`.*0")],

@@ -172,7 +172,7 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config, steps_o
     assert_one_step_further(before, after)
 
 
-def test_a_run_keeps_the_momentum_of_the_version_that_began_it(tmp_path, config, steps_only, monkeypatch):
+def test_a_run_keeps_the_optimizer_of_the_version_that_began_it(tmp_path, config, steps_only, monkeypatch):
     config = dataclasses.replace(config, optimizer="muon")
     with monkeypatch.context() as earlier:
         earlier.setitem(OPTIMIZERS, "muon", lambda *_, **__: Muon(0.01, momentum=0.95, steps=5))
@@ -180,6 +180,7 @@ def test_a_run_keeps_the_momentum_of_the_version_that_began_it(tmp_path, config,
     train(tmp_path / "run", max_steps=5)
     after = keras.models.load_model(RunFolder(tmp_path / "run").model_file("last"))
     assert (after.optimizer.momentum, after.optimizer.steps, int(after.optimizer.iterations)) == (0.95, 5, 5)
+    assert after.optimizer.weight_decay is None
 
 
 @pytest.mark.parametrize("by", ["command", "file"])
