@@ -45,8 +45,8 @@ def state_of(model):
 OPTIMIZERS = {
     "Adam": lambda: FusedAdam(0.01),
     "Adam, accumulated and clipped": lambda: FusedAdam(0.01, gradient_accumulation_steps=2, global_clipnorm=1.0),
-    "Muon": lambda: Muon(0.01),
-    "Muon, accumulated": lambda: Muon(0.01, gradient_accumulation_steps=3),
+    "Muon": lambda: Muon(0.01, weight_decay=0.5),
+    "Muon, accumulated": lambda: Muon(0.01, weight_decay=0.5, gradient_accumulation_steps=3),
 }
 
 

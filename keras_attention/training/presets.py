@@ -35,7 +35,8 @@ def preset_optimizer(
     | "small" | Muon | 2,048 | 200 | 1 |
     | "base", "big" | Adam | 25,000 | 4,000 | 1 |
 
-    Each row belongs together: another batch size needs another learning rate.
+    Each row belongs together: another batch size needs another learning rate. Muon has the weight decay of
+    `muon_optimizer`, Adam none.
 
     Args:
         preset: "tiny", "small", "base" or "big".
