@@ -154,6 +154,7 @@ def test_what_cannot_be_packed():
     ("options", "message"),
     [
         (["--runtime", "x86"], "give --weights int8 or --weights bfloat16"),
+        (["--runtime", "x86", "--weights", "float32"], "give --weights int8 or --weights bfloat16"),
         (["--runtime", "x86", "--weights", "int8", "--inspect"], "--inspect needs the trained weights"),
     ],
 )

@@ -285,6 +285,10 @@ def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config, steps_only):
     model = keras.models.load_model(RunFolder(tmp_path / "run").model_file("last"))
     assert model.compute_dtype == "bfloat16"
     assert model.get_layer("encoder").compute_dtype == "bfloat16"
+    exact = RunFolder(tmp_path / "run").translator(checkpoint="last", weights="float32").model
+    assert exact.compute_dtype == exact.get_layer("encoder").compute_dtype == "float32"
+    for ours, theirs in zip(exact.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):

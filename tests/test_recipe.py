@@ -82,7 +82,11 @@ def rate(monkeypatch):
     """A machine on which a step of `small` takes half a second."""
     config = made()
     products = 6 * config.transformer().num_parameters * config.tokens_per_batch
-    monkeypatch.setattr(recipe, "matrix_rate", lambda config: 2 * products / recipe.SHARE_OF_RATE)
+    rates = {"float32": 1, "mixed_bfloat16": 1}
+    monkeypatch.setattr(
+        recipe, "matrix_rate", lambda config: 2 * products / recipe.SHARE_OF_RATE * rates[config.dtype]
+    )
+    return rates
 
 
 @pytest.mark.parametrize(
@@ -114,13 +118,28 @@ def test_what_is_set_stays(rate, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_limit_of_time_takes_the_dtype_with_more_steps(rate, capsys):
+    assert choose_by_length(made(), 100, None, 10).dtype == "float32"
+    rate["mixed_bfloat16"] = 2
+    chosen = choose_by_length(made(), 100, None, 10)
+    assert chosen.dtype == "mixed_bfloat16"
+    assert chosen.model == {"dropout": recommended_dropout(24)}  # twice as many steps
+    assert "mixed_bfloat16, in which matrix products are 2.0 times as fast as in float32" in capsys.readouterr().out
+    assert choose_by_length(made(), 100, 1200, None).dtype == "float32"
+    assert choose_by_length(made(dtype="float32"), 100, None, 10).dtype == "float32"
+    assert adopt_choices(made(), chosen).dtype == "mixed_bfloat16"
+    assert adopt_choices(made(dtype="float32"), chosen).dtype == "float32"
+
+
 @pytest.mark.parametrize("preset", ["base", "big"])
 def test_the_models_of_the_paper_keep_their_dropout(rate, preset):
     assert choose_by_length(made(preset), 1, 10**6, None).model == {}
 
 
 def test_a_rate_is_measured():
-    assert 1e7 < recipe.matrix_rate(made("tiny"), seconds=0.01) < 1e16
+    for dtype in ("float32", "mixed_bfloat16"):
+        for seconds in (0.01, 0):  # without time, one product
+            assert 1e6 < recipe.matrix_rate(made("tiny", dtype=dtype), seconds=seconds) < 1e16
 
 
 def test_an_open_config_adopts_the_choices_of_a_run(rate):
@@ -146,7 +165,7 @@ def test_a_run_records_and_keeps_its_choices(tmp_path, open_config, capsys, eage
     train(folder, open_config, max_steps=3)
     assert "dropout: 0, for about 0." in capsys.readouterr().out
     run = RunFolder(folder)
-    assert (run.config.vocabulary_size, run.config.evaluate_every) == (300, 3)
+    assert (run.config.vocabulary_size, run.config.dtype, run.config.evaluate_every) == (300, "float32", 3)
     assert run.config.model == {"dropout": 0.0, **SMALLEST}
     assert run.tokenizer.vocabulary_size == 300
     train(folder, open_config, max_steps=3)

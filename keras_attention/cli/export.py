@@ -13,7 +13,9 @@ from keras_attention.cli.group import CHECKPOINT, RUN, FolderPath, decoding_opti
 @click.argument("folder", type=FolderPath())
 @decoding_options
 @click.option(
-    "--weights", type=click.Choice(["bfloat16", "int8"]), help="Lower precision of the weights; prints its BLEU cost."
+    "--weights",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    help="Another precision than that of the training; prints its BLEU cost.",
 )
 @click.option(
     "--runtime",
@@ -49,7 +51,7 @@ def export(run: str, folder: str, inspect: bool, max_bleu_loss: float, **options
 
     if options["runtime"] is not None and inspect:
         raise click.UsageError("--inspect needs the trained weights: leave out --runtime, or --inspect.")
-    if options["runtime"] is not None and options["weights"] is None:
+    if options["runtime"] is not None and options["weights"] in (None, "float32"):
         raise click.UsageError("--runtime packs weights of lower precision: give --weights int8 or --weights bfloat16.")
     if options["shortlist"] and inspect:
         raise click.UsageError("--inspect searches the whole vocabulary: leave out --shortlist, or --inspect.")

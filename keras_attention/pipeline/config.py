@@ -69,7 +69,8 @@ class RunConfig:
         split_digits: Whether each digit is a piece of its own, for text with many numbers.
         model: Attributes of `TransformerConfig` that differ from the preset; without a "dropout", "tiny" and "small"
             take the `recommended_dropout`.
-        dtype: "float32", "mixed_bfloat16" or "mixed_float16".
+        dtype: "float32", "mixed_bfloat16" or "mixed_float16"; None for "float32", or "mixed_bfloat16" in a training
+            limited by minutes on a machine whose matrix products are at least 1.5 times as fast in it.
         tokens_per_batch: The most tokens of a batch on either side, padding included.
         max_length: Pairs with more tokens on a side are left out.
         packed_rows: Number of rows of `row_length` tokens in a training batch, with several pairs in each row, which
@@ -126,7 +127,7 @@ class RunConfig:
     vocabulary_size: int | None = None
     split_digits: bool = False
     model: dict[str, Any] = field(default_factory=dict)
-    dtype: str = "float32"
+    dtype: str | None = None
     tokens_per_batch: int | None = None
     max_length: int = 256
     packed_rows: int | None = None
@@ -373,7 +374,7 @@ _CHECKS: dict[str, Check] = {
     "vocabulary_size": _optional(_vocabulary_size),
     "split_digits": boolean,
     "model": _model_settings,
-    "dtype": _one_of(DTYPES),
+    "dtype": _optional(_one_of(DTYPES)),
     **dict.fromkeys(_OPTIONAL_INTEGERS, _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
     **dict.fromkeys(("learning_rate_scale", "checkpoint_minutes"), positive_number),

@@ -16,7 +16,7 @@ ALL = "all"
 Scope = Callable[[], AbstractContextManager[Any]]
 
 
-def device_scope(devices: int | str | None, dtype: str = "float32") -> Scope:
+def device_scope(devices: int | str | None, dtype: str | None = None) -> Scope:
     """Checks `devices` and returns the scope of a training on that number of them; prints what it uses."""
     if devices is None:
         return contextlib.nullcontext
@@ -43,7 +43,7 @@ def distributed(devices: int | str | None) -> AbstractContextManager[Any]:
     return data_parallel(None if devices == ALL else devices).scope()
 
 
-def _mirrored(devices: int | str, dtype: str) -> Scope:
+def _mirrored(devices: int | str, dtype: str | None) -> Scope:
     """The scope of TensorFlow's `MirroredStrategy`, on GPUs where there are any, and else on logical CPU devices."""
     import tensorflow as tf
 

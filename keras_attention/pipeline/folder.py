@@ -20,8 +20,8 @@ from keras_attention.text.shards import is_sharded, shard_files
 from keras_attention.training import weight_files
 from keras_attention.training.state_files import state_files
 
-# The dtypes to which a translator can convert the trained weights; None keeps them.
-WEIGHTS = (None, "bfloat16", "int8")
+# The dtypes to which a translator can convert the trained model; None keeps its own.
+WEIGHTS = (None, "float32", "bfloat16", "int8")
 RUNTIMES = (None, "x86")
 # Of the training text, sampled at random for a shortlist.
 SHORTLIST_SENTENCES = 200_000
@@ -175,7 +175,8 @@ class RunFolder:
             checkpoint: See `model_file`; None for the first of them that exists.
             beam_size: Number of beams.
             length_penalty: Exponent of the length penalty.
-            weights: "bfloat16" or "int8" to convert the weights to lower precision; None to keep them.
+            weights: "bfloat16" or "int8" to convert the weights to lower precision; "float32" for a model trained in
+                mixed precision, to compute on any machine; None to keep it.
             runtime: "x86" for packed weights, see `serving.PackedTransformer`; None for any.
             shortlist: Whether to limit the search to a shortlist, which is learned from the run's training text.
 
@@ -191,10 +192,10 @@ class RunFolder:
         self._check()
         one_of(weights, "weights", WEIGHTS)
         one_of(runtime, "runtime", RUNTIMES)
-        if runtime is not None and weights is None:
+        if runtime is not None and weights in (None, "float32"):
             raise ValueError(
-                f"Packed weights are of lower precision: give `weights` too, {' or '.join(WEIGHTS[1:])}. "
-                f"Received: runtime={runtime!r}, weights=None"
+                "Packed weights are of lower precision: give `weights` too, bfloat16 or int8. "
+                f"Received: runtime={runtime!r}, weights={weights!r}"
             )
         tokenizer = self.tokenizer
         file = self.checkpoint_file(checkpoint)
@@ -205,7 +206,7 @@ class RunFolder:
             from keras_attention.serving.packed_transformer import PackedTransformer  # needs TensorFlow
 
             model = PackedTransformer(model, weights)
-        elif weights == "bfloat16":
+        elif weights in ("float32", "bfloat16"):
             model = model.in_dtype(weights)
         elif weights == "int8":
             model.quantize(weights)
