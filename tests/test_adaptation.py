@@ -413,8 +413,16 @@ def test_mistakes_get_a_message(make, message):
         make(layer)
 
 
-@pytest.mark.parametrize("change", ["int8", "lora"])
-@pytest.mark.parametrize("make", [ka.training.FusedAdam, keras.optimizers.Adam], ids=["fused", "keras"])
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (ka.training.FusedAdam, "int8"),
+        pytest.param(ka.training.FusedAdam, "lora", marks=pytest.mark.slow),
+        pytest.param(keras.optimizers.Adam, "int8", marks=pytest.mark.slow),
+        (keras.optimizers.Adam, "lora"),
+    ],
+    ids=["fused-int8", "fused-lora", "keras-int8", "keras-lora"],
+)
 def test_a_trained_model_is_changed_saved_and_trained_on(make, change, tmp_path):
     model = ka.Transformer.from_preset("tiny", vocabulary_size=V, num_layers=1, hidden_dim=8, num_heads=2)
     inputs = {"source": IDS, "target": IDS[:, :3]}

@@ -22,7 +22,7 @@ def load_listings():
     return module
 
 
-@pytest.fixture(scope="module", params=PAGES)
+@pytest.fixture(scope="module", params=[PAGES[0], *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])])
 def page(request):
     """The text that the page gives for each listing, what each printed, and the names that they define."""
     listings = load_listings()

@@ -28,7 +28,9 @@ def page_text(page: str) -> str:
     return (DOCS / "concepts" / f"{page}.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", LISTINGS)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page == "decoding" else []) for page in LISTINGS]
+)
 def test_listings_print_what_the_page_says(page):
     names, printed = {}, []
     listings = LISTING.findall(page_text(page))

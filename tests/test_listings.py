@@ -160,6 +160,7 @@ def test_the_tutorial_runs_from_the_first_listing_to_the_last(folder):
     )
 
 
+@pytest.mark.slow
 def test_other_pages_run_with_what_the_tutorial_made(folder, monkeypatch):
     path, names = folder
     monkeypatch.chdir(path)
@@ -181,6 +182,7 @@ def test_other_pages_run_with_what_the_tutorial_made(folder, monkeypatch):
     assert [each.size["per_piece"] for each in shortlists if each is not None] == [100]
 
 
+@pytest.mark.slow
 def test_the_listings_about_several_devices_and_shards(folder, monkeypatch):
     path, names = folder
     monkeypatch.chdir(path)

@@ -12,7 +12,7 @@ import pytest
 
 import keras_attention as ka
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 PAGE = (Path(__file__).parent.parent / "docs" / "numpy.md").read_text(encoding="utf-8")
 # Each listing, and the text that follows it at once.

@@ -51,7 +51,13 @@ pytestmark = pytest.mark.tensorflow
 
 JOBS = importlib.import_module("keras_attention.pipeline.train")  # the attribute of this name is the function
 
-SETTINGS = {"vocabulary_size": 200, "evaluate_every": 3, "keep_checkpoints": 2, "score_sentences": 5}
+SETTINGS = {
+    "vocabulary_size": 200,
+    "dtype": "float32",
+    "evaluate_every": 3,
+    "keep_checkpoints": 2,
+    "score_sentences": 5,
+}
 
 
 def write_texts(folder):
@@ -149,7 +155,7 @@ def assert_one_step_further(before, after, rate=None):
     assert 0 < moved < 10 * rate
 
 
-def test_a_run_goes_on_with_weights_optimizer_and_schedule(copied, config, steps_only):
+def test_a_run_goes_on_with_weights_optimizer_and_schedule(copied, config, eager):
     before = keras.models.load_model(copied.model_file("last"))
     train(copied.path, dataclasses.replace(config, learning_rate_decay=0), max_steps=8)
     after = keras.models.load_model(copied.model_file("last"))
@@ -160,7 +166,7 @@ def test_a_run_goes_on_with_weights_optimizer_and_schedule(copied, config, steps
     assert len(history_of(copied)) == 4
 
 
-def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config, steps_only):
+def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config, eager):
     config = dataclasses.replace(config, optimizer="muon", learning_rate_decay=0)
     train(tmp_path / "run", config, max_steps=4)
     run = RunFolder(tmp_path / "run")
@@ -172,7 +178,7 @@ def test_a_run_goes_on_with_the_optimizer_it_asked_for(tmp_path, config, steps_o
     assert_one_step_further(before, after)
 
 
-def test_a_run_keeps_the_optimizer_of_the_version_that_began_it(tmp_path, config, steps_only, monkeypatch):
+def test_a_run_keeps_the_optimizer_of_the_version_that_began_it(tmp_path, config, eager, monkeypatch):
     config = dataclasses.replace(config, optimizer="muon")
     with monkeypatch.context() as earlier:
         earlier.setitem(OPTIMIZERS, "muon", lambda *_, **__: Muon(0.01, momentum=0.95, steps=5))
@@ -291,6 +297,7 @@ def test_mixed_bfloat16_trains_and_is_restored(tmp_path, config, steps_only):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_packed_rows_train_the_same_model(tmp_path, config, monkeypatch):
     """Batches of one shape; the folder holds the model without segments, and it resumes."""
     shapes = set()
@@ -342,8 +349,9 @@ def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
         train(tmp_path / "run", dataclasses.replace(run.config, consistency="rdrop"), max_steps=4)
 
 
-def test_the_moving_average_of_a_run(tmp_path, config, untranslated):
+def test_the_moving_average_of_a_run(tmp_path, config, untranslated, request):
     """It is evaluated, saved, resumed exactly, and may become the final model."""
+    run_eagerly(request)
 
     def weights(name):
         return keras.models.load_model(run.model_file(name), compile=False).get_weights()
@@ -388,7 +396,7 @@ def test_the_moving_average_is_final_where_it_is_the_best(tmp_path, config, monk
     assert run.model_file("final").read_bytes() == run.model_file("ema").read_bytes()
 
 
-def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys, steps_only):
+def test_accumulated_batches_count_as_one_step(tmp_path, config, capsys, eager):
     train(tmp_path / "run", dataclasses.replace(config, gradient_accumulation=2, total_steps=5), max_steps=4)
     run = RunFolder(tmp_path / "run")
     assert step_of(run) == 4
@@ -831,7 +839,7 @@ def test_wrong_calls(tmp_path, run, config):
         RunConfig.from_preset("huge")
     with pytest.raises(ValueError, match=r"`optimizer` is one of 'adam', 'muon'. Received: optimizer='sgd'"):
         train(tmp_path, dataclasses.replace(config, optimizer="sgd"), max_steps=1)
-    with pytest.raises(ValueError, match=r"`weights` is one of None, 'bfloat16', 'int8'. Received: weights='int4'"):
+    with pytest.raises(ValueError, match=r"`weights` is one of None, 'float32', 'bfloat16', 'int8'\. .*='int4'"):
         run.translator(weights="int4")
     with pytest.raises(ValueError, match="`checkpoint` is one of 'final'"):
         run.translator("worst")
@@ -1264,7 +1272,11 @@ def small(config):
     return dataclasses.replace(config, evaluate_every=97, tokens_per_batch=2000, model=sizes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"packed_rows": 29, "max_length": 40}], ids=["by tokens", "packed"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"packed_rows": 29, "max_length": 40}, marks=pytest.mark.slow)],
+    ids=["by tokens", "packed"],
+)
 def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, small, monkeypatch, changes, eager):
     """The training text only is sampled, other pieces in each epoch, the same in a run that resumes."""
     kind = PackedBatches if changes else TokenBatches

@@ -83,9 +83,7 @@ def rate(monkeypatch):
     config = made()
     products = 6 * config.transformer().num_parameters * config.tokens_per_batch
     rates = {"float32": 1, "mixed_bfloat16": 1}
-    monkeypatch.setattr(
-        recipe, "matrix_rate", lambda config: 2 * products / recipe.SHARE_OF_RATE * rates[config.dtype]
-    )
+    monkeypatch.setattr(recipe, "matrix_rate", lambda config: 2 * products / recipe.SHARE_OF_RATE * rates[config.dtype])
     return rates
 
 
@@ -112,7 +110,7 @@ def test_evaluations_are_sixteen_or_two_minutes_apart(rate, steps, minutes, ever
 
 
 def test_what_is_set_stays(rate, capsys):
-    config = made(vocabulary_size=333, evaluate_every=7, model={"dropout": 0.4, "num_layers": 1})
+    config = made(vocabulary_size=333, dtype="float32", evaluate_every=7, model={"dropout": 0.4, "num_layers": 1})
     assert choose_vocabulary_size(config, [("a", "b")] * 9) is config
     assert choose_by_length(config, 100, 10, None) is config
     assert capsys.readouterr().out == ""

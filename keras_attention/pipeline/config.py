@@ -70,7 +70,7 @@ class RunConfig:
         model: Attributes of `TransformerConfig` that differ from the preset; without a "dropout", "tiny" and "small"
             take the `recommended_dropout`.
         dtype: "float32", "mixed_bfloat16" or "mixed_float16"; None for "float32", or "mixed_bfloat16" in a training
-            limited by minutes on a machine whose matrix products are at least 1.5 times as fast in it.
+            limited by minutes on a machine whose matrix products are at least 1.3 times as fast in it.
         tokens_per_batch: The most tokens of a batch on either side, padding included.
         max_length: Pairs with more tokens on a side are left out.
         packed_rows: Number of rows of `row_length` tokens in a training batch, with several pairs in each row, which
