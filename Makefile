@@ -6,9 +6,8 @@ PYTEST_FLAGS ?=
 # For `make mutants`: the rooms, all by default, and the number of changes of each, 0 for all.
 ROOMS ?=
 SAMPLE ?= 0
-# Processes that share the tests; each takes about a gigabyte. Three keep two cores busy while one waits for files or
-# subprocesses.
-WORKERS ?= 3
+# Processes that share the tests; each takes about a gigabyte.
+WORKERS ?= 2
 BIN := .venv/bin
 BACKENDS := tensorflow jax torch
 # The tests that run on every backend, and the few of them that `make test` runs on JAX.

@@ -264,7 +264,7 @@ class RunFolder:
                 f"Other checkpoints of the run: {', '.join(others) or 'none'}"
             ) from error
         in_file = {**model.config.to_dict(), "dtype": model.dtype_policy.name}
-        in_config = {**config.transformer().to_dict(), "dtype": config.dtype}
+        in_config = {**config.transformer().to_dict(), "dtype": config.dtype or in_file["dtype"]}
         differing = [
             f"{name}: {in_file[name]!r} in the checkpoint, {in_config[name]!r} in the config"
             for name in in_config
