@@ -225,11 +225,12 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(whole, t
     assert contents(tmp_path) == before
 
 
-def test_training_ends_early_when_the_validation_loss_no_longer_falls(copied, monkeypatch, capsys, eager):
+def test_training_ends_early_when_the_validation_loss_no_longer_falls(copied, monkeypatch, capsys):
     losses = iter([1.0, 2.0, 3.0, 4.0, 5.0])
     monkeypatch.setattr(
         JOBS.Transformer, "evaluate", lambda *_, **__: {"loss": next(losses), "perplexity": 2.0, "accuracy": 0.5}
     )
+    monkeypatch.setattr(JOBS, "write_final_model", lambda model, *_: model)
     train(copied.path, copied.config.replace(patience=3), max_steps=5)  # the best, then the first that is worse
     assert "stopped early" not in capsys.readouterr().out
     train(copied.path, max_steps=99)
