@@ -24,13 +24,14 @@ class Products(tf.Module):
         self.weights, self.bias = weights, tf.Variable(tf.cast(BIAS, "bfloat16"))
         kernel, scales = quantized(tf.constant(KERNEL))
         self.kernel = tf.Variable(kernel if weights == "int8" else tf.cast(KERNEL, "bfloat16"))
-        self.scales = tf.Variable(scales)
+        self.scales, self.negative_scales = tf.Variable(scales), tf.Variable(-scales)
 
     @tf.function(input_signature=[tf.TensorSpec([None, M], tf.float32, name="x")], autograph=False)
     def serve(self, x):
         def product():
             if self.weights == "int8":
-                return packed_int8(x, self.kernel.read_value(), self.scales.read_value())
+                scales = self.scales.read_value(), self.negative_scales.read_value()
+                return packed_int8(x, self.kernel.read_value(), *scales)
             y = packed_bfloat16(tf.cast(x, "bfloat16"), self.kernel.read_value(), self.bias.read_value())
             return tf.cast(y, "float32")
 
@@ -72,4 +73,4 @@ def test_each_column_has_a_scale_of_its_own():
 
 def test_rows_of_zeros_stay_zero():
     kernel, scales = quantized(tf.constant(KERNEL))
-    assert not np.any(packed_int8(tf.zeros((3, M)), kernel, scales).numpy())
+    assert not np.any(packed_int8(tf.zeros((3, M)), kernel, scales, -scales).numpy())

@@ -167,5 +167,6 @@ def test_the_command_refuses_what_does_not_go_together(tmp_path, options, messag
 
 def test_products_run_outside_of_a_graph_too():
     x, kernel = np.eye(5, 7, dtype="float32"), np.arange(21, dtype="float32").reshape(7, 3)
-    product = packed_products.packed_int8(tf.constant(x), *packed_products.quantized(tf.constant(kernel)))
+    packed, scales = packed_products.quantized(tf.constant(kernel))
+    product = packed_products.packed_int8(tf.constant(x), packed, scales, -scales)
     np.testing.assert_allclose(product, kernel[:5], atol=0.1)

@@ -31,18 +31,19 @@ def packed_bfloat16(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tens
     return _node("_MklNativeFusedMatMul", [x, kernel, bias], attributes)
 
 
-def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:
+def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor, negative_scales: tf.Tensor) -> tf.Tensor:
     """x W in int8 with a scale for each row of x, for x (N, M) in float32, and W = `kernel` · `scales` / 127.
 
-    `kernel` (M, F) is int8, `scales` (F,) the largest absolute value of each column of W.
+    `kernel` (M, F) is int8, `scales` (F,) the largest absolute value of each column of W. Their negatives are the other
+    end of the range of each column; the caller stores them, so that a loop does not compute them at each step.
     """
     largest = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True) + 1e-9  # (N, 1)
     # The range of x is part of what oneDNN caches, so it is that of x / largest, and the scales of the rows are applied
     # outside.
     rows = tf.cast(tf.round(x * (LARGEST / largest)), tf.int8)
     bounds = tf.constant(-1.0), tf.constant(1.0)
-    no_bias = tf.zeros(tf.shape(scales))
-    inputs = [tf.bitcast(rows, tf.qint8), tf.bitcast(kernel, tf.qint8), no_bias, *bounds, -scales, scales]
+    no_bias = tf.zeros(scales.shape)
+    inputs = [tf.bitcast(rows, tf.qint8), tf.bitcast(kernel, tf.qint8), no_bias, *bounds, negative_scales, scales]
     attributes = {
         "Tdevice_inputs": _types(tf.qint8, tf.qint8, tf.float32),
         "Thost_inputs": _types(*[tf.float32] * 4),

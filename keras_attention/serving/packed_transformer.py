@@ -32,7 +32,7 @@ class PackedMatrix(tf.Module):
         self.scales = None
         if weights == "int8":
             kernel, scales = quantized(kernel)
-            self.scales = tf.Variable(scales, trainable=False)
+            self.scales, self.negative_scales = (tf.Variable(each, trainable=False) for each in (scales, -scales))
         else:
             kernel = ops.cast(kernel, "bfloat16")
         self.kernel = tf.Variable(kernel, trainable=False)
@@ -43,7 +43,8 @@ class PackedMatrix(tf.Module):
             no_bias = tf.zeros((kernel.shape[1],), kernel.dtype)
             y = packed_bfloat16(ops.cast(x, "bfloat16"), kernel, no_bias)
         else:
-            y = packed_int8(ops.cast(x, "float32"), kernel, self.scales.read_value())
+            scales = self.scales.read_value(), self.negative_scales.read_value()
+            y = packed_int8(ops.cast(x, "float32"), kernel, *scales)
         y = ops.cast(y, dtype)
         return y if self.bias is None else y + ops.cast(self.bias.read_value(), dtype)
 
