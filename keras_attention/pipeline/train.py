@@ -83,8 +83,8 @@ def train(
             paths of the same texts.
         epochs: Passes over the training data, including those of earlier calls.
         max_steps: Number of steps, including those of earlier calls.
-        max_minutes: Minutes of this call, on JAX after the steps are compiled. A new run without a dtype takes the one
-            with which the machine makes more steps.
+        max_minutes: Minutes of this call, on JAX after the steps are compiled. A new run without a dtype takes the
+            faster one of `RunConfig.dtype`.
         hosts: Processes on JAX that train the run together, each of which makes this call; `Hosts()` for those that the
             environment describes. The devices of each compute a part of every batch. They share the folder of the run
             and the texts; the first one writes.
