@@ -196,3 +196,15 @@ def test_keys_may_be_kept_in_another_dtype(model_class):
         logits.append(numpy(values))
     np.testing.assert_allclose(logits[2], logits[0], atol=0.1)
     assert np.abs(logits[2] - logits[1]).max() > 0
+
+
+@pytest.mark.tensorflow
+def test_a_step_in_mixed_precision_casts_only_the_vectors_of_its_tokens():
+    import tensorflow as tf
+
+    decoder = Transformer(TransformerConfig(**SIZES), dtype="mixed_bfloat16").fused_decoder()
+    state, ids = decoder.read(sources(), K), keras.ops.full((B * K,), 2, "int32")
+    graph = tf.function(lambda: decoder.step(ids, state), autograph=False).get_concrete_function().graph
+    casts = [tuple(each.outputs[0].shape) for each in graph.get_operations() if each.type == "Cast"]
+    assert (B * K, SIZES["hidden_dim"]) in casts
+    assert (V, SIZES["hidden_dim"]) not in casts

@@ -126,6 +126,8 @@ class FusedDecoder:
         weights = weights or FusedWeights.of(model.network, lambda kernel, bias, _: Matrix.of(kernel, bias, dtype))
         self.stack, self.logits = weights
         self.layers = self.stack.layers
+        # In mixed precision, the embedding layer casts its matrix at each step; here only the rows of the tokens are.
+        self.embeddings = ops.convert_to_tensor(model.network.embedding.embeddings)  # (V, M)
 
     def start(self, prompts: Any, beams: int) -> DecodingState:
         """Returns the state of a language model after prompts (B, t) without padding; t may be 0."""
@@ -168,7 +170,9 @@ class FusedDecoder:
         sentences, _, beams = ops.shape(state.visible)
         rows = 1 if beams == 1 else ops.shape(ids)[0] // sentences  # of a sentence: K, or one for all
         position = ops.max(state.lengths, initial=0)
-        x = self.model.network.embed(ids[:, None], start_index=position)  # (B·K, 1, M)
+        network = self.model.network
+        x = ops.cast(ops.take(self.embeddings, ids, axis=0), network.embedding.compute_dtype)  # (B·K, M)
+        x = network.positions(x[:, None], start_index=position)  # (B·K, 1, M)
         x = ops.cast(x[:, 0], "float32")  # (B·K, M)
 
         itself = ops.equal(ops.arange(beams) % rows, ops.arange(rows)[:, None])  # (1 or K, K)

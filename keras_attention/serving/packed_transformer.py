@@ -107,7 +107,7 @@ class PackedTransformer(tf.Module):
     @property
     def network(self) -> Any:
         """What a `FusedDecoder` needs of a network."""
-        return SimpleNamespace(embed=self._embed, embedding=self.embedding)
+        return SimpleNamespace(embedding=self.embedding, positions=self.positions)
 
     @property
     def dtype_policy(self) -> keras.DTypePolicy:
