@@ -138,7 +138,7 @@ def test_the_worst_matrix_is_kept_and_the_export_is_within_the_limit(translator,
     assert found["text"].tolist() == expected["text"].numpy().tolist()
     np.testing.assert_array_equal(found["score"], expected["score"].numpy())
     dtypes = tf.train.load_checkpoint(version / "variables" / "variables").get_variable_to_dtype_map().values()
-    assert (list(dtypes).count(tf.int8), list(dtypes).count(tf.bfloat16)) == (11, 1)
+    assert (list(dtypes).count(tf.qint8), list(dtypes).count(tf.bfloat16)) == (11, 1)
 
 
 def test_a_loss_that_no_matrix_explains_is_refused(translator, run, monkeypatch):

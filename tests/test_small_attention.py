@@ -40,8 +40,9 @@ def by_hand(query, memory, bias):
 
 @pytest.mark.parametrize("attention", [small_attention, cached_attention])
 @pytest.mark.parametrize("lengths", [(11,), (13, 4), (0, 3), (6, 0)])
-def test_each_equals_the_formula(attention, lengths):
-    query, memory, bias = inputs(lengths)
+@pytest.mark.parametrize("beams", [1, K])
+def test_each_equals_the_formula(attention, lengths, beams):
+    query, memory, bias = inputs(lengths, beams=beams)
     np.testing.assert_allclose(attention(query, memory, bias), by_hand(query, memory, bias), atol=1e-6)
 
 

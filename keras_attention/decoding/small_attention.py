@@ -46,15 +46,22 @@ def small_attention(query: tf.Tensor, memory: Sequence[tf.Tensor], bias: tf.Tens
     size. `BatchMatMulV3` and `tf.nn.log_softmax` estimate the cost first; the former is fastest on matrices of
     one row, so each query is one.
     """
-    row = tf.cast(query[:, :, :, None], tf.float32)  # (B, H, K, 1, D)
-    logits = [_product(row, pair[0], adj_y=True) for pair in memory]  # (B, H, K, 1, n)
-    weights = tf.exp(tf.nn.log_softmax(tf.concat(logits, axis=-1) + bias[:, None, :, None]))  # (B, H, K, 1, N)
-    parts = tf.split(weights, [tf.shape(x)[-1] for x in logits], axis=-1, num=len(logits)) if logits[1:] else [weights]
-    context = [_product(part, pair[1]) for part, pair in zip(parts, memory, strict=True)]  # (B, H, K, 1, D)
-    return tf.cast(tf.add_n(context)[:, :, :, 0], query.dtype)
+    if query.shape[2] == 1:  # a matrix of one row as it is
+        return _attention(query, memory, bias[:, None])
+    pairs = [tf.expand_dims(pair, 3) for pair in memory]  # (2, B, H, 1, n, D)
+    return _attention(query[:, :, :, None], pairs, bias[:, None, :, None])[:, :, :, 0]
 
 
-def _product(rows: tf.Tensor, memory: tf.Tensor, adj_y: bool = False) -> tf.Tensor:
-    """Multiplies rows (B, H, K, 1, ·) by the memory (B, H, n, D) of their sentence, or by its transpose."""
-    shared = tf.cast(memory, tf.float32)[:, :, None]  # (B, H, 1, n, D)
-    return tf.raw_ops.BatchMatMulV3(x=rows, y=shared, Tout=tf.float32, adj_y=adj_y)
+def _attention(row: tf.Tensor, memory: Sequence[tf.Tensor], bias: tf.Tensor) -> tf.Tensor:
+    """Computes `cached_attention` for matrices of one row (…, 1, D), pairs (2, …, n, D) and a bias (…, 1, N)."""
+    keys, values = zip(*(tf.unstack(pair, 2) for pair in memory), strict=True)
+    logits = [_product(tf.cast(row, tf.float32), key, adj_y=True) for key in keys]  # (…, 1, n)
+    weights = tf.exp(tf.nn.log_softmax(tf.concat(logits, axis=-1) + bias))  # (…, 1, N)
+    parts = tf.split(weights, [tf.shape(logits[0])[-1], -1], axis=-1) if logits[1:] else [weights]
+    context = [_product(part, value) for part, value in zip(parts, values, strict=True)]  # (…, 1, D)
+    return tf.cast(tf.add_n(context), row.dtype)
+
+
+def _product(row: tf.Tensor, memory: tf.Tensor, adj_y: bool = False) -> tf.Tensor:
+    """Multiplies a row (…, 1, ·) by the memory (…, n, D), or by its transpose."""
+    return tf.raw_ops.BatchMatMulV3(x=row, y=tf.cast(memory, tf.float32), Tout=tf.float32, adj_y=adj_y)

@@ -191,15 +191,15 @@ class FusedDecoder:
                 heads = ops.concatenate([matrices.rotated(heads[:-1], ops.reshape(position, (1,))), heads[-1:]])
             newer.append(_append_positions(state.newer[number], heads[size:]))
             memory = state.older[number], newer[-1]
-            x = self.stack.add_and_norm(norm, x, matrices.attend(self.attention, heads[:size], memory, bias))
+            context = matrices.attend(self.attention, heads[:size], memory, bias, sentences, rows)
+            x = self.stack.add_and_norm(norm, x, context)
 
             if layer.cross_attention is not None:
                 matrices, norm = layer.cross_attention, layer.cross_attention_norm
                 queries = matrices.inputs(self.stack.pre_norm(norm, x), self.memory_dtype)  # (B·K, R·G·D)
                 queries, memory = matrices.heads_of(queries, sentences, rows), (state.memory[number],)
-                x = self.stack.add_and_norm(
-                    norm, x, matrices.attend(self.attention, queries, memory, state.memory_bias)
-                )
+                context = matrices.attend(self.attention, queries, memory, state.memory_bias, sentences, rows)
+                x = self.stack.add_and_norm(norm, x, context)
 
             norm = layer.feed_forward_norm
             x = self.stack.add_and_norm(norm, x, layer.feed_forward(self.stack.pre_norm(norm, x)))

@@ -33,7 +33,7 @@ def fused_encode(
             positions = ops.arange(length, dtype="int32")
             heads = ops.concatenate([matrices.rotated(heads[:-1], positions), heads[-1:]])
         queries, memory = heads[: matrices.group_size], heads[matrices.group_size :]
-        x = stack.add_and_norm(norm, x, matrices.attend(attention, queries, (memory,), bias))
+        x = stack.add_and_norm(norm, x, matrices.attend(attention, queries, (memory,), bias, sentences, length))
         norm = layer.feed_forward_norm
         x = stack.add_and_norm(norm, x, layer.feed_forward(stack.pre_norm(norm, x)))
     return ops.reshape(stack.last_norm(x), (sentences, length, width))

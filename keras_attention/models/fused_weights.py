@@ -111,20 +111,25 @@ class FusedAttention(NamedTuple):
     def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
         """Splits fused rows (B·n, c·G·D), such as R queries, keys and values, into (c, B, G, n, D)."""
         fused = rows.shape[-1] // (self.heads * self.head_dim)
-        vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·G, D)
-        vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
+        if isinstance(length, int) and length == 1:
+            vectors = ops.stack(ops.split(rows, fused, axis=1))  # (c, B, G·D)
+        else:
+            vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·G, D)
+            vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
         return ops.reshape(vectors, (fused, sentences, self.heads, length, self.head_dim))
 
     def pair_of(self, cache: Any) -> Any:
         """Joins the keys and values of a cache, (2, B, G, n, D)."""
         return ops.stack([_pad(x, 3, self.head_dim) for x in (cache.key, cache.value)])
 
-    def attend(self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any) -> Any:
+    def attend(
+        self, attention: Callable[..., Any], queries: Any, memory: Sequence[Any], bias: Any, sentences: Any, beams: Any
+    ) -> Any:
         """Projects the output of `cached_attention`, softmax(Q Kᵀ + bias) V, to (B·K, M), for queries (R, B, G, K, D).
 
         The R queries of a head are rows of one matrix, so that it reads the keys once.
         """
-        size, sentences, heads, beams, head_dim = ops.shape(queries)
+        size, _, heads, _, head_dim = queries.shape
         vectors = _permute(ops.reshape(queries, (-1, head_dim)), (size, sentences, heads, beams), (1, 2, 0, 3))
         queries = ops.reshape(vectors, (sentences, heads, size * beams, head_dim))
         context = attention(queries, memory, bias)  # (B, G, R·K, D)
@@ -217,11 +222,13 @@ def _fuse(matrices: list[tuple[Any, Any]], matrix: MatrixOf, name: str) -> Matri
 
 def norm_function(layer: Any) -> Callable[[Any], Any]:
     """Returns a built normalization as a function of vectors (…, M), in float32."""
-    if not isinstance(layer, LayerNorm):
-        scale = ops.cast(layer.scale, "float32")
-        return lambda x: ops.rms_normalization(x, scale, axis=-1, epsilon=layer.epsilon)
-    gamma, beta = (ops.cast(value, "float32") for value in (layer.gamma, layer.beta))
-    return lambda x: layer_norm(x, gamma, beta, layer.epsilon)
+    # Read at each call: to carry a tensor through a loop takes TensorFlow three operations, to read a variable one.
+    def normalize(x: Any) -> Any:
+        if not isinstance(layer, LayerNorm):
+            return ops.rms_normalization(x, ops.cast(layer.scale, "float32"), axis=-1, epsilon=layer.epsilon)
+        return layer_norm(x, ops.cast(layer.gamma, "float32"), ops.cast(layer.beta, "float32"), layer.epsilon)
+
+    return normalize
 
 
 def _feed_forward(layer: FeedForward, matrix: MatrixOf) -> Callable[[Any], Any]:

@@ -38,4 +38,6 @@ def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
 
         return normalized * gamma + beta, gradient
 
+    if len(x.shape) == 2:  # a decoder's step, where the time of each operation counts
+        return normalize(x, gamma, beta)
     return ops.reshape(normalize(ops.reshape(x, (-1, width)), gamma, beta), ops.shape(x))

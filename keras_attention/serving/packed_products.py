@@ -34,16 +34,16 @@ def packed_bfloat16(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tens
 def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor, negative_scales: tf.Tensor) -> tf.Tensor:
     """x W in int8 with a scale for each row of x, for x (N, M) in float32, and W = `kernel` · `scales` / 127.
 
-    `kernel` (M, F) is int8, `scales` (F,) the largest absolute value of each column of W. Their negatives are the other
+    `kernel` (M, F) is qint8, `scales` (F,) the largest absolute value of each column of W. Their negatives are the other
     end of the range of each column; the caller stores them, so that a loop does not compute them at each step.
     """
-    largest = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True) + 1e-9  # (N, 1)
+    largest = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True)  # (N, 1)
     # The range of x is part of what oneDNN caches, so it is that of x / largest, and the scales of the rows are applied
     # outside.
-    rows = tf.cast(tf.round(x * (LARGEST / largest)), tf.int8)
+    rows = tf.cast(tf.round(x * tf.math.divide_no_nan(float(LARGEST), largest)), tf.int8)
     bounds = tf.constant(-1.0), tf.constant(1.0)
     no_bias = tf.zeros(scales.shape)
-    inputs = [tf.bitcast(rows, tf.qint8), tf.bitcast(kernel, tf.qint8), no_bias, *bounds, negative_scales, scales]
+    inputs = [tf.bitcast(rows, tf.qint8), kernel, no_bias, *bounds, negative_scales, scales]
     attributes = {
         "Tdevice_inputs": _types(tf.qint8, tf.qint8, tf.float32),
         "Thost_inputs": _types(*[tf.float32] * 4),
@@ -62,9 +62,9 @@ def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor, negative_sca
 
 
 def quantized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The int8 matrix and the scales (F,) of a kernel (M, F) for `packed_int8`."""
+    """The qint8 matrix and the scales (F,) of a kernel (M, F) for `packed_int8`."""
     scales = tf.maximum(tf.reduce_max(tf.abs(kernel), axis=0), 1e-9)
-    return tf.cast(tf.round(kernel / scales * LARGEST), tf.int8), scales
+    return tf.bitcast(tf.cast(tf.round(kernel / scales * LARGEST), tf.int8), tf.qint8), scales
 
 
 def _node(operation: str, inputs: list[tf.Tensor], attributes: dict[str, Any]) -> tf.Tensor:
