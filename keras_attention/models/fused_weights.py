@@ -111,11 +111,8 @@ class FusedAttention(NamedTuple):
     def heads_of(self, rows: Any, sentences: Any, length: Any) -> Any:
         """Splits fused rows (B·n, c·G·D), such as R queries, keys and values, into (c, B, G, n, D)."""
         fused = rows.shape[-1] // (self.heads * self.head_dim)
-        if isinstance(length, int) and length == 1:
-            vectors = ops.stack(ops.split(rows, fused, axis=1))  # (c, B, G·D)
-        else:
-            vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·G, D)
-            vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
+        vectors = ops.reshape(rows, (-1, self.head_dim))  # (B·n·c·G, D)
+        vectors = _permute(vectors, (sentences, length, fused, self.heads), (2, 0, 3, 1))
         return ops.reshape(vectors, (fused, sentences, self.heads, length, self.head_dim))
 
     def pair_of(self, cache: Any) -> Any:
