@@ -27,6 +27,16 @@ def test_dropout_grows_by_a_tenth_with_each_doubling(epochs, dropout):
     assert recommended_dropout(epochs) == dropout
 
 
+@pytest.mark.parametrize(("width", "dropout"), [(64, 0.0), (128, 0.1), (256, 0.2), (320, 0.23), (1024, 0.3)])
+def test_dropout_grows_with_the_width(width, dropout):
+    assert recommended_dropout(20, width) == dropout
+
+
+def test_dropout_is_for_the_width_of_the_model(rate):
+    chosen = choose_by_length(made(model={"hidden_dim": 128, "num_heads": 4}), 100, steps=2800, minutes=None)
+    assert chosen.model["dropout"] == 0.15
+
+
 def test_no_epochs_have_no_dropout():
     with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=0"):
         recommended_dropout(0)

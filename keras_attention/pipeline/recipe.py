@@ -87,7 +87,7 @@ def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | Non
     expected = min(limit for limit in limits if limit is not None)
     if chooses_dropout:
         epochs = expected / steps_per_epoch
-        dropout = recommended_dropout(epochs)
+        dropout = recommended_dropout(epochs, config.transformer().hidden_dim)
         print(f"dropout: {dropout:g}, for about {epochs:.1f} passes over the text")
         config = config.replace(model={**config.model, "dropout": dropout})
     if config.evaluate_every is None:

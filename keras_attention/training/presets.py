@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.arguments import one_of, positive_number
+from keras_attention.layers.arguments import one_of, positive_integer, positive_number
 from keras_attention.training.muon import muon_optimizer
 from keras_attention.training.schedules import paper_optimizer
 
@@ -69,28 +69,32 @@ def preset_optimizer(
     )
 
 
-# Passes over the text up to which no dropout is needed, and the largest dropout.
-FREE_EPOCHS, MAX_DROPOUT = 5, 0.3
+# Passes over the text up to which a model of this width needs no dropout, and the largest dropout.
+FREE_EPOCHS, WIDTH, MAX_DROPOUT = 5, 256, 0.3
 
 
-def recommended_dropout(epochs: float) -> float:
-    """Returns min(0.3, 0.1 · log₂(epochs / 5)), and at least 0: the dropout for a small model and so many epochs.
+def recommended_dropout(epochs: float, hidden_dim: int = WIDTH) -> float:
+    """Returns min(0.3, 0.1 · log₂(M/256 · epochs/5)), and at least 0: the dropout for a small model of width M.
 
     A model that reads each sentence only a few times cannot memorize the text, and dropout only slows its learning.
-    Each time the number of passes doubles, it needs 0.1 more.
+    Each time the number of passes doubles, it needs 0.1 more, and a model half as wide 0.1 less.
 
     Args:
         epochs: Number of passes over the training text.
+        hidden_dim: The width M of the model.
 
     Returns:
         A dropout rate, in hundredths.
 
     Raises:
-        ValueError: If `epochs` is not above zero.
+        ValueError: If `epochs` or `hidden_dim` is not above zero.
 
     Example:
         >>> recommended_dropout(4), recommended_dropout(10), recommended_dropout(100)
         (0.0, 0.1, 0.3)
+        >>> recommended_dropout(20, hidden_dim=128)
+        0.1
     """
-    doublings = math.log2(positive_number(epochs, "epochs") / FREE_EPOCHS)
+    width = positive_integer(hidden_dim, "hidden_dim") / WIDTH
+    doublings = math.log2(width * positive_number(epochs, "epochs") / FREE_EPOCHS)
     return round(min(max(0.1 * doublings, 0.0), MAX_DROPOUT), 2)
