@@ -309,7 +309,7 @@ def translation_model(**options):
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-@pytest.mark.parametrize("make", [language_model, translation_model])
+@pytest.mark.parametrize("make", [language_model, pytest.param(translation_model, marks=pytest.mark.slow)])
 def test_what_is_frozen_in_a_model_stays_frozen(make, tmp_path):
     model = make(remat=True)
     block = model.get_layer("decoder").layers[0]
@@ -419,7 +419,7 @@ def test_mistakes_get_a_message(make, message):
         (ka.training.FusedAdam, "int8"),
         pytest.param(ka.training.FusedAdam, "lora", marks=pytest.mark.slow),
         pytest.param(keras.optimizers.Adam, "int8", marks=pytest.mark.slow),
-        (keras.optimizers.Adam, "lora"),
+        pytest.param(keras.optimizers.Adam, "lora", marks=pytest.mark.slow),
     ],
     ids=["fused-int8", "fused-lora", "keras-int8", "keras-lora"],
 )

@@ -83,6 +83,7 @@ def test_a_shared_projection_has_symmetric_scores_and_does_not_solve_the_task(pa
     np.testing.assert_array_equal(labels, sequences[..., :10].argmax(-1)[:, before])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["heads.md"], indirect=True)
 def test_what_the_page_says_on_heads(page):
     names = page[2]

@@ -44,12 +44,14 @@ def check_alike(results, prefix="", rtol=1e-5, atol=2e-6):
         np.testing.assert_allclose(two, one, rtol=rtol, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_devices_train_a_model_as_one_does(results):
     """Muon, batches of odd numbers of rows and of one row, the losses of all batches, the metrics, the evaluation."""
     check_alike(results, "fit_with_muon/")
     assert len(results["fit_with_muon/two/losses"]) == 2 * len(two_devices.make_batches())
 
 
+@pytest.mark.slow
 def test_two_devices_accumulate_and_clip_as_one_does(results):
     """FusedAdam, by a ChunkedTrainer, with the norm of the gradients of all rows."""
     check_alike(results, "accumulate_with_adam/")
@@ -58,12 +60,14 @@ def test_two_devices_accumulate_and_clip_as_one_does(results):
     assert np.all(norms[np.isfinite(norms)] > 0.5)  # so that all are clipped
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_on_one_device_skips_the_step_on_all(results):
     assert results["accumulate_with_adam/two/skipped"] == 1
     assert np.isnan(results["accumulate_with_adam/two/norms"]).tolist() == [False, False, True, False, False]
     assert not results["accumulate_with_adam/two/copies differ"]
 
 
+@pytest.mark.slow
 def test_each_device_drops_other_values(results):
     """By random bytes, by Keras' dropout, and by the token cutoff of SimCut."""
     assert results["masks differ"].tolist() == [True, True, True]

@@ -346,6 +346,7 @@ def test_the_weights_are_those_of_the_moment(exported):
         assert any(np.array_equal(weight.numpy(), value) for value in values), weight.path
 
 
+@pytest.mark.slow
 def test_an_export_of_a_model_with_most_options_translates_as_it_does(tmp_path):
     keras.utils.set_random_seed(4)
     sizes = {"num_layers": 3, "num_decoder_layers": 1, "hidden_dim": 24, "intermediate_dim": 46}

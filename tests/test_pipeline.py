@@ -349,6 +349,7 @@ def test_a_run_with_a_consistency_loss_resumes(tmp_path, config):
         train(tmp_path / "run", dataclasses.replace(run.config, consistency="rdrop"), max_steps=4)
 
 
+@pytest.mark.slow
 def test_the_moving_average_of_a_run(tmp_path, config, untranslated, request):
     """It is evaluated, saved, resumed exactly, and may become the final model."""
     run_eagerly(request)

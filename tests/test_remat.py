@@ -204,7 +204,11 @@ def test_frozen_weights_and_adapters(adapted):
     [
         ("float32", False),
         ("mixed_bfloat16", False),
-        pytest.param("float32", True, marks=pytest.mark.skipif(not HAS_XLA, reason="this backend compiles nothing")),
+        pytest.param(
+            "float32",
+            True,
+            marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_XLA, reason="this backend compiles nothing")],
+        ),
     ],
 )
 def test_fit_learns_the_same(dtype, jit_compile):

@@ -408,6 +408,7 @@ def config(tmp_path, files, text, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_an_interrupted_run_ends_as_one_that_is_not(tmp_path, config, capsys, monkeypatch):
     """It stops within an epoch, and resumes into the next one, for both of which buffers are read."""
