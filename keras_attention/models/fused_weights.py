@@ -219,6 +219,7 @@ def _fuse(matrices: list[tuple[Any, Any]], matrix: MatrixOf, name: str) -> Matri
 
 def norm_function(layer: Any) -> Callable[[Any], Any]:
     """Returns a built normalization as a function of vectors (…, M), in float32."""
+
     # Read at each call: to carry a tensor through a loop takes TensorFlow three operations, to read a variable one.
     def normalize(x: Any) -> Any:
         if not isinstance(layer, LayerNorm):

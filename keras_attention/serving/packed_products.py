@@ -34,8 +34,8 @@ def packed_bfloat16(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tens
 def packed_int8(x: tf.Tensor, kernel: tf.Tensor, scales: tf.Tensor, negative_scales: tf.Tensor) -> tf.Tensor:
     """x W in int8 with a scale for each row of x, for x (N, M) in float32, and W = `kernel` · `scales` / 127.
 
-    `kernel` (M, F) is qint8, `scales` (F,) the largest absolute value of each column of W. Their negatives are the other
-    end of the range of each column; the caller stores them, so that a loop does not compute them at each step.
+    `kernel` (M, F) is qint8, `scales` (F,) the largest absolute value of each column of W. Their negatives are the
+    other end of the range of each column; the caller stores them, so that a loop does not compute them at each step.
     """
     largest = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True)  # (N, 1)
     # The range of x is part of what oneDNN caches, so it is that of x / largest, and the scales of the rows are applied
