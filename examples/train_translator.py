@@ -10,11 +10,13 @@ import keras
 import keras_attention as ka
 
 
-def main(source: str, target: str, folder: str, *, vocabulary_size: int = 8000, epochs: int = 10) -> ka.Transformer:
+def main(source: str, target: str, folder: str, *, epochs: int = 10) -> ka.Transformer:
     """Trains on two files with one sentence per line and exports the model for TF Serving."""
-    tokenizer = ka.text.SubwordTokenizer.train([source, target], vocabulary_size=vocabulary_size)
-    data = ka.text.ParallelCorpus(source, target).batches(tokenizer, tokens_per_batch=2048, seed=1)
-    model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size)
+    corpus = ka.text.ParallelCorpus(source, target)
+    size, dropout = ka.text.recommended_vocabulary_size(corpus.pairs), ka.training.recommended_dropout(epochs)
+    tokenizer = ka.text.SubwordTokenizer.train([source, target], vocabulary_size=size)
+    data = corpus.batches(tokenizer, tokens_per_batch=2048, seed=1)
+    model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size, dropout=dropout)
     model.compile(
         ka.training.preset_optimizer("small", model.config, total_steps=epochs * len(data)),
         loss=ka.training.MaskedCrossEntropy(label_smoothing=0.1),

@@ -44,7 +44,7 @@ def test_classifier_learns_and_padding_changes_nothing(capsys):
 
 @pytest.mark.slow
 def test_train_translator_then_ask_it(texts):
-    load("train_translator").main("train.en", "train.de", "out", vocabulary_size=300, epochs=1)
+    load("train_translator").main("train.en", "train.de", "out", epochs=1)
     answers = load("ask_saved_model").ask("out", ["March 5, 2026", ""])
     assert len(answers) == 2
     assert all(np.isfinite(score) for _, score in answers)
@@ -65,8 +65,8 @@ def listings(page: str = "README.md") -> list[str]:
 
 
 def test_readme_listings_run(texts):
-    shortened = {"vocabulary_size=8000": "vocabulary_size=300", "epochs=10": "epochs=1", '"small"': '"tiny"'}
-    shortened["tokenizer.vocabulary_size)"] = "tokenizer.vocabulary_size, num_layers=1)"
+    shortened = {"vocabulary_size=8000": "vocabulary_size=300", '"train.de"), 10': '"train.de"), 1', '"small"': '"tiny"'}
+    shortened["dropout=dropout"] = "dropout=dropout, num_layers=1"
     codes = listings()
     assert len(codes) >= 2
     for code in codes:
@@ -83,8 +83,9 @@ def test_readme_listings_run(texts):
 def test_pages_train_as_the_command_does(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert 'from_preset("small", vocabulary_size=' in text
-    assert re.search(r'preset_optimizer\("small", model.config, total_steps=(epochs|10) \* len\(data\)\)', text)
-    assert re.search(r"epochs=(epochs|10)\b", text)
+    assert 'preset_optimizer("small", model.config, total_steps=epochs * len(data))' in text
+    assert "recommended_dropout(epochs)" in text
+    assert "epochs=epochs, " in text.replace("\n", " ")
     assert re.findall(r"tokens_per_batch=(\d+)", text) == [str(TRAINING_PRESETS["small"]["tokens_per_batch"])]
     assert re.findall(r"label_smoothing=([\d.]+)", text) == [str(RunConfig.label_smoothing)]
 

@@ -94,6 +94,17 @@ def test_a_perplexity_is_at_least_one():
     assert result.longer_perplexity == result.longer_range[0] == 1
 
 
+def test_the_range_of_noisy_losses_ends_at_the_last_perplexity():
+    """The losses of a training of half an hour: their fit is too uncertain to exclude that nothing is gained."""
+    steps = np.arange(1, 17) * 228.0
+    before = [3.727, 3.044, 2.823, 2.653, 2.630, 2.551, 2.521, 2.486]
+    decaying = [2.454, 2.397, 2.360, 2.345, 2.306, 2.274, 2.250, 2.232]
+    result = forecast(evaluations_of([*before, *decaying], steps, total_steps=3650))
+    assert result.evaluations == 7
+    low, high = result.longer_range
+    assert low < result.longer_perplexity < high == result.perplexity
+
+
 # ---- the warm-up and the decay
 
 

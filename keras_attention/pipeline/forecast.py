@@ -19,8 +19,8 @@ _BEGINNING = 0.2
 # The part of the variance of the losses that the power law must explain.
 _MIN_EXPLAINED = 0.9
 # The least error of a forecast, as a part of the decrease, since no run follows the power law exactly; and the largest
-# one of a small decrease.
-_MIN_ERROR, _MAX_ERROR = 0.3, 0.05
+# one of a small decrease, which the noise in the losses of half an hour stays below.
+_MIN_ERROR, _MAX_ERROR = 0.3, 0.2
 _NO_POWER_LAW = "the validation perplexity is flat, or does not follow a power law"
 _EXPONENTS = np.geomspace(0.05, 4, 400)
 # A rate below this part of the one after warm-up and before the final decay, lr ∝ 1/√step, is a decayed one; at a rate
@@ -132,7 +132,8 @@ def forecast_run(folder: str | Path) -> Forecast:
     The losses of the evaluations before the final decay of the learning rate, without the warm-up and the first fifth
     of the steps, are fitted by a + b · step^−c, and the loss of the longer training is the last one minus the decrease
     of the fit. The range extends on either side by the largest of: two standard errors by the jackknife; the error with
-    which the first half of the steps forecasts the other half; 30% of the decrease.
+    which the first half of the steps forecasts the other half; 30% of the decrease. It ends at the last perplexity:
+    where the validation loss is not rising, longer training is not worse.
 
     Args:
         folder: Folder of a run.
@@ -192,7 +193,8 @@ def forecast(evaluations: Evaluations) -> Forecast:
     if error > max(gain, _MAX_ERROR):
         return Forecast(**values, reason=_NO_POWER_LAW)
     last = evaluations.valid_losses[-1]
-    longer, low, high_end = (math.exp(max(0.0, last - each)) for each in (gain, gain + error, gain - error))
+    gains = (gain, gain + error, max(0.0, gain - error))
+    longer, low, high_end = (math.exp(max(0.0, last - each)) for each in gains)
     number = len(_late(steps, losses)[0])
     return Forecast(**values, evaluations=number, longer_perplexity=longer, longer_range=(low, high_end))
 
