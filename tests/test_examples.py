@@ -65,7 +65,11 @@ def listings(page: str = "README.md") -> list[str]:
 
 
 def test_readme_listings_run(texts):
-    shortened = {"vocabulary_size=8000": "vocabulary_size=300", '"train.de"), 10': '"train.de"), 1', '"small"': '"tiny"'}
+    shortened = {
+        "vocabulary_size=8000": "vocabulary_size=300",
+        '"train.de"), 10': '"train.de"), 1',
+        '"small"': '"tiny"',
+    }
     shortened["dropout=dropout"] = "dropout=dropout, num_layers=1"
     codes = listings()
     assert len(codes) >= 2
