@@ -19,7 +19,7 @@ _BEGINNING = 0.2
 # The part of the variance of the losses that the power law must explain.
 _MIN_EXPLAINED = 0.9
 # The least error of a forecast, as a part of the decrease, since no run follows the power law exactly; and the largest
-# one of a small decrease, which the noise in the losses of half an hour stays below.
+# one of a small decrease: losses of half an hour, whose noise is large, left errors of up to 0.16.
 _MIN_ERROR, _MAX_ERROR = 0.3, 0.2
 _NO_POWER_LAW = "the validation perplexity is flat, or does not follow a power law"
 _EXPONENTS = np.geomspace(0.05, 4, 400)
@@ -132,8 +132,8 @@ def forecast_run(folder: str | Path) -> Forecast:
     The losses of the evaluations before the final decay of the learning rate, without the warm-up and the first fifth
     of the steps, are fitted by a + b · step^−c, and the loss of the longer training is the last one minus the decrease
     of the fit. The range extends on either side by the largest of: two standard errors by the jackknife; the error with
-    which the first half of the steps forecasts the other half; 30% of the decrease. It ends at the last perplexity:
-    where the validation loss is not rising, longer training is not worse.
+    which the first half of the steps forecasts the other half; 30% of the decrease. It does not go above the last
+    perplexity: where the validation loss is not rising, longer training is not worse.
 
     Args:
         folder: Folder of a run.
