@@ -170,6 +170,15 @@ def test_a_preset_is_the_same_however_it_is_named(preset):
     assert made().replace(preset=preset, warmup_steps=7) == RunConfig(**FILES, preset=preset, warmup_steps=7)
 
 
+def test_the_learning_rate_follows_the_depth_unless_it_is_given():
+    deep = {"num_layers": 3, "num_decoder_layers": 16}
+    config = RunConfig.from_preset("small", **FILES, model=deep)
+    assert config.learning_rate_scale == 0.75
+    assert RunConfig.from_preset("tiny", **FILES, model=deep).replace(preset="small") == config
+    assert RunConfig.from_preset("small", **FILES, model=deep, learning_rate_scale=1.5).learning_rate_scale == 1.5
+    assert RunConfig.from_preset("small", **FILES).replace(model=deep).learning_rate_scale == 1.5, "as it was"
+
+
 def test_numbers_have_limits():
     with pytest.raises(ValueError, match=r"`warmup_steps` must be below 2\*\*31. Received: warmup_steps=2147483648"):
         made(warmup_steps=2**31)

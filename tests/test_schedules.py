@@ -153,7 +153,7 @@ def test_accumulated_batches_amount_to_one_large_batch(lengths):
 
 @pytest.mark.parametrize(
     ("preset", "kind", "warmup_steps", "scale"),
-    [("tiny", "Adam", 300, 0.42), ("small", "Muon", 200, 1.0), ("base", "Adam", 4000, 1.0), ("big", "Adam", 4000, 1.0)],
+    [("tiny", "Adam", 300, 0.42), ("small", "Muon", 200, 1.5), ("base", "Adam", 4000, 1.0), ("big", "Adam", 4000, 1.0)],
 )
 def test_a_preset_trains_with_its_own_settings(preset, kind, warmup_steps, scale):
     config = ka.TransformerConfig.from_preset(preset, 101)
@@ -163,6 +163,23 @@ def test_a_preset_trains_with_its_own_settings(preset, kind, warmup_steps, scale
     schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
     expected = InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps=41, batches_per_step=3)
     assert schedule.get_config() == expected.get_config()
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "scale"),
+    [
+        ("small", {"num_layers": 2}, 1.5),
+        ("small", {"num_layers": 16}, 0.75),
+        ("small", {"num_layers": 16, "num_decoder_layers": 2}, 0.75),
+        ("small", {"num_layers": 2, "num_decoder_layers": 9}, 1.0),
+        ("base", {"num_layers": 16}, 1.0),
+        ("tiny", {"num_layers": 16}, 0.42),
+    ],
+)
+def test_deep_models_learn_with_lower_rates_of_muon(preset, layers, scale):
+    config = ka.TransformerConfig.from_preset(preset, 101, **layers)
+    schedule = keras.optimizers.schedules.deserialize(preset_optimizer(preset, config).get_config()["learning_rate"])
+    assert schedule.scale == scale
 
 
 def test_what_is_said_of_the_presets_is_so():

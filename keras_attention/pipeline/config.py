@@ -25,7 +25,7 @@ from keras_attention.pipeline.yaml_settings import read_yaml, yaml_text
 from keras_attention.text.sentencepiece_model import check_vocabulary_size
 from keras_attention.text.streamed_batches import BUFFER_SIZE
 from keras_attention.training.consistency import CONSISTENCY_WEIGHTS, pass_weights
-from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS
+from keras_attention.training.presets import OPTIMIZERS, TRAINING_PRESETS, preset_learning_rate_scale
 from keras_attention.training.schedules import DECAY
 
 FILES = ("source", "target", "valid_source", "valid_target")
@@ -83,7 +83,7 @@ class RunConfig:
         optimizer: "adam", as in the paper, or "muon", which learns more from each token.
         gradient_accumulation: Number of batches in one step of the optimizer.
         warmup_steps: Number of warm-up steps of the learning rate.
-        learning_rate_scale: Factor on the learning rate.
+        learning_rate_scale: Factor on the learning rate; by default of the preset and, with `small`, of the depth.
         learning_rate_decay: Part of the training over which the learning rate falls to zero; 0 for no decay.
         total_steps: Step at which training ends, for a run that is trained in several calls: the learning rate reaches
             zero there. None for a learning rate that reaches zero at the limit of each call.
@@ -156,6 +156,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         errors = Errors()
+        default_scale = self.learning_rate_scale is None
         with errors.collected():
             _CHECKS["preset"](self.preset, "preset")
             for name, value in TRAINING_PRESETS[self.preset].items():
@@ -175,6 +176,8 @@ class RunConfig:
         with errors.collected():
             self._check_model()
         errors.raise_all()
+        if default_scale:
+            object.__setattr__(self, "learning_rate_scale", preset_learning_rate_scale(self.preset, self.transformer()))
 
     def _check_shapes(self) -> None:
         if self.packed_rows is not None and self.max_shapes is not None:

@@ -15,10 +15,22 @@ OPTIMIZERS = {"adam": paper_optimizer, "muon": muon_optimizer}
 # the paper's.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"optimizer": "adam", "tokens_per_batch": 512, "warmup_steps": 300, "learning_rate_scale": 0.42},
-    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.0},
+    "small": {"optimizer": "muon", "tokens_per_batch": 2048, "warmup_steps": 200, "learning_rate_scale": 1.5},
     "base": {"optimizer": "adam", "tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
     "big": {"optimizer": "adam", "tokens_per_batch": 25000, "warmup_steps": 4000, "learning_rate_scale": 1.0},
 }
+
+# Layers of "small", whose learning rate suits models of at most this depth.
+DEPTH = 4
+
+
+def preset_learning_rate_scale(preset: str, config: Any) -> float:
+    """The scale of the learning rate of a preset: with Muon √(4/N) of it for N layers, if there are more than 4."""
+    settings = TRAINING_PRESETS[preset]
+    if settings["optimizer"] != "muon":
+        return settings["learning_rate_scale"]
+    depth = max(config.num_layers, config.decoder_depth)
+    return settings["learning_rate_scale"] * min(1.0, (DEPTH / depth) ** 0.5)
 
 
 def preset_optimizer(
@@ -32,15 +44,16 @@ def preset_optimizer(
     | preset | optimizer | tokens per batch | warm-up steps | scale of the learning rate |
     | --- | --- | --- | --- | --- |
     | "tiny" | Adam | 512 | 300 | 0.42 |
-    | "small" | Muon | 2,048 | 200 | 1 |
+    | "small" | Muon | 2,048 | 200 | 1.5 |
     | "base", "big" | Adam | 25,000 | 4,000 | 1 |
 
     Each row belongs together: another batch size needs another learning rate. Muon has the weight decay of
-    `muon_optimizer`, Adam none.
+    `muon_optimizer`, Adam none. Deeper models learn with lower rates of Muon: for N > 4 layers of the encoder or the
+    decoder, whichever has more, the scale of "small" is 1.5 · √(4/N).
 
     Args:
         preset: "tiny", "small", "base" or "big".
-        config: Config with a `hidden_dim`, such as `model.config`.
+        config: Config of the model, `model.config`.
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
 
@@ -63,7 +76,7 @@ def preset_optimizer(
     return OPTIMIZERS[settings["optimizer"]](
         config,
         settings["warmup_steps"],
-        settings["learning_rate_scale"],
+        preset_learning_rate_scale(preset, config),
         total_steps=total_steps,
         gradient_accumulation_steps=gradient_accumulation_steps,
     )
