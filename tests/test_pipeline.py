@@ -873,6 +873,7 @@ def test_lighter_weights_are_exported_and_their_cost_is_said(run, exported, weig
     assert [text.decode() for text in served(source=tf.constant(texts))["text"].numpy()] == lighter(texts)
 
 
+@pytest.mark.slow
 def test_a_shortlist_of_the_training_text_is_exported_and_its_cost_is_said(run, tmp_path):
     done = command("export", run.path, tmp_path / "listed", "--beam-size", 2, "--shortlist", "--max-bleu-loss", 100)
     assert done.exit_code == 0, done.output
@@ -1273,11 +1274,8 @@ def small(config):
     return dataclasses.replace(config, evaluate_every=97, tokens_per_batch=2000, model=sizes)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, pytest.param({"packed_rows": 29, "max_length": 40}, marks=pytest.mark.slow)],
-    ids=["by tokens", "packed"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"packed_rows": 29, "max_length": 40}], ids=["by tokens", "packed"])
 def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, small, monkeypatch, changes, eager):
     """The training text only is sampled, other pieces in each epoch, the same in a run that resumes."""
     kind = PackedBatches if changes else TokenBatches
@@ -1305,27 +1303,13 @@ def test_a_run_with_dropout_of_pieces_resumes_in_the_same_batches(tmp_path, smal
     assert {**halves, 1: made[1]} == {0: whole[0], 1: whole[1]}
 
 
-@pytest.fixture
-def compiled(request):
-    """Runs graphs, or the same functions without them."""
-    if not request.param:
-        run_eagerly(request)
-
-
-PACKED_ROWS_AND_MUON = {"packed_rows": 5, "max_length": 40, "optimizer": "muon"}
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("changes", "compiled"),
-    [
-        pytest.param({"gradient_accumulation": 2, "ema": 0.9}, True, marks=pytest.mark.slow),
-        pytest.param(PACKED_ROWS_AND_MUON, True, marks=pytest.mark.slow),
-        (PACKED_ROWS_AND_MUON, False),
-    ],
-    ids=["accumulated batches, a moving average", "packed rows, Muon", "packed rows, Muon, eagerly"],
-    indirect=["compiled"],
+    "changes",
+    [{"gradient_accumulation": 2, "ema": 0.9}, {"packed_rows": 5, "max_length": 40, "optimizer": "muon"}],
+    ids=["accumulated batches, a moving average", "packed rows, Muon"],
 )
-def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, untranslated, changes, compiled):
+def test_a_killed_run_ends_as_one_that_is_not(tmp_path, small, monkeypatch, untranslated, changes):
     """Killed before the first evaluation, between two of them, and while it writes the last checkpoint."""
     times = {"evaluate_every": 2, "checkpoint_minutes": 1e-9, "tokens_per_batch": 500}
     config = dataclasses.replace(small, **times, **NOISE, **changes)
