@@ -176,7 +176,9 @@ def test_the_learning_rate_follows_the_depth_unless_it_is_given():
     assert config.learning_rate_scale == 0.75
     assert RunConfig.from_preset("tiny", **FILES, model=deep).replace(preset="small") == config
     assert RunConfig.from_preset("small", **FILES, model=deep, learning_rate_scale=1.5).learning_rate_scale == 1.5
-    assert RunConfig.from_preset("small", **FILES).replace(model=deep).learning_rate_scale == 1.5, "as it was"
+    assert RunConfig.from_preset("small", **FILES).replace(model=deep) == config
+    given = RunConfig.from_preset("small", **FILES, learning_rate_scale=0.5)
+    assert given.replace(model=deep).learning_rate_scale == 0.5
 
 
 def test_numbers_have_limits():

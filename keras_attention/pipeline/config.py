@@ -229,6 +229,8 @@ class RunConfig:
     def replace(self, **changes: Any) -> "RunConfig":
         """Returns a copy with other settings; another preset comes with its batch size, optimizer and schedule.
 
+        A learning-rate scale that is the preset's follows the depth of another `model`.
+
         Args:
             **changes: Settings that differ.
 
@@ -240,6 +242,8 @@ class RunConfig:
         """
         if changes.get("preset", self.preset) != self.preset:
             changes = {**dict.fromkeys(TRAINING_PRESETS[self.preset]), **changes}
+        elif self.learning_rate_scale == preset_learning_rate_scale(self.preset, self.transformer()):
+            changes = {"learning_rate_scale": None, **changes}
         return _make(type(self), {**{name: getattr(self, name) for name in self.names()}, **changes})
 
     def transformer(self) -> TransformerConfig:
