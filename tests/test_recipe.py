@@ -1,6 +1,7 @@
 """What a run chooses by its text and its length: vocabulary, dropout, evaluations."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -89,11 +90,12 @@ def test_a_run_that_begins_with_the_weights_of_another_chooses_its_own_rows(tmp_
 
 @pytest.fixture
 def rate(monkeypatch):
-    """A machine on which a step of `small` takes half a second."""
+    """A machine on which a step of `small` takes half a second, all of it in matrix products."""
     config = made()
     products = 6 * config.transformer().num_parameters * config.tokens_per_batch
     rates = {"float32": 1, "mixed_bfloat16": 1}
-    monkeypatch.setattr(recipe, "matrix_rate", lambda config: 2 * products / recipe.SHARE_OF_RATE * rates[config.dtype])
+    monkeypatch.setattr(recipe, "matrix_rate", lambda config: 2 * products * rates[config.dtype])
+    monkeypatch.setattr(recipe, "softmax_rate", lambda config: math.inf)
     return rates
 
 
@@ -139,6 +141,15 @@ def test_a_limit_of_time_takes_the_dtype_with_more_steps(rate, capsys):
     assert adopt_choices(made(dtype="float32"), chosen).dtype == "float32"
 
 
+def test_fast_matrix_products_leave_the_rest_of_a_step(rate, monkeypatch):
+    rate["mixed_bfloat16"] = math.inf
+    model = made().transformer()
+    numbers = recipe.SOFTMAXES_PER_OUTPUT * made().tokens_per_batch * model.num_parameters / model.hidden_dim
+    monkeypatch.setattr(recipe, "softmax_rate", lambda config: 4 * numbers)  # a quarter of a second
+    for dtype, seconds in {"float32": 0.75, "mixed_bfloat16": 0.25}.items():
+        assert recipe.estimate_step_seconds(made(dtype=dtype)) == pytest.approx(seconds)
+
+
 @pytest.mark.parametrize("preset", ["base", "big"])
 def test_the_models_of_the_paper_keep_their_dropout(rate, preset):
     assert choose_by_length(made(preset), 1, 10**6, None).model == {}
@@ -148,6 +159,7 @@ def test_a_rate_is_measured():
     for dtype in ("float32", "mixed_bfloat16"):
         for seconds in (0.01, 0):  # without time, one product
             assert 1e7 < recipe.matrix_rate(made("tiny", dtype=dtype), seconds=seconds) < 1e16
+            assert 1e6 < recipe.softmax_rate(made("tiny", dtype=dtype), seconds=seconds) < 1e14
 
 
 def test_an_open_config_adopts_the_choices_of_a_run(rate):

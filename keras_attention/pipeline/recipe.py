@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -18,9 +18,9 @@ from keras_attention.training.data_parallel import num_shards
 PRESETS_WITH_CHOSEN_DROPOUT = ("tiny", "small")
 # Enough pairs of an average length that a packed row has little padding.
 PAIRS_OF_A_ROW = 8
-# Part of the machine's rate in large matrix products that a training step reaches: between what was measured on a CPU
-# in float32, 0.65, and in mixed bfloat16, 0.5.
-SHARE_OF_RATE = 0.55
+# Softmaxes that take as long as what a step does with each output of a matrix product: normalizations, activations, the
+# loss, the optimizer. Measured on a CPU with models of width 128 to 512, in float32 and in mixed bfloat16.
+SOFTMAXES_PER_OUTPUT = 13
 # Ratio of the rates in large matrix products from which mixed bfloat16 is taken. At 1.6 to 1.8 of it, a step was 1.5
 # times as fast.
 MIN_GAIN_OF_BFLOAT16 = 1.3
@@ -109,30 +109,43 @@ def adopt_choices(config: RunConfig, run_config: RunConfig) -> RunConfig:
 
 
 def estimate_step_seconds(config: RunConfig) -> float:
-    """Estimates the seconds of a training step, from its matrix products and the rate of this machine."""
-    passes = 1 if config.consistency is None else 2
+    """Estimates the seconds of a training step, from its operations and the rates of this machine."""
+    model, passes = config.transformer(), 1 if config.consistency is None else 2
     tokens = passes * config.gradient_accumulation * config.tokens_per_batch
     # Forward and backward, each weight takes part in three multiplications and additions of each token.
-    return 6 * config.transformer().num_parameters * tokens / (SHARE_OF_RATE * matrix_rate(config) * num_shards())
+    products = 6 * model.num_parameters * tokens / matrix_rate(config)
+    # Where matrix units make the products fast, the rest of a step takes most of its time.
+    outputs = model.num_parameters / model.hidden_dim * tokens
+    return (products + SOFTMAXES_PER_OUTPUT * outputs / softmax_rate(config)) / num_shards()
 
 
-def matrix_rate(config: RunConfig, seconds: float = 0.1, repeats: int = 5) -> float:
+def matrix_rate(config: RunConfig, seconds: float = 0.1) -> float:
     """Measures the floating-point operations per second of a matrix product of the size of a training step's."""
     model = config.transformer()
     dtype = keras.dtype_policies.get(config.dtype).compute_dtype
     rows, width, inner = config.tokens_per_batch, model.hidden_dim, model.intermediate_dim
     x, kernel = ops.ones((rows, width), dtype), ops.ones((width, inner), dtype)
+    return 2 * rows * width * inner / fastest_seconds(lambda: ops.matmul(x, kernel), seconds)
 
-    def products(count: int) -> float:
+
+def softmax_rate(config: RunConfig, seconds: float = 0.1, columns: int = 2048) -> float:
+    """Measures the numbers per second of a softmax, which is elementwise work and reads and writes memory."""
+    logits = ops.ones((config.tokens_per_batch, columns))
+    return config.tokens_per_batch * columns / fastest_seconds(lambda: ops.softmax(logits), seconds)
+
+
+def fastest_seconds(operation: Callable[[], object], seconds: float, repeats: int = 5) -> float:
+    """Measures the seconds of an operation on matrices, in several repetitions of about `seconds`."""
+
+    def run(count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
-            y = ops.matmul(x, kernel)
+            y = operation()
         float(y[0, 0])  # waits for the result
-        return time.perf_counter() - started
+        return (time.perf_counter() - started) / count
 
-    products(1)
-    once = products(1)
+    run(1)
+    once = run(1)
     count = max(1, round(seconds / max(once, 1e-6)))
-    # Other work on the machine only makes products slower. One that takes long by itself is not repeated.
-    fastest = once if once > 2 * seconds else min(products(count) for _ in range(repeats))
-    return 2 * rows * width * inner * count / fastest
+    # Other work on the machine only makes operations slower. One that takes long by itself is not repeated.
+    return once if once > 2 * seconds else min(run(count) for _ in range(repeats))
