@@ -116,7 +116,7 @@ def estimate_step_seconds(config: RunConfig) -> float:
     products = 6 * model.num_parameters * tokens / matrix_rate(config)
     # Where matrix units make the products fast, the rest of a step takes most of its time.
     outputs = model.num_parameters / model.hidden_dim * tokens
-    return (products + SOFTMAXES_PER_OUTPUT * outputs / softmax_rate(config)) / num_shards()
+    return (products + SOFTMAXES_PER_OUTPUT * outputs / softmax_rate()) / num_shards()
 
 
 def matrix_rate(config: RunConfig, seconds: float = 0.1) -> float:
@@ -128,10 +128,11 @@ def matrix_rate(config: RunConfig, seconds: float = 0.1) -> float:
     return 2 * rows * width * inner / fastest_seconds(lambda: ops.matmul(x, kernel), seconds)
 
 
-def softmax_rate(config: RunConfig, seconds: float = 0.1, columns: int = 2048) -> float:
+def softmax_rate(seconds: float = 0.1) -> float:
     """Measures the numbers per second of a softmax, which is elementwise work and reads and writes memory."""
-    logits = ops.ones((config.tokens_per_batch, columns))
-    return config.tokens_per_batch * columns / fastest_seconds(lambda: ops.softmax(logits), seconds)
+    rows = columns = 2048  # 16 MB, more than the cache of a core
+    logits = ops.ones((rows, columns))
+    return rows * columns / fastest_seconds(lambda: ops.softmax(logits), seconds)
 
 
 def fastest_seconds(operation: Callable[[], object], seconds: float, repeats: int = 5) -> float:
