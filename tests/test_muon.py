@@ -179,19 +179,29 @@ def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(schedule(29)), 2.0 * 16**-0.5 * 10**-0.5, rtol=1e-5)
 
 
-def test_weight_decay_takes_its_part_of_every_variable():
+def test_weight_decay_takes_its_part_of_every_matrix_that_is_not_excluded():
     config = TransformerConfig(100, hidden_dim=16, num_heads=2)
-    start, gradients = [random(7, 5), random(5, seed=6)], [random(7, 5, seed=7), random(5, seed=8)]
+    names = ("kernel", "bias", "embeddings", "kernel")
+    shapes = ((7, 5), (5,), (11, 7), (3, 2))
+    start, gradients = ([random(*shape, seed=seed + index) for index, shape in enumerate(shapes)] for seed in (5, 15))
 
-    def after_a_step(weight_decay):
+    def after_a_step(weight_decay, excludes=lambda variables: {}):
         optimizer = muon_optimizer(config, 10, 2.0, weight_decay=weight_decay)
-        variables = [keras.Variable(value, name=name) for value, name in zip(start, ("kernel", "bias"), strict=True)]
+        variables = [keras.Variable(value, name=name) for value, name in zip(start, names, strict=True)]
+        optimizer.exclude_from_weight_decay(**excludes(variables))
         optimizer.apply([keras.ops.array(each) for each in gradients], variables)
         return [keras.ops.convert_to_numpy(each) for each in variables]
 
-    rate = 2.0 * 16**-0.5 * 10**-1.5  # of the first step
-    for before, plain, decayed in zip(start, after_a_step(None), after_a_step(0.3), strict=True):
-        np.testing.assert_allclose(plain - decayed, rate * 0.3 * before, atol=1e-6)
+    def check(decaying, **excluding):
+        rate = 2.0 * 16**-0.5 * 10**-1.5  # of the first step
+        pairs = zip(after_a_step(None), after_a_step(0.3, **excluding), strict=True)
+        for index, (plain, decayed) in enumerate(pairs):
+            expected = rate * 0.3 * start[index] if index in decaying else 0.0
+            np.testing.assert_allclose(plain - decayed, expected, atol=1e-6)
+
+    check({0, 3})
+    check({0}, excludes=lambda variables: {"var_list": variables[3:]})
+    check(set(), excludes=lambda variables: {"var_names": ["kern"]})
     assert muon_optimizer(config).weight_decay == 0.5
 
 

@@ -19,7 +19,7 @@ LAST_POLYNOMIAL = (15 / 8, -10 / 8, 3 / 8)  # Newton's and Schulz', for further 
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 ITERATION_DTYPES = ("float32", "bfloat16")
-# In `muon_optimizer`: several passes over a small text gain by it, a single pass over a large one loses nothing.
+# In `muon_optimizer`.
 WEIGHT_DECAY = 0.5
 
 
@@ -46,7 +46,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         iteration_dtype: Dtype of these iterations, "float32" or "bfloat16", which is accurate enough and twice as fast
             where the processor multiplies it.
         **kwargs: See `keras.optimizers.Optimizer`; with a `weight_decay` of λ, each step also subtracts lr · λ · W from
-            every variable W.
+            every matrix W. Adam's variables do not decay: models learn less where their embeddings do.
 
     Raises:
         ValueError: If a momentum is outside [0, 1), `steps` is below 1, or the dtype is another one.
@@ -81,6 +81,17 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         self.epsilon = positive_number(epsilon, "epsilon")
         self.steps = positive_integer(steps, "steps")
         self.iteration_dtype = one_of(iteration_dtype, "iteration_dtype", ITERATION_DTYPES)
+        self.excluded_variables, self.excluded_names = (), None
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Excludes further variables from weight decay: see `keras.optimizers.Optimizer.exclude_from_weight_decay`.
+
+        Args:
+            var_list: Matrices that do not decay.
+            var_names: Parts of names of matrices that do not decay.
+        """
+        super().exclude_from_weight_decay(var_list, var_names)
+        self.excluded_variables, self.excluded_names = tuple(var_list or ()), var_names
 
     def build(self, variables: list[Any]) -> None:
         """Creates the moments: one for each matrix, two for every other variable.
@@ -90,6 +101,8 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         """
         if self.built:
             return
+        others = [variable for variable in variables if not is_matrix(variable)]
+        super().exclude_from_weight_decay([*self.excluded_variables, *others], self.excluded_names)
         super().build(variables)
         make = self.add_variable_from_reference
         self.first_moments = [make(variable, name="momentum") for variable in variables]
@@ -196,7 +209,7 @@ def muon_optimizer(
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
         iteration_dtype: See `Muon`.
-        weight_decay: λ of every variable; None for no decay.
+        weight_decay: λ of every matrix; None for no decay.
 
     Returns:
         An optimizer for `compile`.
