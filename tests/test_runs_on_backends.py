@@ -105,9 +105,11 @@ def test_an_interrupted_run_resumes(step, trained, options, tmp_path, monkeypatc
         if int(callback.model.optimizer.iterations) == step:
             signal.raise_signal(signal.SIGINT)
 
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores Ctrl-C
     with monkeypatch.context() as patch:
         patch.setattr(SkippedSteps, "on_train_batch_end", interrupted)
         result = CliRunner().invoke(main, [str(each) for each in ("train", tmp_path, *options, "--max-steps", STEPS)])
+    signal.signal(signal.SIGINT, earlier)
     assert result.exit_code != 0
     assert f"Stopped at step {step}" in result.output
     output = command("train", tmp_path, "--max-steps", STEPS)
