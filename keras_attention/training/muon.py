@@ -19,7 +19,7 @@ LAST_POLYNOMIAL = (15 / 8, -10 / 8, 3 / 8)  # Newton's and Schulz', for further 
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 ITERATION_DTYPES = ("float32", "bfloat16")
-# λ of `muon_optimizer`. Several passes over a small text gain by it.
+# λ of `muon_optimizer`.
 WEIGHT_DECAY = 0.5
 
 
