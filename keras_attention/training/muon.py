@@ -19,8 +19,9 @@ LAST_POLYNOMIAL = (15 / 8, -10 / 8, 3 / 8)  # Newton's and Schulz', for further 
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 ITERATION_DTYPES = ("float32", "bfloat16")
-# λ of `muon_optimizer`.
+# λ of `muon_optimizer`, and the dropouts between which the embeddings' grows from nothing to the same.
 WEIGHT_DECAY = 0.5
+DROPOUT_WITHOUT_EMBEDDING_DECAY, DROPOUT_WITH_FULL_EMBEDDING_DECAY = 0.05, 0.15
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -45,11 +46,14 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
             third, those above ‖X Xᵀ‖^½ / 50 are between 0.8 and 1.2.
         iteration_dtype: Dtype of these iterations, "float32" or "bfloat16", which is accurate enough and twice as fast
             where the processor multiplies it.
+        embedding_weight_decay: λ of the embeddings E, from which each step also subtracts lr · λ · E; None for no
+            decay. It keeps a model from memorizing a small text; from a large one, a model learns less with it.
         **kwargs: See `keras.optimizers.Optimizer`; with a `weight_decay` of λ, each step also subtracts lr · λ · W from
-            every matrix W. Adam's variables do not decay: models learn less where their embeddings do.
+            every matrix W. Biases and scales do not decay.
 
     Raises:
-        ValueError: If a momentum is outside [0, 1), `steps` is below 1, or the dtype is another one.
+        ValueError: If a momentum is outside [0, 1), `steps` is below 1, `embedding_weight_decay` is not above zero, or
+            the dtype is another one.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -72,6 +76,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         epsilon: float = 1e-9,
         steps: int = 3,
         iteration_dtype: str = "float32",
+        embedding_weight_decay: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, **{"name": "muon", **kwargs})
@@ -81,6 +86,9 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         self.epsilon = positive_number(epsilon, "epsilon")
         self.steps = positive_integer(steps, "steps")
         self.iteration_dtype = one_of(iteration_dtype, "iteration_dtype", ITERATION_DTYPES)
+        if embedding_weight_decay is not None:
+            positive_number(embedding_weight_decay, "embedding_weight_decay")
+        self.embedding_weight_decay = embedding_weight_decay
         self.excluded_variables, self.excluded_names = (), None
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
@@ -107,6 +115,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         make = self.add_variable_from_reference
         self.first_moments = [make(variable, name="momentum") for variable in variables]
         self.second_moments = [None if is_matrix(each) else make(each, name="velocity") for each in variables]
+        self.decays = [self.embedding_weight_decay if each.name == "embeddings" else None for each in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable.
@@ -119,6 +128,9 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         # Keras gives its subclasses this to find the state of the backend's variable, on every device that holds it.
         index = self._get_variable_index(variable)
         first, second = self.first_moments[index], self.second_moments[index]
+        if self.decays[index]:
+            rate = ops.cast(learning_rate * self.decays[index], variable.dtype)
+            self.assign_sub(variable, ops.multiply(rate, variable))
         if second is not None and keras.config.backend() == "tensorflow":
             apply_adam(self, variable, first, second, gradient, learning_rate)
             return
@@ -150,7 +162,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         Returns:
             Keyword arguments of the constructor.
         """
-        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype")
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype", "embedding_weight_decay")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -202,14 +214,17 @@ def muon_optimizer(
 ) -> Muon:
     """Returns `Muon` with the paper's learning-rate schedule and weight decay.
 
+    Embeddings decay where a model has much dropout, since both keep it from memorizing a small text. With a dropout of
+    p, their λ is min(1, max(0, 10 p − 0.5)) times that of the matrices: nothing up to 0.05, the same from 0.15 on.
+
     Args:
-        config: Config with a `hidden_dim`, such as `model.config`.
+        config: Config with a `hidden_dim` and a `dropout`, such as `model.config`.
         warmup_steps: See `InverseSqrtSchedule`.
         scale: See `InverseSqrtSchedule`.
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
         iteration_dtype: See `Muon`.
-        weight_decay: λ of every matrix; None for no decay.
+        weight_decay: λ of every matrix; None for no decay of anything.
 
     Returns:
         An optimizer for `compile`.
@@ -223,9 +238,12 @@ def muon_optimizer(
         0.9
     """
     batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
+    least, full = DROPOUT_WITHOUT_EMBEDDING_DECAY, DROPOUT_WITH_FULL_EMBEDDING_DECAY
+    part = min(max((config.dropout - least) / (full - least), 0.0), 1.0)
     return Muon(
         InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
         gradient_accumulation_steps=batches if batches > 1 else None,
         iteration_dtype=iteration_dtype,
         weight_decay=weight_decay,
+        embedding_weight_decay=part * (weight_decay or 0.0) or None,
     )
