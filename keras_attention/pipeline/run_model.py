@@ -29,8 +29,9 @@ def load_model(run: RunFolder, config: RunConfig) -> Transformer:
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
-    # Version 0.2 lacks the third, and has other values of the last three.
-    ignored = ("name", "learning_rate", "iteration_dtype", "steps", "momentum", "weight_decay")
+    # Versions differ in these, and a run keeps the values of the one that began it.
+    kept = ("iteration_dtype", "steps", "momentum", "weight_decay", "embedding_weight_decay")
+    ignored = ("name", "learning_rate", *kept)
     differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
     if differing:
         raise ValueError(
