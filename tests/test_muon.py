@@ -165,11 +165,11 @@ def test_fit_learns_and_a_saved_model_goes_on_where_it_was(tmp_path):
 
 
 def test_the_config_comes_back():
-    optimizer = Muon(0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=4, embedding_weight_decay=0.2)
+    optimizer = Muon(0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=4, decays_embeddings=True)
     again = Muon.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert (again.momentum, again.beta_1, again.beta_2, again.steps) == (0.8, 0.7, 0.6, 4)
-    assert again.embedding_weight_decay == 0.2
+    assert again.decays_embeddings is True
 
 
 def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
@@ -181,57 +181,37 @@ def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
 
 
 def test_weight_decay_takes_its_part_of_every_matrix_that_is_not_excluded():
-    config = TransformerConfig(100, hidden_dim=16, num_heads=2, dropout=0.0)
     names = ("kernel", "bias", "embeddings", "kernel")
     shapes = ((7, 5), (5,), (11, 7), (3, 2))
     start, gradients = ([random(*shape, seed=seed + index) for index, shape in enumerate(shapes)] for seed in (5, 15))
 
-    def after_a_step(weight_decay, excludes=lambda variables: {}):
+    def after_a_step(weight_decay, dropout=0.0, excludes=lambda variables: {}):
+        config = TransformerConfig(100, hidden_dim=16, num_heads=2, dropout=dropout)
         optimizer = muon_optimizer(config, 10, 2.0, weight_decay=weight_decay)
         variables = [keras.Variable(value, name=name) for value, name in zip(start, names, strict=True)]
         optimizer.exclude_from_weight_decay(**excludes(variables))
         optimizer.apply([keras.ops.array(each) for each in gradients], variables)
         return [keras.ops.convert_to_numpy(each) for each in variables]
 
-    def check(decaying, **excluding):
+    def check(decaying, **options):
         rate = 2.0 * 16**-0.5 * 10**-1.5  # of the first step
-        pairs = zip(after_a_step(None), after_a_step(0.3, **excluding), strict=True)
+        pairs = zip(after_a_step(None), after_a_step(0.3, **options), strict=True)
         for index, (plain, decayed) in enumerate(pairs):
             expected = rate * 0.3 * start[index] if index in decaying else 0.0
             np.testing.assert_allclose(plain - decayed, expected, atol=1e-6)
 
     check({0, 3})
+    check({0, 2, 3}, dropout=0.2)
+    check({0, 3}, dropout=0.2, excludes=lambda variables: {"var_names": ["embed"]})
     check({0}, excludes=lambda variables: {"var_list": variables[3:]})
     check(set(), excludes=lambda variables: {"var_names": ["kern"]})
-    assert muon_optimizer(config).weight_decay == 0.5
+    assert muon_optimizer(TransformerConfig(100)).weight_decay == 0.5
 
 
-def test_embeddings_decay_by_their_own_part_and_nothing_else_does():
-    names, shapes = ("kernel", "bias", "embeddings"), ((7, 5), (5,), (11, 7))
-    start, gradients = ([random(*shape, seed=seed + index) for index, shape in enumerate(shapes)] for seed in (5, 15))
-
-    def after_two_steps(**options):
-        optimizer = Muon(0.1, **options)
-        variables = [keras.Variable(value, name=name) for value, name in zip(start, names, strict=True)]
-        for _ in range(2):
-            optimizer.apply([keras.ops.array(each) for each in gradients], variables)
-        return [keras.ops.convert_to_numpy(each) for each in variables]
-
-    plain, decayed = after_two_steps(), after_two_steps(embedding_weight_decay=0.3)
-    np.testing.assert_array_equal(plain[0], decayed[0])
-    np.testing.assert_array_equal(plain[1], decayed[1])
-    # E₂ = (1 − a)((1 − a) E₀ − u₁) − u₂ with a = 0.03; by an equal gradient, Adam's updates u are alike.
-    update = (start[2] - plain[2]) / 2
-    np.testing.assert_allclose(decayed[2], 0.97 * (0.97 * start[2] - update) - update, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("dropout", "expected"), [(0.0, None), (0.05, None), (0.1, 0.15), (0.14, 0.27), (0.15, 0.3), (0.4, 0.3)]
-)
-def test_a_model_with_more_dropout_has_embeddings_that_decay_more(dropout, expected):
+@pytest.mark.parametrize(("dropout", "expected"), [(0.0, False), (0.1, False), (0.11, True), (0.4, True)])
+def test_a_model_with_much_dropout_has_embeddings_that_decay(dropout, expected):
     config = TransformerConfig(100, hidden_dim=16, num_heads=2, dropout=dropout)
-    assert muon_optimizer(config, weight_decay=0.3).embedding_weight_decay == pytest.approx(expected)
-    assert muon_optimizer(config, weight_decay=None).embedding_weight_decay is None
+    assert muon_optimizer(config).decays_embeddings == expected
 
 
 @pytest.mark.parametrize(
@@ -240,7 +220,7 @@ def test_a_model_with_more_dropout_has_embeddings_that_decay_more(dropout, expec
         ({"momentum": 1.0}, "`momentum`.*1.0"),
         ({"steps": 0}, "`steps`.*0"),
         ({"epsilon": 0.0}, "`epsilon`.*0"),
-        ({"embedding_weight_decay": -0.1}, "`embedding_weight_decay`.*above zero.*-0.1"),
+        ({"decays_embeddings": 0.5}, "`decays_embeddings`.*0.5"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -30,7 +30,7 @@ def load_model(run: RunFolder, config: RunConfig) -> Transformer:
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
     # Versions differ in these, and a run keeps the values of the one that began it.
-    kept = ("iteration_dtype", "steps", "momentum", "weight_decay", "embedding_weight_decay")
+    kept = ("iteration_dtype", "steps", "momentum", "weight_decay", "decays_embeddings")
     ignored = ("name", "learning_rate", *kept)
     differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
     if differing:

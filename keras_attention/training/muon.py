@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import fraction, one_of, positive_integer, positive_number
+from keras_attention.layers.arguments import boolean, fraction, one_of, positive_integer, positive_number
 from keras_attention.training.dense_gradients import DenseGradients
 from keras_attention.training.finite_steps import FiniteSteps
 from keras_attention.training.fused_adam import apply_adam
@@ -19,9 +19,8 @@ LAST_POLYNOMIAL = (15 / 8, -10 / 8, 3 / 8)  # Newton's and Schulz', for further 
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 ITERATION_DTYPES = ("float32", "bfloat16")
-# λ of `muon_optimizer`, and the dropouts between which the embeddings' grows from nothing to the same.
-WEIGHT_DECAY = 0.5
-DROPOUT_WITHOUT_EMBEDDING_DECAY, DROPOUT_WITH_FULL_EMBEDDING_DECAY = 0.05, 0.15
+# λ of `muon_optimizer`, and the dropout, the paper's, above which embeddings decay, too.
+WEIGHT_DECAY, MAX_DROPOUT_WITHOUT_DECAY = 0.5, 0.1
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -46,14 +45,14 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
             third, those above ‖X Xᵀ‖^½ / 50 are between 0.8 and 1.2.
         iteration_dtype: Dtype of these iterations, "float32" or "bfloat16", which is accurate enough and twice as fast
             where the processor multiplies it.
-        embedding_weight_decay: λ of the embeddings E, from which each step also subtracts lr · λ · E; None for no
-            decay. It keeps a model from memorizing a small text; from a large one, a model learns less with it.
+        decays_embeddings: Whether weight decay takes embeddings, too. It keeps a model from memorizing a small text;
+            from a large one, a model learns less with it.
         **kwargs: See `keras.optimizers.Optimizer`; with a `weight_decay` of λ, each step also subtracts lr · λ · W from
             every matrix W. Biases and scales do not decay.
 
     Raises:
-        ValueError: If a momentum is outside [0, 1), `steps` is below 1, `embedding_weight_decay` is not above zero, or
-            the dtype is another one.
+        ValueError: If a momentum is outside [0, 1), `steps` is below 1, `decays_embeddings` is neither True nor False,
+            or the dtype is another one.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -76,7 +75,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         epsilon: float = 1e-9,
         steps: int = 3,
         iteration_dtype: str = "float32",
-        embedding_weight_decay: float | None = None,
+        decays_embeddings: bool = False,
         **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, **{"name": "muon", **kwargs})
@@ -86,17 +85,15 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         self.epsilon = positive_number(epsilon, "epsilon")
         self.steps = positive_integer(steps, "steps")
         self.iteration_dtype = one_of(iteration_dtype, "iteration_dtype", ITERATION_DTYPES)
-        if embedding_weight_decay is not None:
-            positive_number(embedding_weight_decay, "embedding_weight_decay")
-        self.embedding_weight_decay = embedding_weight_decay
+        self.decays_embeddings = boolean(decays_embeddings, "decays_embeddings")
         self.excluded_variables, self.excluded_names = (), None
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
         """Excludes further variables from weight decay: see `keras.optimizers.Optimizer.exclude_from_weight_decay`.
 
         Args:
-            var_list: Matrices that do not decay.
-            var_names: Parts of names of matrices that do not decay.
+            var_list: Matrices and embeddings that do not decay.
+            var_names: Parts of names of matrices and embeddings that do not decay.
         """
         super().exclude_from_weight_decay(var_list, var_names)
         self.excluded_variables, self.excluded_names = tuple(var_list or ()), var_names
@@ -109,13 +106,15 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        others = [variable for variable in variables if not is_matrix(variable)]
+        others = [each for each in variables if not (is_matrix(each) or self._decays_as_embeddings(each))]
         super().exclude_from_weight_decay([*self.excluded_variables, *others], self.excluded_names)
         super().build(variables)
         make = self.add_variable_from_reference
         self.first_moments = [make(variable, name="momentum") for variable in variables]
         self.second_moments = [None if is_matrix(each) else make(each, name="velocity") for each in variables]
-        self.decays = [self.embedding_weight_decay if each.name == "embeddings" else None for each in variables]
+
+    def _decays_as_embeddings(self, variable: Any) -> bool:
+        return self.decays_embeddings and variable.name == "embeddings"
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable.
@@ -128,9 +127,6 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         # Keras gives its subclasses this to find the state of the backend's variable, on every device that holds it.
         index = self._get_variable_index(variable)
         first, second = self.first_moments[index], self.second_moments[index]
-        if self.decays[index]:
-            rate = ops.cast(learning_rate * self.decays[index], variable.dtype)
-            self.assign_sub(variable, ops.multiply(rate, variable))
         if second is not None and keras.config.backend() == "tensorflow":
             apply_adam(self, variable, first, second, gradient, learning_rate)
             return
@@ -162,7 +158,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         Returns:
             Keyword arguments of the constructor.
         """
-        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype", "embedding_weight_decay")
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype", "decays_embeddings")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -214,8 +210,8 @@ def muon_optimizer(
 ) -> Muon:
     """Returns `Muon` with the paper's learning-rate schedule and weight decay.
 
-    Embeddings decay where a model has much dropout, since both keep it from memorizing a small text. With a dropout of
-    p, their λ is min(1, max(0, 10 p − 0.5)) times that of the matrices: nothing up to 0.05, the same from 0.15 on.
+    Embeddings decay where a model has more dropout than the paper's 0.1, since both keep it from memorizing a small
+    text.
 
     Args:
         config: Config with a `hidden_dim` and a `dropout`, such as `model.config`.
@@ -224,7 +220,7 @@ def muon_optimizer(
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
         iteration_dtype: See `Muon`.
-        weight_decay: λ of every matrix; None for no decay of anything.
+        weight_decay: λ of matrices and embeddings; None for no decay.
 
     Returns:
         An optimizer for `compile`.
@@ -238,12 +234,10 @@ def muon_optimizer(
         0.9
     """
     batches = positive_integer(gradient_accumulation_steps, "gradient_accumulation_steps")
-    least, full = DROPOUT_WITHOUT_EMBEDDING_DECAY, DROPOUT_WITH_FULL_EMBEDDING_DECAY
-    part = min(max((config.dropout - least) / (full - least), 0.0), 1.0)
     return Muon(
         InverseSqrtSchedule(config.hidden_dim, warmup_steps, scale, total_steps, batches),
         gradient_accumulation_steps=batches if batches > 1 else None,
         iteration_dtype=iteration_dtype,
         weight_decay=weight_decay,
-        embedding_weight_decay=part * (weight_decay or 0.0) or None,
+        decays_embeddings=config.dropout > MAX_DROPOUT_WITHOUT_DECAY,
     )
