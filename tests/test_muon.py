@@ -165,11 +165,10 @@ def test_fit_learns_and_a_saved_model_goes_on_where_it_was(tmp_path):
 
 
 def test_the_config_comes_back():
-    optimizer = Muon(0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=4, decays_embeddings=True)
+    optimizer = Muon(0.1, momentum=0.8, beta_1=0.7, beta_2=0.6, epsilon=1e-7, steps=4)
     again = Muon.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert (again.momentum, again.beta_1, again.beta_2, again.steps) == (0.8, 0.7, 0.6, 4)
-    assert again.decays_embeddings is True
 
 
 def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
@@ -180,13 +179,13 @@ def test_the_schedule_and_accumulation_are_those_of_the_paper_optimizer():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(schedule(29)), 2.0 * 16**-0.5 * 10**-0.5, rtol=1e-5)
 
 
-def test_weight_decay_takes_its_part_of_every_matrix_that_is_not_excluded():
+def test_weight_decay_takes_its_part_of_matrices_and_embeddings_that_are_not_excluded():
     names = ("kernel", "bias", "embeddings", "kernel")
     shapes = ((7, 5), (5,), (11, 7), (3, 2))
     start, gradients = ([random(*shape, seed=seed + index) for index, shape in enumerate(shapes)] for seed in (5, 15))
 
-    def after_a_step(weight_decay, dropout=0.0, excludes=lambda variables: {}):
-        config = TransformerConfig(100, hidden_dim=16, num_heads=2, dropout=dropout)
+    def after_a_step(weight_decay, excludes=lambda variables: {}):
+        config = TransformerConfig(100, hidden_dim=16, num_heads=2)
         optimizer = muon_optimizer(config, 10, 2.0, weight_decay=weight_decay)
         variables = [keras.Variable(value, name=name) for value, name in zip(start, names, strict=True)]
         optimizer.exclude_from_weight_decay(**excludes(variables))
@@ -200,18 +199,11 @@ def test_weight_decay_takes_its_part_of_every_matrix_that_is_not_excluded():
             expected = rate * 0.3 * start[index] if index in decaying else 0.0
             np.testing.assert_allclose(plain - decayed, expected, atol=1e-6)
 
-    check({0, 3})
-    check({0, 2, 3}, dropout=0.2)
-    check({0, 3}, dropout=0.2, excludes=lambda variables: {"var_names": ["embed"]})
-    check({0}, excludes=lambda variables: {"var_list": variables[3:]})
-    check(set(), excludes=lambda variables: {"var_names": ["kern"]})
+    check({0, 2, 3})
+    check({0, 3}, excludes=lambda variables: {"var_names": ["embed"]})
+    check({0, 2}, excludes=lambda variables: {"var_list": variables[3:]})
+    check({2}, excludes=lambda variables: {"var_names": ["kern"]})
     assert muon_optimizer(TransformerConfig(100)).weight_decay == 0.5
-
-
-@pytest.mark.parametrize(("dropout", "expected"), [(0.0, False), (0.1, False), (0.11, True), (0.4, True)])
-def test_a_model_with_much_dropout_has_embeddings_that_decay(dropout, expected):
-    config = TransformerConfig(100, hidden_dim=16, num_heads=2, dropout=dropout)
-    assert muon_optimizer(config).decays_embeddings == expected
 
 
 @pytest.mark.parametrize(
@@ -220,7 +212,6 @@ def test_a_model_with_much_dropout_has_embeddings_that_decay(dropout, expected):
         ({"momentum": 1.0}, "`momentum`.*1.0"),
         ({"steps": 0}, "`steps`.*0"),
         ({"epsilon": 0.0}, "`epsilon`.*0"),
-        ({"decays_embeddings": 0.5}, "`decays_embeddings`.*0.5"),
     ],
 )
 def test_bad_arguments(arguments, message):

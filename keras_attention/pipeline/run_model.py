@@ -29,9 +29,8 @@ def load_model(run: RunFolder, config: RunConfig) -> Transformer:
     # The optimizer that scales a float16 loss holds the run's own.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     loaded, expected = optimizer.get_config(), _optimizer(config).get_config()
-    # Versions differ in these, and a run keeps the values of the one that began it.
-    kept = ("iteration_dtype", "steps", "momentum", "weight_decay", "decays_embeddings")
-    ignored = ("name", "learning_rate", *kept)
+    # Versions differ in the last four, and a run keeps the values of the one that began it.
+    ignored = ("name", "learning_rate", "iteration_dtype", "steps", "momentum", "weight_decay")
     differing = [name for name in expected if name not in ignored and loaded.get(name) != expected[name]]
     if differing:
         raise ValueError(

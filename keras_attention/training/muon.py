@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.arguments import boolean, fraction, one_of, positive_integer, positive_number
+from keras_attention.layers.arguments import fraction, one_of, positive_integer, positive_number
 from keras_attention.training.dense_gradients import DenseGradients
 from keras_attention.training.finite_steps import FiniteSteps
 from keras_attention.training.fused_adam import apply_adam
@@ -19,8 +19,8 @@ LAST_POLYNOMIAL = (15 / 8, -10 / 8, 3 / 8)  # Newton's and Schulz', for further 
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 ITERATION_DTYPES = ("float32", "bfloat16")
-# λ of `muon_optimizer`, and the dropout, the paper's, above which embeddings decay, too.
-WEIGHT_DECAY, MAX_DROPOUT_WITHOUT_DECAY = 0.5, 0.1
+# In `muon_optimizer`.
+WEIGHT_DECAY = 0.5
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -45,14 +45,11 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
             third, those above ‖X Xᵀ‖^½ / 50 are between 0.8 and 1.2.
         iteration_dtype: Dtype of these iterations, "float32" or "bfloat16", which is accurate enough and twice as fast
             where the processor multiplies it.
-        decays_embeddings: Whether weight decay takes embeddings, too. It keeps a model from memorizing a small text;
-            from a large one, a model learns less with it.
         **kwargs: See `keras.optimizers.Optimizer`; with a `weight_decay` of λ, each step also subtracts lr · λ · W from
-            every matrix W. Biases and scales do not decay.
+            every matrix W and every variable named "embeddings". Biases and scales do not decay.
 
     Raises:
-        ValueError: If a momentum is outside [0, 1), `steps` is below 1, `decays_embeddings` is neither True nor False,
-            or the dtype is another one.
+        ValueError: If a momentum is outside [0, 1), `steps` is below 1, or the dtype is another one.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -75,7 +72,6 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         epsilon: float = 1e-9,
         steps: int = 3,
         iteration_dtype: str = "float32",
-        decays_embeddings: bool = False,
         **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, **{"name": "muon", **kwargs})
@@ -85,7 +81,6 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         self.epsilon = positive_number(epsilon, "epsilon")
         self.steps = positive_integer(steps, "steps")
         self.iteration_dtype = one_of(iteration_dtype, "iteration_dtype", ITERATION_DTYPES)
-        self.decays_embeddings = boolean(decays_embeddings, "decays_embeddings")
         self.excluded_variables, self.excluded_names = (), None
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
@@ -106,15 +101,12 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        others = [each for each in variables if not (is_matrix(each) or self._decays_as_embeddings(each))]
+        others = [each for each in variables if not (is_matrix(each) or each.name == "embeddings")]
         super().exclude_from_weight_decay([*self.excluded_variables, *others], self.excluded_names)
         super().build(variables)
         make = self.add_variable_from_reference
         self.first_moments = [make(variable, name="momentum") for variable in variables]
         self.second_moments = [None if is_matrix(each) else make(each, name="velocity") for each in variables]
-
-    def _decays_as_embeddings(self, variable: Any) -> bool:
-        return self.decays_embeddings and variable.name == "embeddings"
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable.
@@ -158,7 +150,7 @@ class Muon(DenseGradients, FiniteSteps, keras.optimizers.Optimizer):
         Returns:
             Keyword arguments of the constructor.
         """
-        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype", "decays_embeddings")
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "steps", "iteration_dtype")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -210,11 +202,8 @@ def muon_optimizer(
 ) -> Muon:
     """Returns `Muon` with the paper's learning-rate schedule and weight decay.
 
-    Embeddings decay where a model has more dropout than the paper's 0.1, since both keep it from memorizing a small
-    text.
-
     Args:
-        config: Config with a `hidden_dim` and a `dropout`, such as `model.config`.
+        config: Config with a `hidden_dim`, such as `model.config`.
         warmup_steps: See `InverseSqrtSchedule`.
         scale: See `InverseSqrtSchedule`.
         total_steps: See `InverseSqrtSchedule`.
@@ -239,5 +228,4 @@ def muon_optimizer(
         gradient_accumulation_steps=batches if batches > 1 else None,
         iteration_dtype=iteration_dtype,
         weight_decay=weight_decay,
-        decays_embeddings=config.dropout > MAX_DROPOUT_WITHOUT_DECAY,
     )

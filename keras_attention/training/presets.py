@@ -48,9 +48,8 @@ def preset_optimizer(
     | "base", "big" | Adam | 25,000 | 4,000 | 1 |
 
     Each row belongs together: another batch size needs another learning rate. Muon has the weight decay of
-    `muon_optimizer`, with that of embeddings if the dropout is above 0.1; Adam has none. Deeper models learn with lower
-    rates of Muon: for N > 4 layers of the encoder or the decoder, whichever has more, the scale of "small" is
-    1.5 · √(4/N).
+    `muon_optimizer`; Adam has none. Deeper models learn with lower rates of Muon: for N > 4 layers of the encoder or
+    the decoder, whichever has more, the scale of "small" is 1.5 · √(4/N).
 
     Args:
         preset: "tiny", "small", "base" or "big".
