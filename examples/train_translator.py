@@ -18,7 +18,7 @@ def main(source: str, target: str, folder: str, *, epochs: int = 10) -> ka.Trans
     data = corpus.batches(tokenizer, tokens_per_batch=2048, seed=1)
     model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size, dropout=dropout)
     model.compile(
-        ka.training.preset_optimizer("small", model.config, total_steps=epochs * len(data)),
+        ka.training.preset_optimizer("small", model.config, total_steps=epochs * len(data), epochs=epochs),
         loss=ka.training.MaskedCrossEntropy(label_smoothing=0.1),
         metrics=[ka.training.MaskedAccuracy(), ka.training.Perplexity()],
     )

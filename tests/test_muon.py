@@ -203,7 +203,7 @@ def test_weight_decay_takes_its_part_of_matrices_and_embeddings_that_are_not_exc
     check({0, 3}, excludes=lambda variables: {"var_names": ["embed"]})
     check({0, 2}, excludes=lambda variables: {"var_list": variables[3:]})
     check({2}, excludes=lambda variables: {"var_names": ["kern"]})
-    assert muon_optimizer(TransformerConfig(100)).weight_decay == 0.5
+    assert muon_optimizer(TransformerConfig(100)).weight_decay is None
 
 
 @pytest.mark.parametrize(

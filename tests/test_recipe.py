@@ -1,4 +1,4 @@
-"""What a run chooses by its text and its length: vocabulary, dropout, evaluations."""
+"""What a run chooses by its text and its length: vocabulary, dropout, weight decay, evaluations."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from keras_attention.pipeline import RunConfig, RunFolder, recipe, train
 from keras_attention.pipeline.initial_weights import config_from
 from keras_attention.pipeline.recipe import adopt_choices, choose_batches, choose_by_length, choose_vocabulary_size
 from keras_attention.text import recommended_vocabulary_size
-from keras_attention.training import recommended_dropout
+from keras_attention.training import recommended_dropout, recommended_weight_decay
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
 
@@ -33,14 +33,22 @@ def test_dropout_grows_with_the_width(width, dropout):
     assert recommended_dropout(20, width) == dropout
 
 
-def test_dropout_is_for_the_width_of_the_model(rate):
+def test_dropout_and_weight_decay_are_for_the_width_of_the_model(rate):
     chosen = choose_by_length(made(model={"hidden_dim": 128, "num_heads": 4}), 100, steps=2800, minutes=None)
-    assert chosen.model["dropout"] == 0.15
+    assert (chosen.model["dropout"], chosen.weight_decay) == (0.15, 0.47)
 
 
 def test_no_epochs_have_no_dropout():
     with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=0"):
         recommended_dropout(0)
+
+
+@pytest.mark.parametrize(("epochs", "decay"), [(0.0001, 0.0), (0.01, 0.01), (4, 0.25), (36, 0.75), (1e9, 1.0)])
+def test_weight_decay_grows_with_the_root_of_passes_and_width(epochs, decay):
+    assert recommended_weight_decay(epochs) == recommended_weight_decay(epochs / 3, 768) == decay
+    assert recommended_weight_decay(9, 64) == 0.19
+    with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=-1"):
+        recommended_weight_decay(-1)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +96,13 @@ def test_a_run_that_begins_with_the_weights_of_another_chooses_its_own_rows(tmp_
         assert config_from(tmp_path / name, packed_rows=5).packed_rows == 5
 
 
+def test_a_run_that_begins_with_the_weights_of_another_chooses_its_own_decay(tmp_path):
+    made(weight_decay=0.7).save(RunFolder(tmp_path).config_file)
+    assert config_from(tmp_path).weight_decay is None
+    assert config_from(tmp_path, weight_decay=0.1).weight_decay == 0.1
+    assert config_from(tmp_path, optimizer="adam").optimizer == "adam"
+
+
 @pytest.fixture
 def rate(monkeypatch):
     """A machine on which a step of `small` takes half a second, all of it in matrix products."""
@@ -107,6 +122,18 @@ def test_dropout_follows_the_passes_before_the_first_limit(rate, steps, minutes,
     assert chosen.model == {"dropout": recommended_dropout(passes)}
 
 
+@pytest.mark.parametrize(("steps", "minutes", "passes"), [(700, None, 7), (2000, 10, 12), (1, None, 0.01)])
+def test_weight_decay_follows_the_passes_before_the_first_limit(rate, capsys, steps, minutes, passes):
+    chosen = choose_by_length(made(), steps_per_epoch=100, steps=steps, minutes=minutes)
+    assert chosen.weight_decay == recommended_weight_decay(passes)
+    assert f"weight decay: {chosen.weight_decay:g}, for about {passes:.1f} passes" in capsys.readouterr().out
+    assert choose_by_length(made(weight_decay=0), 100, steps, minutes).weight_decay == 0
+    assert choose_by_length(made("base", optimizer="muon"), 100, steps, None).weight_decay == recommended_weight_decay(
+        steps / 100, 512
+    )
+    assert choose_by_length(made(optimizer="adam"), 100, steps, minutes).weight_decay is None
+
+
 def test_two_passes_and_accumulated_batches_take_longer(rate):
     for changes in ({"consistency": "simcut"}, {"gradient_accumulation": 2}):
         chosen = choose_by_length(made(**changes), steps_per_epoch=100, steps=None, minutes=20)
@@ -122,7 +149,8 @@ def test_evaluations_are_sixteen_or_two_minutes_apart(rate, steps, minutes, ever
 
 
 def test_what_is_set_stays(rate, capsys):
-    config = made(vocabulary_size=333, dtype="float32", evaluate_every=7, model={"dropout": 0.4, "num_layers": 1})
+    chosen = {"vocabulary_size": 333, "dtype": "float32", "evaluate_every": 7, "weight_decay": 0.2}
+    config = made(**chosen, model={"dropout": 0.4, "num_layers": 1})
     assert choose_vocabulary_size(config, [("a", "b")] * 9) is config
     assert choose_by_length(config, 100, 10, None) is config
     assert capsys.readouterr().out == ""

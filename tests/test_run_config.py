@@ -71,6 +71,7 @@ def test_a_count_is_a_positive_integer(name, value):
         ("split_digits", 1, "`split_digits` must be True or False. Received: split_digits=1"),
         ("dtype", "float8", "`dtype` is one of 'float32', 'mixed_bfloat16', 'mixed_float16'. Received: dtype='float8'"),
         ("optimizer", "sgd", "`optimizer` is one of 'adam', 'muon'. Received: optimizer='sgd'"),
+        ("weight_decay", -0.1, "`weight_decay` must be a number between 0 and 1. Received: weight_decay=-0.1"),
         ("learning_rate_scale", "fast", "`learning_rate_scale` must be a number above zero"),
         ("learning_rate_scale", float("nan"), "Received: learning_rate_scale=nan"),
         ("learning_rate_scale", True, "Received: learning_rate_scale=True"),
@@ -123,6 +124,13 @@ def test_wrong_settings_are_refused_by_name(name, value, message):
 def test_the_shapes_of_batches_are_set_in_one_way(changes, message):
     with pytest.raises(ValueError, match=message):
         made(**changes)
+
+
+def test_only_muon_has_a_weight_decay():
+    assert made(optimizer="muon", weight_decay=0.1).weight_decay == 0.1
+    for preset, changes in {"tiny": {}, "small": {"optimizer": "adam"}}.items():
+        with pytest.raises(ValueError, match=r"Only Muon has a weight decay: .* weight_decay=0\.1, optimizer='adam'"):
+            RunConfig.from_preset(preset, **FILES, weight_decay=0.1, **changes)
 
 
 def test_what_is_given_is_kept_as_plain_values(tmp_path):

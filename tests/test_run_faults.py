@@ -134,6 +134,7 @@ OTHER_VALUES = {
     **{"learning_rate_scale": 0.5, "learning_rate_decay": 0.1, "total_steps": 99, "label_smoothing": 0.2, "seed": 2},
     **{"subword_dropout": 0.1, "source_word_dropout": 0.1, "consistency": "rdrop", "consistency_weight": 2, "ema": 0.9},
     **{"patience": 3, "evaluate_every": 5, "checkpoint_minutes": 9, "keep_checkpoints": 3, "score_sentences": 3},
+    "weight_decay": 0.3,
     "model": {"num_layers": 2},
 }
 
@@ -141,7 +142,11 @@ OTHER_VALUES = {
 @pytest.mark.parametrize("name", RunConfig.names())
 def test_each_setting_may_change_or_is_refused_with_both_values(whole, name):
     config, value = whole.config, OTHER_VALUES[name]
-    needed = {"consistency_weight": {"consistency": "rdrop"}, "row_length": {"packed_rows": 3}}
+    needed = {
+        "consistency_weight": {"consistency": "rdrop"},
+        "row_length": {"packed_rows": 3},
+        "weight_decay": {"optimizer": "muon"},
+    }
     changes = {name: value, **needed.get(name, {})}
     new = config.replace(**changes)
     if name in CHANGEABLE:

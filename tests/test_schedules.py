@@ -188,6 +188,15 @@ def test_what_is_said_of_the_presets_is_so():
         assert f"| {tokens:,} | {steps:,} | {scale:g} |" in preset_optimizer.__doc__
 
 
+def test_muon_has_a_weight_decay_by_the_passes():
+    for preset, decay in {"small": 0.33, "base": None}.items():
+        config = ka.TransformerConfig.from_preset(preset, 101)
+        assert preset_optimizer(preset, config, epochs=7).weight_decay == decay
+        assert preset_optimizer(preset, config).weight_decay is None
+    with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=0"):
+        preset_optimizer("small", ka.TransformerConfig(101), epochs=0)
+
+
 def test_a_preset_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"`preset` is one of .*'small'.* Received: preset='large'"):
         preset_optimizer("large", ka.TransformerConfig(101))

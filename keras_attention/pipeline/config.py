@@ -35,6 +35,7 @@ ADDED_SINCE_0_2 = (
     "row_length",
     "max_shapes",
     "buffer_size",
+    "weight_decay",
     "learning_rate_decay",
     "subword_dropout",
     "source_word_dropout",
@@ -81,6 +82,7 @@ class RunConfig:
         buffer_size: Number of lines of text in many files of which memory holds the token ids at a time. See
             `StreamedBatches`.
         optimizer: "adam", as in the paper, or "muon", which learns more from each token.
+        weight_decay: λ of Muon, 0 to 1: see `muon_optimizer`. None for `recommended_weight_decay`.
         gradient_accumulation: Number of batches in one step of the optimizer.
         warmup_steps: Number of warm-up steps of the learning rate.
         learning_rate_scale: Factor on the learning rate; by default of the preset and, with `small`, of the depth.
@@ -135,6 +137,7 @@ class RunConfig:
     max_shapes: int | None = None
     buffer_size: int = BUFFER_SIZE
     optimizer: str | None = None
+    weight_decay: float | None = None
     gradient_accumulation: int = 1
     warmup_steps: int | None = None
     learning_rate_scale: float | None = None
@@ -174,6 +177,8 @@ class RunConfig:
         with errors.collected():
             pass_weights(self.consistency, self.consistency_weight)
         with errors.collected():
+            self._check_weight_decay()
+        with errors.collected():
             self._check_model()
         errors.raise_all()
         if default_scale:
@@ -189,6 +194,13 @@ class RunConfig:
             raise ValueError(
                 "`row_length` is the length of `packed_rows`, and at most `max_length`. Received: "
                 f"row_length={self.row_length}, packed_rows={self.packed_rows}, max_length={self.max_length}"
+            )
+
+    def _check_weight_decay(self) -> None:
+        if self.weight_decay and self.optimizer != "muon":
+            raise ValueError(
+                "Only Muon has a weight decay: leave it out, or set `optimizer` to muon. "
+                f"Received: weight_decay={self.weight_decay}, optimizer={self.optimizer!r}"
             )
 
     def _check_model(self) -> None:
@@ -384,6 +396,7 @@ _CHECKS: dict[str, Check] = {
     "dtype": _optional(_one_of(DTYPES)),
     **dict.fromkeys(_OPTIONAL_INTEGERS, _optional(positive_int32)),
     "optimizer": _one_of(OPTIMIZERS),
+    "weight_decay": _optional(fraction_or_one),
     **dict.fromkeys(("learning_rate_scale", "checkpoint_minutes"), positive_number),
     "learning_rate_decay": fraction_or_one,
     **dict.fromkeys(("label_smoothing", "subword_dropout", "source_word_dropout"), fraction),

@@ -15,8 +15,8 @@ _ANY_VALUE = ("dropout", "attention_dropout", "activation_dropout", "remat")
 def config_from(folder: str | Path, **changes: Any) -> RunConfig:
     """Returns the config of a new run that begins with the weights of another, with its settings except the changes."""
     config = RunFolder(folder).config
-    # `evaluate_every` was chosen by the length of that training, and `total_steps` are its end.
-    of_training = ["evaluate_every", "total_steps"]
+    # `evaluate_every` and `weight_decay` were chosen by the length of that training, and `total_steps` are its end.
+    of_training = ["evaluate_every", "weight_decay", "total_steps"]
     if config.row_length is not None:  # chosen by the longest pair of that text
         of_training += ["packed_rows", "row_length"]
     return config.replace(**{**dict.fromkeys(of_training), **changes, "init_from": str(folder)})

@@ -11,7 +11,7 @@ from keras import ops
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.text import SubwordTokenizer, recommended_vocabulary_size
 from keras_attention.text.bin_packing import MULTIPLE
-from keras_attention.training import recommended_dropout
+from keras_attention.training import recommended_dropout, recommended_weight_decay
 from keras_attention.training.data_parallel import num_shards
 
 # The paper's models keep the paper's dropout.
@@ -77,17 +77,24 @@ def choose_dtype(config: RunConfig, minutes: float | None) -> RunConfig:
 
 
 def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:
-    """Sets dtype, dropout and the steps between evaluations for a training that ends at the first of two limits."""
+    """Sets what the length of a training decides: dtype, dropout, weight decay and the steps between evaluations.
+
+    The training ends at the first of two limits.
+    """
     config = choose_dtype(config, minutes)
     chooses_dropout = "dropout" not in config.model and config.preset in PRESETS_WITH_CHOSEN_DROPOUT
-    if not chooses_dropout and config.evaluate_every is not None:
+    chooses_decay = config.optimizer == "muon" and config.weight_decay is None
+    if not (chooses_dropout or chooses_decay) and config.evaluate_every is not None:
         return config
     seconds = estimate_step_seconds(config)
     limits = [steps, None if minutes is None else max(1, round(60 * minutes / seconds))]
     expected = min(limit for limit in limits if limit is not None)
+    epochs, width = expected / steps_per_epoch, config.transformer().hidden_dim
+    if chooses_decay:
+        config = config.replace(weight_decay=recommended_weight_decay(epochs, width))
+        print(f"weight decay: {config.weight_decay:g}, for about {epochs:.1f} passes over the text")
     if chooses_dropout:
-        epochs = expected / steps_per_epoch
-        dropout = recommended_dropout(epochs, config.transformer().hidden_dim)
+        dropout = recommended_dropout(epochs, width)
         print(f"dropout: {dropout:g}, for about {epochs:.1f} passes over the text")
         config = config.replace(model={**config.model, "dropout": dropout})
     if config.evaluate_every is None:
@@ -99,9 +106,8 @@ def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | Non
 def adopt_choices(config: RunConfig, run_config: RunConfig) -> RunConfig:
     """Sets what a config leaves open as it was chosen when the run began."""
     values = dataclasses.asdict(run_config)
-    open_settings = {
-        name: values[name] for name in ("vocabulary_size", "dtype", "evaluate_every") if getattr(config, name) is None
-    }
+    chosen = ("vocabulary_size", "dtype", "weight_decay", "evaluate_every")
+    open_settings = {name: values[name] for name in chosen if getattr(config, name) is None}
     if config.packed_rows is None and config.max_shapes is None:
         open_settings |= {name: values[name] for name in ("packed_rows", "row_length", "max_shapes")}
     dropout = {"dropout": run_config.model["dropout"]} if "dropout" in run_config.model else {}

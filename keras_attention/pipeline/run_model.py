@@ -90,8 +90,9 @@ def _compile(model: Transformer, config: RunConfig) -> None:
 
 
 def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
+    decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
     optimizer = OPTIMIZERS[config.optimizer](
-        config.transformer(), gradient_accumulation_steps=config.gradient_accumulation
+        config.transformer(), gradient_accumulation_steps=config.gradient_accumulation, **decay
     )
     # A number instead of the schedule: `DecayToLimit` sets it before each step.
     changes = {"learning_rate": 0.0}

@@ -19,8 +19,6 @@ LAST_POLYNOMIAL = (15 / 8, -10 / 8, 3 / 8)  # Newton's and Schulz', for further 
 # Root mean square of an update by Adam, to which updates of matrices are scaled (Liu et al. 2025, section 2.2).
 UPDATE_SIZE = 0.2
 ITERATION_DTYPES = ("float32", "bfloat16")
-# In `muon_optimizer`.
-WEIGHT_DECAY = 0.5
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -198,9 +196,9 @@ def muon_optimizer(
     total_steps: int | None = None,
     gradient_accumulation_steps: int = 1,
     iteration_dtype: str = "float32",
-    weight_decay: float | None = WEIGHT_DECAY,
+    weight_decay: float | None = None,
 ) -> Muon:
-    """Returns `Muon` with the paper's learning-rate schedule and weight decay.
+    """Returns `Muon` with the paper's learning-rate schedule.
 
     Args:
         config: Config with a `hidden_dim`, such as `model.config`.
@@ -209,7 +207,7 @@ def muon_optimizer(
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
         iteration_dtype: See `Muon`.
-        weight_decay: λ of matrices and embeddings; None for no decay.
+        weight_decay: λ of matrices and embeddings, such as `recommended_weight_decay`; None for no decay.
 
     Returns:
         An optimizer for `compile`.

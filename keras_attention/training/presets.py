@@ -38,6 +38,7 @@ def preset_optimizer(
     config: Any,
     total_steps: int | None = None,
     gradient_accumulation_steps: int = 1,
+    epochs: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """Returns the optimizer and the learning rate of a preset, as `keras-attention train` uses them.
 
@@ -47,21 +48,21 @@ def preset_optimizer(
     | "small" | Muon | 2,048 | 200 | 1.5 |
     | "base", "big" | Adam | 25,000 | 4,000 | 1 |
 
-    Each row belongs together: another batch size needs another learning rate. Muon has the weight decay of
-    `muon_optimizer`; Adam has none. Deeper models learn with lower rates of Muon: for N > 4 layers of the encoder or
-    the decoder, whichever has more, the scale of "small" is 1.5 · √(4/N).
+    Each row belongs together: another batch size needs another learning rate. Deeper models learn with lower rates of
+    Muon: for N > 4 layers of the encoder or the decoder, whichever has more, the scale of "small" is 1.5 · √(4/N).
 
     Args:
         preset: "tiny", "small", "base" or "big".
         config: Config of the model, `model.config`.
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
+        epochs: Passes over the training text, for the `recommended_weight_decay` of Muon; None for no decay.
 
     Returns:
         An optimizer for `compile`.
 
     Raises:
-        ValueError: If the preset is unknown, or a number of steps is not above zero.
+        ValueError: If the preset is unknown, or a number of steps or epochs is not above zero.
 
     Example:
         >>> from keras_attention import TransformerConfig
@@ -73,12 +74,15 @@ def preset_optimizer(
     """
     one_of(preset, "preset", tuple(TRAINING_PRESETS))
     settings = TRAINING_PRESETS[preset]
+    decay = None if epochs is None else recommended_weight_decay(epochs, config.hidden_dim)
+    options = {"weight_decay": decay} if settings["optimizer"] == "muon" else {}
     return OPTIMIZERS[settings["optimizer"]](
         config,
         settings["warmup_steps"],
         preset_learning_rate_scale(preset, config),
         total_steps=total_steps,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        **options,
     )
 
 
@@ -111,3 +115,30 @@ def recommended_dropout(epochs: float, hidden_dim: int = WIDTH) -> float:
     width = positive_integer(hidden_dim, "hidden_dim") / WIDTH
     doublings = math.log2(width * positive_number(epochs, "epochs") / FREE_EPOCHS)
     return round(min(max(0.1 * doublings, 0.0), MAX_DROPOUT), 2)
+
+
+def recommended_weight_decay(epochs: float, hidden_dim: int = WIDTH) -> float:
+    """Returns min(1, √(M/256 · epochs) / 8): the λ of Muon for a small model of width M.
+
+    A step subtracts lr · λ · W from each matrix W, which is then about the sum of the last 1 / (lr · λ) updates. With a
+    smaller λ, a model that reads each sentence many times learns it by heart; with a larger one, it forgets what it
+    read. Four times as many passes need twice the decay, and so does a model four times as wide.
+
+    Args:
+        epochs: Number of passes over the training text.
+        hidden_dim: The width M of the model.
+
+    Returns:
+        λ, in hundredths.
+
+    Raises:
+        ValueError: If `epochs` or `hidden_dim` is not above zero.
+
+    Example:
+        >>> recommended_weight_decay(4), recommended_weight_decay(16), recommended_weight_decay(100)
+        (0.25, 0.5, 1.0)
+        >>> recommended_weight_decay(32, hidden_dim=128)
+        0.5
+    """
+    width = positive_integer(hidden_dim, "hidden_dim") / WIDTH
+    return round(min(math.sqrt(width * positive_number(epochs, "epochs")) / 8, 1.0), 2)
