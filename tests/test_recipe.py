@@ -35,7 +35,7 @@ def test_dropout_grows_with_the_width(width, dropout):
 
 def test_dropout_and_weight_decay_are_for_the_width_of_the_model(rate):
     chosen = choose_by_length(made(model={"hidden_dim": 128, "num_heads": 4}), 100, steps=2800, minutes=None)
-    assert (chosen.model["dropout"], chosen.weight_decay) == (0.15, 0.47)
+    assert (chosen.model["dropout"], chosen.weight_decay) == (0.15, 0.57)
 
 
 def test_no_epochs_have_no_dropout():
@@ -43,12 +43,26 @@ def test_no_epochs_have_no_dropout():
         recommended_dropout(0)
 
 
-@pytest.mark.parametrize(("epochs", "decay"), [(0.0001, 0.0), (0.01, 0.01), (4, 0.25), (36, 0.75), (1e9, 1.0)])
-def test_weight_decay_grows_with_the_root_of_passes_and_width(epochs, decay):
-    assert recommended_weight_decay(epochs) == recommended_weight_decay(epochs / 3, 768) == decay
-    assert recommended_weight_decay(9, 64) == 0.19
-    with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=-1"):
-        recommended_weight_decay(-1)
+@pytest.mark.parametrize(
+    ("epochs", "steps", "width", "decay"),
+    [
+        (3, 192, 256, 1.0),
+        (0.01, 768, 256, 0.5),  # less than three passes are as three
+        (7, 7 * 113, 113, 0.5),
+        (70, 70 * 113, 113, 0.5),  # more passes over the same text
+        (7, 7 * 113, 4 * 113, 1.0),
+        (7, 7 * 113, 5 * 113, 1.0),
+        (11, 11 * 16 * 113, 113, 0.12),
+    ],
+)
+def test_weight_decay_falls_with_the_root_of_the_steps_of_a_pass(epochs, steps, width, decay):
+    assert recommended_weight_decay(epochs, steps, width) == decay
+
+
+@pytest.mark.parametrize(("values", "name"), [((0, 5, 5), "epochs"), ((5, 0, 5), "steps"), ((5, 5, 0), "hidden_dim")])
+def test_a_weight_decay_of_no_training_is_refused(values, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}=0"):
+        recommended_weight_decay(*values)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +136,19 @@ def test_dropout_follows_the_passes_before_the_first_limit(rate, steps, minutes,
     assert chosen.model == {"dropout": recommended_dropout(passes)}
 
 
-@pytest.mark.parametrize(("steps", "minutes", "passes"), [(700, None, 7), (2000, 10, 12), (1, None, 0.01)])
-def test_weight_decay_follows_the_passes_before_the_first_limit(rate, capsys, steps, minutes, passes):
-    chosen = choose_by_length(made(), steps_per_epoch=100, steps=steps, minutes=minutes)
-    assert chosen.weight_decay == recommended_weight_decay(passes)
-    assert f"weight decay: {chosen.weight_decay:g}, for about {passes:.1f} passes" in capsys.readouterr().out
-    assert choose_by_length(made(weight_decay=0), 100, steps, minutes).weight_decay == 0
-    assert choose_by_length(made("base", optimizer="muon"), 100, steps, None).weight_decay == recommended_weight_decay(
-        steps / 100, 512
-    )
-    assert choose_by_length(made(optimizer="adam"), 100, steps, minutes).weight_decay is None
+@pytest.mark.parametrize(("steps", "minutes", "expected"), [(700, None, 700), (2000, 10, 1200), (1, None, 1)])
+def test_weight_decay_follows_the_steps_before_the_first_limit(rate, capsys, steps, minutes, expected):
+    def chosen(preset="small", **changes):
+        return choose_by_length(made(preset, **changes), 100, steps, minutes).weight_decay
+
+    passes = expected / 100
+    decay = chosen()
+    assert decay == recommended_weight_decay(passes, expected)
+    assert f"weight decay: {decay:g}, for about {passes:.1f} passes over the text" in capsys.readouterr().out
+    assert chosen(model={"hidden_dim": 64}) == recommended_weight_decay(passes, expected, 64)
+    assert chosen(weight_decay=0) == 0
+    assert chosen(optimizer="adam") is None
+    assert chosen("tiny", optimizer="muon") is not None
 
 
 def test_two_passes_and_accumulated_batches_take_longer(rate):

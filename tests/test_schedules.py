@@ -189,12 +189,15 @@ def test_what_is_said_of_the_presets_is_so():
 
 
 def test_muon_has_a_weight_decay_by_the_passes():
-    for preset, decay in {"small": 0.33, "base": None}.items():
+    for preset, decay in {"small": 0.25, "base": None}.items():
         config = ka.TransformerConfig.from_preset(preset, 101)
-        assert preset_optimizer(preset, config, epochs=7).weight_decay == decay
-        assert preset_optimizer(preset, config).weight_decay is None
+        assert preset_optimizer(preset, config, total_steps=7168, epochs=7).weight_decay == decay
+        assert preset_optimizer(preset, config, total_steps=7168).weight_decay is None
+    config = ka.TransformerConfig.from_preset("small", 101)
     with pytest.raises(ValueError, match=r"`epochs` must be a number above zero\. Received: epochs=0"):
-        preset_optimizer("small", ka.TransformerConfig(101), epochs=0)
+        preset_optimizer("small", config, total_steps=7, epochs=0)
+    with pytest.raises(ValueError, match=r"those of `total_steps`: give both\. Received: epochs=3, total_steps=None"):
+        preset_optimizer("small", config, epochs=3)
 
 
 def test_a_preset_that_is_none_is_refused():

@@ -91,7 +91,7 @@ def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | Non
     expected = min(limit for limit in limits if limit is not None)
     epochs, width = expected / steps_per_epoch, config.transformer().hidden_dim
     if chooses_decay:
-        config = config.replace(weight_decay=recommended_weight_decay(epochs, width))
+        config = config.replace(weight_decay=recommended_weight_decay(epochs, expected, width))
         print(f"weight decay: {config.weight_decay:g}, for about {epochs:.1f} passes over the text")
     if chooses_dropout:
         dropout = recommended_dropout(epochs, width)

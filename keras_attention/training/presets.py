@@ -56,13 +56,15 @@ def preset_optimizer(
         config: Config of the model, `model.config`.
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: See `paper_optimizer`.
-        epochs: Passes over the training text, for the `recommended_weight_decay` of Muon; None for no decay.
+        epochs: Passes over the training text in `total_steps`, for the `recommended_weight_decay` of Muon; None for no
+            decay.
 
     Returns:
         An optimizer for `compile`.
 
     Raises:
-        ValueError: If the preset is unknown, or a number of steps or epochs is not above zero.
+        ValueError: If the preset is unknown, a number of steps or epochs is not above zero, or `epochs` are given
+            without `total_steps`.
 
     Example:
         >>> from keras_attention import TransformerConfig
@@ -74,7 +76,9 @@ def preset_optimizer(
     """
     one_of(preset, "preset", tuple(TRAINING_PRESETS))
     settings = TRAINING_PRESETS[preset]
-    decay = None if epochs is None else recommended_weight_decay(epochs, config.hidden_dim)
+    if epochs is not None and total_steps is None:
+        raise ValueError(f"`epochs` are those of `total_steps`: give both. Received: epochs={epochs}, total_steps=None")
+    decay = None if epochs is None else recommended_weight_decay(epochs, total_steps, config.hidden_dim)
     options = {"weight_decay": decay} if settings["optimizer"] == "muon" else {}
     return OPTIMIZERS[settings["optimizer"]](
         config,
@@ -117,28 +121,35 @@ def recommended_dropout(epochs: float, hidden_dim: int = WIDTH) -> float:
     return round(min(max(0.1 * doublings, 0.0), MAX_DROPOUT), 2)
 
 
-def recommended_weight_decay(epochs: float, hidden_dim: int = WIDTH) -> float:
-    """Returns min(1, √(M/256 · epochs) / 8): the λ of Muon for a small model of width M.
+# The number of passes from which the weight decay grows with them.
+DECAY_EPOCHS = 3
 
-    A step subtracts lr · λ · W from each matrix W, which is then about the sum of the last 1 / (lr · λ) updates. With a
-    smaller λ, a model that reads each sentence many times learns it by heart; with a larger one, it forgets what it
-    read. Four times as many passes need twice the decay, and so does a model four times as wide.
+
+def recommended_weight_decay(epochs: float, steps: int, hidden_dim: int = WIDTH) -> float:
+    """Returns ½ √(M · max(3, epochs) / steps), and at most 1: the λ of Muon for a small model of width M.
+
+    A step subtracts lr · λ · W from each matrix W, which is then about the sum of the last 1 / (lr · λ) updates. With
+    a smaller λ, a model that reads each sentence many times learns the text by heart; with a larger one, it forgets
+    what it read. More passes over a text do not change λ, as steps / epochs are the steps of one; a text a quarter as
+    large needs twice the decay.
 
     Args:
         epochs: Number of passes over the training text.
+        steps: Number of steps of the training.
         hidden_dim: The width M of the model.
 
     Returns:
         λ, in hundredths.
 
     Raises:
-        ValueError: If `epochs` or `hidden_dim` is not above zero.
+        ValueError: If an argument is not above zero.
 
     Example:
-        >>> recommended_weight_decay(4), recommended_weight_decay(16), recommended_weight_decay(100)
-        (0.25, 0.5, 1.0)
-        >>> recommended_weight_decay(32, hidden_dim=128)
-        0.5
+        >>> recommended_weight_decay(epochs=1, steps=768), recommended_weight_decay(epochs=10, steps=10240)
+        (0.5, 0.25)
+        >>> recommended_weight_decay(epochs=20, steps=20480), recommended_weight_decay(epochs=20, steps=5120)
+        (0.25, 0.5)
     """
-    width = positive_integer(hidden_dim, "hidden_dim") / WIDTH
-    return round(min(math.sqrt(width * positive_number(epochs, "epochs")) / 8, 1.0), 2)
+    width, epochs = positive_integer(hidden_dim, "hidden_dim"), positive_number(epochs, "epochs")
+    decay = math.sqrt(width * max(epochs, DECAY_EPOCHS) / positive_integer(steps, "steps")) / 2
+    return round(min(decay, 1.0), 2)
