@@ -9,6 +9,7 @@ from keras_attention.demo import make_pairs
 from keras_attention.pipeline import RunConfig, RunFolder, recipe, train
 from keras_attention.pipeline.initial_weights import config_from
 from keras_attention.pipeline.recipe import adopt_choices, choose_batches, choose_by_length, choose_vocabulary_size
+from keras_attention.pipeline.run_model import build_model
 from keras_attention.text import recommended_vocabulary_size
 from keras_attention.training import recommended_dropout, recommended_weight_decay
 
@@ -149,6 +150,12 @@ def test_weight_decay_follows_the_steps_before_the_first_limit(rate, capsys, ste
     assert chosen(weight_decay=0) == 0
     assert chosen(optimizer="adam") is None
     assert chosen("tiny", optimizer="muon") is not None
+
+
+def test_the_optimizer_has_the_weight_decay_of_the_run():
+    for decay in (0.3, None):
+        config = made("tiny", optimizer="muon", weight_decay=decay, vocabulary_size=50, dtype="float32", model=SMALLEST)
+        assert build_model(config).optimizer.weight_decay == decay
 
 
 def test_two_passes_and_accumulated_batches_take_longer(rate):

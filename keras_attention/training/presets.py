@@ -129,9 +129,9 @@ def recommended_weight_decay(epochs: float, steps: int, hidden_dim: int = WIDTH)
     """Returns ½ √(M · max(3, epochs) / steps), and at most 1: the λ of Muon for a small model of width M.
 
     A step subtracts lr · λ · W from each matrix W, which is then about the sum of the last 1 / (lr · λ) updates. With
-    a smaller λ, a model that reads each sentence many times learns the text by heart; with a larger one, it forgets
-    what it read. More passes over a text do not change λ, as steps / epochs are the steps of one; a text a quarter as
-    large needs twice the decay.
+    a smaller λ, a model that reads each sentence many times memorizes the text; with a larger one, it forgets what it
+    read. More passes over a text do not change λ, as steps / epochs are the steps of one; a text a quarter as large
+    needs twice the decay.
 
     Args:
         epochs: Number of passes over the training text.
