@@ -153,9 +153,11 @@ def test_weight_decay_follows_the_steps_before_the_first_limit(rate, capsys, ste
 
 
 def test_the_optimizer_has_the_weight_decay_of_the_run():
-    for decay in (0.3, None):
-        config = made("tiny", optimizer="muon", weight_decay=decay, vocabulary_size=50, dtype="float32", model=SMALLEST)
-        assert build_model(config).optimizer.weight_decay == decay
+    settings = {"vocabulary_size": 50, "dtype": "float32", "model": SMALLEST}
+    for optimizer in ("muon", "adam"):
+        for given, decay in ((0.3, 0.3), (0, None), (None, None)):
+            config = made("tiny", optimizer=optimizer, weight_decay=given, **settings)
+            assert build_model(config).optimizer.weight_decay == decay
 
 
 def test_two_passes_and_accumulated_batches_take_longer(rate):

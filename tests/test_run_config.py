@@ -126,13 +126,6 @@ def test_the_shapes_of_batches_are_set_in_one_way(changes, message):
         made(**changes)
 
 
-def test_only_muon_has_a_weight_decay():
-    assert made(optimizer="muon", weight_decay=0.1).weight_decay == 0.1
-    for preset, changes in {"tiny": {}, "small": {"optimizer": "adam"}}.items():
-        with pytest.raises(ValueError, match=r"Only Muon has a weight decay: .* weight_decay=0\.1, optimizer='adam'"):
-            RunConfig.from_preset(preset, **FILES, weight_decay=0.1, **changes)
-
-
 def test_what_is_given_is_kept_as_plain_values(tmp_path):
     config = made(
         source=pathlib.Path("a b.en"),

@@ -145,7 +145,6 @@ def test_each_setting_may_change_or_is_refused_with_both_values(whole, name):
     needed = {
         "consistency_weight": {"consistency": "rdrop"},
         "row_length": {"packed_rows": 3},
-        "weight_decay": {"optimizer": "muon"},
     }
     changes = {name: value, **needed.get(name, {})}
     new = config.replace(**changes)

@@ -82,7 +82,7 @@ class RunConfig:
         buffer_size: Number of lines of text in many files of which memory holds the token ids at a time. See
             `StreamedBatches`.
         optimizer: "adam", as in the paper, or "muon", which learns more from each token.
-        weight_decay: λ of Muon, 0 to 1: see `muon_optimizer`. None for `recommended_weight_decay`.
+        weight_decay: λ of the optimizer, 0 to 1. None for `recommended_weight_decay` with Muon, 0 with Adam.
         gradient_accumulation: Number of batches in one step of the optimizer.
         warmup_steps: Number of warm-up steps of the learning rate.
         learning_rate_scale: Factor on the learning rate; by default of the preset and, with `small`, of the depth.
@@ -177,8 +177,6 @@ class RunConfig:
         with errors.collected():
             pass_weights(self.consistency, self.consistency_weight)
         with errors.collected():
-            self._check_weight_decay()
-        with errors.collected():
             self._check_model()
         errors.raise_all()
         if default_scale:
@@ -194,13 +192,6 @@ class RunConfig:
             raise ValueError(
                 "`row_length` is the length of `packed_rows`, and at most `max_length`. Received: "
                 f"row_length={self.row_length}, packed_rows={self.packed_rows}, max_length={self.max_length}"
-            )
-
-    def _check_weight_decay(self) -> None:
-        if self.weight_decay and self.optimizer != "muon":
-            raise ValueError(
-                "Only Muon has a weight decay: leave it out, or set `optimizer` to muon. "
-                f"Received: weight_decay={self.weight_decay}, optimizer={self.optimizer!r}"
             )
 
     def _check_model(self) -> None:

@@ -90,9 +90,10 @@ def _compile(model: Transformer, config: RunConfig) -> None:
 
 
 def _optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
-    decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
     optimizer = OPTIMIZERS[config.optimizer](
-        config.transformer(), gradient_accumulation_steps=config.gradient_accumulation, **decay
+        config.transformer(),
+        gradient_accumulation_steps=config.gradient_accumulation,
+        weight_decay=config.weight_decay or None,
     )
     # A number instead of the schedule: `DecayToLimit` sets it before each step.
     changes = {"learning_rate": 0.0}

@@ -79,14 +79,13 @@ def preset_optimizer(
     if epochs is not None and total_steps is None:
         raise ValueError(f"`epochs` are those of `total_steps`: give both. Received: epochs={epochs}, total_steps=None")
     decay = None if epochs is None else recommended_weight_decay(epochs, total_steps, config.hidden_dim)
-    options = {"weight_decay": decay} if settings["optimizer"] == "muon" else {}
     return OPTIMIZERS[settings["optimizer"]](
         config,
         settings["warmup_steps"],
         preset_learning_rate_scale(preset, config),
         total_steps=total_steps,
         gradient_accumulation_steps=gradient_accumulation_steps,
-        **options,
+        weight_decay=decay if settings["optimizer"] == "muon" else None,
     )
 
 

@@ -85,6 +85,7 @@ def paper_optimizer(
     global_clipnorm: float | None = 1.0,
     total_steps: int | None = None,
     gradient_accumulation_steps: int = 1,
+    weight_decay: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """Returns Adam with β₁ = 0.9, β₂ = 0.98, ε = 1e-9, the paper's schedule and gradients clipped by their norm.
 
@@ -96,6 +97,7 @@ def paper_optimizer(
         total_steps: See `InverseSqrtSchedule`.
         gradient_accumulation_steps: Number of batches whose gradients are averaged for one step of the optimizer and
             the schedule. Each batch counts the same, also one with fewer tokens.
+        weight_decay: λ of all variables, see `keras.optimizers.Adam`; None, as in the paper, for no decay.
 
     Returns:
         An optimizer for `compile`.
@@ -120,4 +122,5 @@ def paper_optimizer(
         epsilon=1e-9,
         global_clipnorm=global_clipnorm,
         gradient_accumulation_steps=batches if batches > 1 else None,
+        weight_decay=weight_decay,
     )
