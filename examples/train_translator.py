@@ -13,9 +13,10 @@ import keras_attention as ka
 def main(source: str, target: str, folder: str, *, epochs: int = 10) -> ka.Transformer:
     """Trains on two files with one sentence per line and exports the model for TF Serving."""
     corpus = ka.text.ParallelCorpus(source, target)
-    size, dropout = ka.text.recommended_vocabulary_size(corpus.pairs), ka.training.recommended_dropout(epochs)
+    size, subwords = ka.text.recommended_vocabulary_size(corpus.pairs), ka.training.recommended_subword_dropout(epochs)
     tokenizer = ka.text.SubwordTokenizer.train([source, target], vocabulary_size=size)
-    data = corpus.batches(tokenizer, tokens_per_batch=2048, seed=1)
+    data = corpus.batches(tokenizer, tokens_per_batch=2048, seed=1, subword_dropout=subwords)
+    dropout = ka.training.recommended_dropout(epochs, subword_dropout=subwords)
     model = ka.Transformer.from_preset("small", vocabulary_size=tokenizer.vocabulary_size, dropout=dropout)
     model.compile(
         ka.training.preset_optimizer("small", model.config, total_steps=epochs * len(data), epochs=epochs),

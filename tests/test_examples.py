@@ -88,7 +88,8 @@ def test_pages_train_as_the_command_does(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert 'from_preset("small", vocabulary_size=' in text
     assert 'preset_optimizer("small", model.config, total_steps=epochs * len(data), epochs=epochs)' in text
-    assert "recommended_dropout(epochs)" in text
+    assert "recommended_dropout(epochs, subword_dropout=subwords)" in text
+    assert "recommended_subword_dropout(epochs)" in text and "seed=1, subword_dropout=subwords)" in text
     assert "epochs=epochs, " in text.replace("\n", " ")
     assert re.findall(r"tokens_per_batch=(\d+)", text) == [str(TRAINING_PRESETS["small"]["tokens_per_batch"])]
     assert re.findall(r"label_smoothing=([\d.]+)", text) == [str(RunConfig.label_smoothing)]

@@ -1,4 +1,4 @@
-"""What a run chooses by its text and its length: vocabulary, dropout, weight decay, evaluations."""
+"""What a run chooses by its text and its length: vocabulary, dropouts, weight decay, evaluations."""
 
 import dataclasses
 import math
@@ -9,9 +9,10 @@ from keras_attention.demo import make_pairs
 from keras_attention.pipeline import RunConfig, RunFolder, recipe, train
 from keras_attention.pipeline.initial_weights import config_from
 from keras_attention.pipeline.recipe import adopt_choices, choose_batches, choose_by_length, choose_vocabulary_size
+from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_model import build_model
 from keras_attention.text import recommended_vocabulary_size
-from keras_attention.training import recommended_dropout, recommended_weight_decay
+from keras_attention.training import recommended_dropout, recommended_subword_dropout, recommended_weight_decay
 
 FILES = {"source": "train.en", "target": "train.fr", "valid_source": "dev.en", "valid_target": "dev.fr"}
 
@@ -34,9 +35,23 @@ def test_dropout_grows_with_the_width(width, dropout):
     assert recommended_dropout(20, width) == dropout
 
 
-def test_dropout_and_weight_decay_are_for_the_width_of_the_model(rate):
+@pytest.mark.parametrize(
+    ("epochs", "width", "subwords", "dropout"),
+    [(7, 256, 0.0, 0.05), (10, 256, 0.0, 0.1), (14, 256, 0.05, 0.1), (28, 128, 0.05, 0.1), (1e9, 256, 0.1, 0.2)],
+)
+def test_the_second_tenth_of_the_dropout_is_that_of_subwords(epochs, width, subwords, dropout):
+    assert recommended_subword_dropout(epochs, width) == subwords
+    assert recommended_dropout(epochs, width, subwords) == dropout
+
+
+def test_a_wrong_subword_dropout_is_refused():
+    with pytest.raises(ValueError, match=r"`subword_dropout` must be .* below 1\. Received: subword_dropout=1"):
+        recommended_dropout(20, subword_dropout=1)
+
+
+def test_dropouts_and_weight_decay_are_for_the_width_of_the_model(rate):
     chosen = choose_by_length(made(model={"hidden_dim": 128, "num_heads": 4}), 100, steps=2800, minutes=None)
-    assert (chosen.model["dropout"], chosen.weight_decay) == (0.15, 0.57)
+    assert (chosen.subword_dropout, chosen.model["dropout"], chosen.weight_decay) == (0.05, 0.1, 0.57)
 
 
 def test_no_epochs_have_no_dropout():
@@ -132,9 +147,25 @@ def rate(monkeypatch):
 @pytest.mark.parametrize(
     ("steps", "minutes", "passes"), [(700, None, 7), (None, 10, 12), (700, 10, 7), (2000, 10, 12), (1, None, 0.01)]
 )
-def test_dropout_follows_the_passes_before_the_first_limit(rate, steps, minutes, passes):
+def test_dropouts_follow_the_passes_before_the_first_limit(rate, capsys, steps, minutes, passes):
     chosen = choose_by_length(made(), steps_per_epoch=100, steps=steps, minutes=minutes)
-    assert chosen.model == {"dropout": recommended_dropout(passes)}
+    subwords = recommended_subword_dropout(passes)
+    assert chosen.subword_dropout == subwords
+    assert chosen.model == {"dropout": recommended_dropout(passes, subword_dropout=subwords)}
+    said = f"subword dropout: {subwords:g}, for about {passes:.1f} passes" in capsys.readouterr().out
+    assert said == (subwords > 0)
+
+
+def test_what_is_set_of_the_dropouts_counts_for_the_other(rate):
+    def chosen(**changes):
+        config = choose_by_length(made(**changes), steps_per_epoch=100, steps=4000, minutes=None)
+        return config.subword_dropout, config.model["dropout"]
+
+    assert chosen() == (0.1, 0.2)
+    assert chosen(subword_dropout=0) == (0, 0.3)
+    assert chosen(subword_dropout=0.2) == (0.2, 0.1)
+    assert chosen(model={"dropout": 0.25}) == (0.1, 0.25)
+    assert chosen(consistency="rdrop") == (None, 0.3)
 
 
 @pytest.mark.parametrize(("steps", "minutes", "expected"), [(700, None, 700), (2000, 10, 1200), (1, None, 1)])
@@ -162,7 +193,7 @@ def test_the_optimizer_has_the_weight_decay_of_the_run():
 
 def test_two_passes_and_accumulated_batches_take_longer(rate):
     for changes in ({"consistency": "simcut"}, {"gradient_accumulation": 2}):
-        chosen = choose_by_length(made(**changes), steps_per_epoch=100, steps=None, minutes=20)
+        chosen = choose_by_length(made(**changes, subword_dropout=0), steps_per_epoch=100, steps=None, minutes=20)
         assert chosen.model == {"dropout": recommended_dropout(12)}, changes
 
 
@@ -176,6 +207,7 @@ def test_evaluations_are_sixteen_or_two_minutes_apart(rate, steps, minutes, ever
 
 def test_what_is_set_stays(rate, capsys):
     chosen = {"vocabulary_size": 333, "dtype": "float32", "evaluate_every": 7, "weight_decay": 0.2}
+    chosen["subword_dropout"] = 0.07
     config = made(**chosen, model={"dropout": 0.4, "num_layers": 1})
     assert choose_vocabulary_size(config, [("a", "b")] * 9) is config
     assert choose_by_length(config, 100, 10, None) is config
@@ -187,7 +219,7 @@ def test_a_limit_of_time_takes_the_dtype_with_more_steps(rate, capsys):
     rate["mixed_bfloat16"] = 2
     chosen = choose_by_length(made(), 100, None, 10)
     assert chosen.dtype == "mixed_bfloat16"
-    assert chosen.model == {"dropout": recommended_dropout(24)}  # twice as many steps
+    assert chosen.model == {"dropout": recommended_dropout(24, subword_dropout=0.1)}  # twice as many steps
     assert "mixed_bfloat16, in which matrix products are 2.0 times as fast as in float32" in capsys.readouterr().out
     assert choose_by_length(made(), 100, 1200, None).dtype == "float32"
     assert choose_by_length(made(dtype="float32"), 100, None, 10).dtype == "float32"
@@ -206,7 +238,8 @@ def test_fast_matrix_products_leave_the_rest_of_a_step(rate, monkeypatch):
 
 @pytest.mark.parametrize("preset", ["base", "big"])
 def test_the_models_of_the_paper_keep_their_dropout(rate, preset):
-    assert choose_by_length(made(preset), 1, 10**6, None).model == {}
+    chosen = choose_by_length(made(preset), 1, 10**6, None)
+    assert (chosen.model, chosen.subword_dropout) == ({}, None)
 
 
 def test_a_rate_is_measured():
@@ -221,10 +254,11 @@ def test_the_rate_of_a_softmax_is_measured(seconds):
 
 
 def test_an_open_config_adopts_the_choices_of_a_run(rate):
-    chosen = choose_by_length(made(vocabulary_size=77, model={"num_layers": 1}), 100, 1000, None)
+    chosen = choose_by_length(made(vocabulary_size=77, model={"num_layers": 1}), 100, 2000, None)
     assert adopt_choices(made(model={"num_layers": 1}), chosen) == chosen
-    other = adopt_choices(made(model={"num_layers": 1, "dropout": 0.5}, vocabulary_size=78), chosen)
-    assert other.model["dropout"] == 0.5 and other.vocabulary_size == 78
+    assert chosen.subword_dropout == 0.1
+    other = adopt_choices(made(model={"num_layers": 1, "dropout": 0.5}, vocabulary_size=78, subword_dropout=0), chosen)
+    assert (other.model["dropout"], other.vocabulary_size, other.subword_dropout) == (0.5, 78, 0)
 
 
 @pytest.fixture
@@ -236,6 +270,32 @@ def open_config(tmp_path):
             (tmp_path / f"{name}.{language}").write_text("".join(f"{pair[side]}\n" for pair in part), encoding="utf-8")
     files = {name: str(tmp_path / file) for name, file in FILES.items()}
     return RunConfig.from_preset("tiny", **files, model=SMALLEST, score_sentences=1)
+
+
+def test_the_batches_are_sampled_as_the_steps_of_the_usual_ones_choose(open_config):
+    asked = []
+
+    def choose(config, steps_per_epoch):
+        asked.append(steps_per_epoch)
+        return config.replace(subword_dropout=0.3)
+
+    usual_config, usual = RunData.read(open_config, None)
+    config, sampled = RunData.read(open_config.replace(gradient_accumulation=3), usual.tokenizer, choose)
+    assert (usual_config.subword_dropout, config.subword_dropout, asked) == (None, 0.3, [len(usual.batches) / 3])
+    assert usual.batches.fingerprint()["subword_dropout"] == 0
+    again, resumed = RunData.read(config, usual.tokenizer)
+    assert again == config
+    assert resumed.batches.fingerprint() == sampled.batches.fingerprint() != usual.batches.fingerprint()
+    assert sampled.batches.num_tokens == resumed.batches.num_tokens > 1.1 * usual.batches.num_tokens
+    same, kept = RunData.read(open_config.replace(subword_dropout=0.2), usual.tokenizer, lambda config, steps: config)
+    assert same.subword_dropout == kept.batches.fingerprint()["subword_dropout"] == 0.2
+
+
+def test_a_tokenizer_with_one_segmentation_has_no_dropout(open_config, monkeypatch):
+    monkeypatch.setattr("keras_attention.pipeline.run_data.can_sample", lambda model: False)
+    asked = []
+    RunData.read(open_config, None, lambda config, steps: asked.append(config.subword_dropout) or config)
+    assert asked == [0]
 
 
 def test_a_run_records_and_keeps_its_choices(tmp_path, open_config, capsys, eager):
@@ -256,7 +316,8 @@ def test_a_run_that_chose_nothing_keeps_its_dropout(tmp_path, open_config, capsy
     """Version 0.2 trained with the dropout of the preset where the config had none."""
     run = RunFolder(tmp_path / "run")
     train(run.path, open_config.replace(model={"dropout": 0.1, **SMALLEST}), max_steps=1)
-    run.config.replace(model=SMALLEST).save(run.config_file)
+    run.config.replace(model=SMALLEST, subword_dropout=None).save(run.config_file)
+    capsys.readouterr()
     train(run.path, max_steps=2)
-    assert run.config.model == SMALLEST
+    assert (run.config.model, run.config.subword_dropout) == (SMALLEST, None)
     assert "dropout:" not in capsys.readouterr().out

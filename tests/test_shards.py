@@ -458,11 +458,20 @@ def test_rows_are_packed_as_for_text_in_one_file(monkeypatch, config, pairs, tok
     expected = choose_batches(config, list(pairs), tokenizer)
     lengths, counts = TokenLengths(pairs, tokenizer).counts(31)
     assert choose_packed_rows(config, lengths.max(axis=1), counts) == expected
-    chosen, data = RunData.read(config, tokenizer, is_new=True, folder=tmp_path / "lengths")
+    chosen, data = RunData.read(config, tokenizer, lambda config, steps: config, tmp_path / "lengths")
     assert chosen.packed_rows == expected.packed_rows and chosen.row_length == expected.row_length
     assert len(data.batches.batch_of_each_shape()) == 1
     resumed, data = RunData.read(dataclasses.replace(chosen), tokenizer, folder=tmp_path / "lengths")
     assert resumed == chosen
+
+
+def test_the_batches_are_sampled_as_a_new_run_chooses(tmp_path, config, tokenizer):
+    lengths = tmp_path / "lengths"
+    _, usual = RunData.read(config, tokenizer, folder=lengths)
+    chosen, sampled = RunData.read(config, tokenizer, lambda config, _: config.replace(subword_dropout=0.3), lengths)
+    _, resumed = RunData.read(chosen, tokenizer, folder=lengths)
+    assert sampled.batches.fingerprint() == resumed.batches.fingerprint() != usual.batches.fingerprint()
+    assert sampled.batches.num_tokens > 1.1 * usual.batches.num_tokens
 
 
 def test_the_command_takes_patterns_and_folders(tmp_path, files):

@@ -31,6 +31,7 @@ from keras_attention.text import (
     sampled_ids,
 )
 from keras_attention.text.ragged_ids import RaggedIds
+from keras_attention.text.subword_sampling import can_sample
 
 pytestmark = pytest.mark.tensorflow
 
@@ -229,6 +230,7 @@ def test_models_of_other_kinds(tmp_path, model_type, options):
     if model_type == "bpe":
         options = {name: value for name, value in options.items() if name != "hard_vocab_limit"}
     tokenizer = other_model(tmp_path, model_type=model_type, **options)
+    assert can_sample(tokenizer.model)
     texts = [*SENTENCES, "The <x> cat <x>sat 😀 that.", "  two  spaces ", ""]
     ids = tokenizer.encode(texts)
     assert tokenizer.sample(texts, 1e-300, seed=1) == ids
@@ -277,6 +279,7 @@ def test_wrong_arguments_of_a_sample(bpe, tmp_path):
     with pytest.raises(TypeError, match=r"`texts` must be a list of strings\. Received: texts='The cat"):
         bpe.sample(SENTENCES[0], 0.1, seed=1)
     words = other_model(tmp_path, model_type="word", vocab_size=9)
+    assert not can_sample(words.model)
     assert words.sample(["The cat"], 0, seed=1) == words.encode(["The cat"])
     with pytest.raises(ValueError, match=r"Subword dropout needs a tokenizer whose type is one of .* of type 'word'"):
         words.sample(["The cat"], 0.1, seed=1)

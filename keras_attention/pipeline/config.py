@@ -55,8 +55,8 @@ class RunConfig:
     """The data, the model and the training schedule of a run.
 
     `optimizer`, `tokens_per_batch`, `warmup_steps` and `learning_rate_scale` default to those of the preset. When a
-    training begins, it chooses what the config leaves open: the vocabulary by the size of the text, the dropout of
-    "tiny" and "small" by the number of passes over it, and `evaluate_every` by the length of the training.
+    training begins, it chooses what the config leaves open: the vocabulary by the size of the text, the dropouts
+    of "tiny" and "small" by the number of passes over it, and `evaluate_every` by the length of the training.
 
     Attributes:
         source: Text file to translate from, one sentence per line, plain or gzip; for text that does not fit into
@@ -91,7 +91,8 @@ class RunConfig:
             zero there. None for a learning rate that reaches zero at the limit of each call.
         label_smoothing: ε of the loss.
         subword_dropout: Dropout of the segmentation of the training text into pieces, sampled anew in each epoch; 0.1
-            is the value of the paper on BPE-dropout.
+            is the value of the paper on BPE-dropout. None for the `recommended_subword_dropout` with "tiny" and
+            "small" and without `consistency`, otherwise 0.
         source_word_dropout: Probability with which a piece of a training source is replaced by the unknown piece.
         consistency: "rdrop" or "simcut" to train on two passes over each batch that should predict the same, at about
             twice the time per step; None for one pass. See `ChunkedTrainer`.
@@ -144,7 +145,7 @@ class RunConfig:
     learning_rate_decay: float = DECAY
     total_steps: int | None = None
     label_smoothing: float = 0.1
-    subword_dropout: float = 0.0
+    subword_dropout: float | None = None
     source_word_dropout: float = 0.0
     consistency: str | None = None
     consistency_weight: float | None = None
@@ -390,7 +391,8 @@ _CHECKS: dict[str, Check] = {
     "weight_decay": _optional(fraction_or_one),
     **dict.fromkeys(("learning_rate_scale", "checkpoint_minutes"), positive_number),
     "learning_rate_decay": fraction_or_one,
-    **dict.fromkeys(("label_smoothing", "subword_dropout", "source_word_dropout"), fraction),
+    **dict.fromkeys(("label_smoothing", "source_word_dropout"), fraction),
+    "subword_dropout": _optional(fraction),
     "consistency": _optional(_one_of(CONSISTENCY_WEIGHTS)),
     "consistency_weight": _optional(positive_number),
     "ema": _optional(fraction),

@@ -11,7 +11,7 @@ from keras import ops
 from keras_attention.pipeline.config import RunConfig
 from keras_attention.text import SubwordTokenizer, recommended_vocabulary_size
 from keras_attention.text.bin_packing import MULTIPLE
-from keras_attention.training import recommended_dropout, recommended_weight_decay
+from keras_attention.training import recommended_dropout, recommended_subword_dropout, recommended_weight_decay
 from keras_attention.training.data_parallel import num_shards
 
 # The paper's models keep the paper's dropout.
@@ -77,14 +77,17 @@ def choose_dtype(config: RunConfig, minutes: float | None) -> RunConfig:
 
 
 def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:
-    """Sets what the length of a training decides: dtype, dropout, weight decay and the steps between evaluations.
+    """Sets what the length of a training decides: dtype, dropouts, weight decay and the steps between evaluations.
 
     The training ends at the first of two limits.
     """
     config = choose_dtype(config, minutes)
-    chooses_dropout = "dropout" not in config.model and config.preset in PRESETS_WITH_CHOSEN_DROPOUT
+    has_choice = config.preset in PRESETS_WITH_CHOSEN_DROPOUT
+    chooses_dropout = has_choice and "dropout" not in config.model
+    # A consistency loss takes the place of subword dropout, and R-Drop needs some dropout.
+    chooses_subwords = has_choice and config.subword_dropout is None and config.consistency is None
     chooses_decay = config.optimizer == "muon" and config.weight_decay is None
-    if not (chooses_dropout or chooses_decay) and config.evaluate_every is not None:
+    if not (chooses_dropout or chooses_subwords or chooses_decay) and config.evaluate_every is not None:
         return config
     seconds = estimate_step_seconds(config)
     limits = [steps, None if minutes is None else max(1, round(60 * minutes / seconds))]
@@ -93,8 +96,12 @@ def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | Non
     if chooses_decay:
         config = config.replace(weight_decay=recommended_weight_decay(epochs, expected, width))
         print(f"weight decay: {config.weight_decay:g}, for about {epochs:.1f} passes over the text")
+    if chooses_subwords:
+        config = config.replace(subword_dropout=recommended_subword_dropout(epochs, width))
+        if config.subword_dropout:
+            print(f"subword dropout: {config.subword_dropout:g}, for about {epochs:.1f} passes over the text")
     if chooses_dropout:
-        dropout = recommended_dropout(epochs, width)
+        dropout = recommended_dropout(epochs, width, config.subword_dropout or 0.0)
         print(f"dropout: {dropout:g}, for about {epochs:.1f} passes over the text")
         config = config.replace(model={**config.model, "dropout": dropout})
     if config.evaluate_every is None:
@@ -106,7 +113,7 @@ def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | Non
 def adopt_choices(config: RunConfig, run_config: RunConfig) -> RunConfig:
     """Sets what a config leaves open as it was chosen when the run began."""
     values = dataclasses.asdict(run_config)
-    chosen = ("vocabulary_size", "dtype", "weight_decay", "evaluate_every")
+    chosen = ("vocabulary_size", "dtype", "weight_decay", "subword_dropout", "evaluate_every")
     open_settings = {name: values[name] for name in chosen if getattr(config, name) is None}
     if config.packed_rows is None and config.max_shapes is None:
         open_settings |= {name: values[name] for name in ("packed_rows", "row_length", "max_shapes")}

@@ -1,6 +1,7 @@
 """What a run reads from its text files: tokenizer, batches, and sentences to score."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from keras_attention.text import (
 )
 from keras_attention.text.lines import STANDARD_INPUT, is_file
 from keras_attention.text.shards import is_sharded, shard_files
+from keras_attention.text.subword_sampling import can_sample
 from keras_attention.text.token_lengths import TokenLengths
 from keras_attention.training.data_parallel import num_shards
 from keras_attention.training.processes import num_processes, process_index
@@ -49,11 +51,12 @@ class RunData:
         cls,
         config: RunConfig,
         tokenizer: SubwordTokenizer | None,
-        is_new: bool = False,
+        choose: Callable[[RunConfig, float], RunConfig] | None = None,
         folder: Path | None = None,
     ) -> tuple[RunConfig, "RunData"]:
-        """Reads the texts, and returns the config with the size of the vocabulary and, of a new run, of its batches."""
-        # `folder` keeps the numbers of tokens of text in shards.
+        """Reads the texts, and returns them with the config, in which a new run sets what is open."""
+        # `choose` does so by the number of steps of a pass over the text; `folder` keeps the numbers of tokens of text
+        # in shards.
         _check_files(config)
         in_shards = is_sharded(config.source) or is_sharded(config.target)
         if in_shards:
@@ -63,7 +66,7 @@ class RunData:
         for each in (corpus, valid_corpus):
             print(each.summary())
         files, valid_files = (config.source, config.target), (config.valid_source, config.valid_target)
-        if is_new or not in_shards:  # each of these checks reads text in shards again
+        if choose is not None or not in_shards:  # each of these checks reads text in shards again
             for warning in check_before_training(corpus, files, valid_corpus, valid_files):
                 print(f"warning: {warning}")
         config = choose_vocabulary_size(config, corpus.pairs)
@@ -72,13 +75,13 @@ class RunData:
             texts = [file for path in files for file in shard_files(path)]
             tokenizer = SubwordTokenizer.train(texts, config.vocabulary_size, split_digits=config.split_digits)
         StatusLine().show(lambda: "encoding the texts")
-        if in_shards:
-            config, batches = _streamed_batches(config, corpus, tokenizer, is_new, folder)
-        else:
-            if is_new:
-                config = choose_batches(config, corpus.pairs, tokenizer)
-            class_, options = _batch_options(config)
-            batches = class_.from_pairs(corpus.pairs, tokenizer, **options)
+        if choose is not None:
+            config = _choose_rows(config, corpus, tokenizer, folder)
+        batches = _make_batches(config, corpus, tokenizer, folder)
+        if choose is not None:
+            subword_dropout, config = config.subword_dropout, _chosen(config, choose, tokenizer, batches)
+            if subword_dropout is None and config.subword_dropout:
+                batches = _make_batches(config, corpus, tokenizer, folder)
         max_shapes = VALIDATION_SHAPES if keras.config.backend() == "jax" else None
         valid_batches = TokenBatches.from_pairs(
             valid_corpus.pairs,
@@ -104,27 +107,49 @@ class RunData:
         return dataclasses.replace(self, batches=batches, valid_batches=valid_batches)
 
 
+def _chosen(
+    config: RunConfig,
+    choose: Callable[[RunConfig, float], RunConfig],
+    tokenizer: SubwordTokenizer,
+    batches: TokenBatches | PackedBatches | StreamedBatches,
+) -> RunConfig:
+    """The config with what the number of batches without subword dropout decides."""
+    if config.subword_dropout is None and not can_sample(tokenizer.model):
+        config = config.replace(subword_dropout=0.0)
+    return choose(config, len(batches) / config.gradient_accumulation)
+
+
+def _choose_rows(
+    config: RunConfig, corpus: ParallelCorpus | ShardedPairs, tokenizer: SubwordTokenizer, folder: Path | None
+) -> RunConfig:
+    """Sets the size of packed rows that hold the longest pair, where the config leaves them open."""
+    if not leaves_batches_open(config):
+        return config
+    if isinstance(corpus, ParallelCorpus):
+        return choose_batches(config, corpus.pairs, tokenizer)
+    lengths = TokenLengths(corpus, tokenizer, folder, config.subword_dropout or 0.0, config.seed)
+    widths, counts = lengths.counts(min(config.max_length, config.tokens_per_batch))
+    return choose_packed_rows(config, widths.max(axis=1), counts)
+
+
+def _make_batches(
+    config: RunConfig, corpus: ParallelCorpus | ShardedPairs, tokenizer: SubwordTokenizer, folder: Path | None
+) -> TokenBatches | PackedBatches | StreamedBatches:
+    class_, options = _batch_options(config)
+    if isinstance(corpus, ParallelCorpus):
+        return class_.from_pairs(corpus.pairs, tokenizer, **options)
+    return StreamedBatches(corpus, tokenizer, class_, buffer_size=config.buffer_size, folder=folder, **options)
+
+
 def _batch_options(config: RunConfig) -> tuple[type[TokenBatches] | type[PackedBatches], dict[str, Any]]:
     """The class of the batches of a run, and its arguments."""
-    noise = {"subword_dropout": config.subword_dropout, "source_word_dropout": config.source_word_dropout}
+    noise = {"subword_dropout": config.subword_dropout or 0.0, "source_word_dropout": config.source_word_dropout}
     shared = {**noise, "seed": config.seed}
     if config.packed_rows is not None:
         row_length = config.row_length or config.max_length
         return PackedBatches, {**shared, "row_length": row_length, "rows_per_batch": config.packed_rows}
     sizes = {"tokens_per_batch": config.tokens_per_batch, "max_length": config.max_length}
     return TokenBatches, {**shared, **sizes, "max_shapes": config.max_shapes}
-
-
-def _streamed_batches(
-    config: RunConfig, corpus: ShardedPairs, tokenizer: SubwordTokenizer, is_new: bool, folder: Path | None
-) -> tuple[RunConfig, StreamedBatches]:
-    """The batches of text in shards, and the config with the size of the batches of a new run."""
-    if is_new and leaves_batches_open(config):
-        lengths = TokenLengths(corpus, tokenizer, folder, config.subword_dropout, config.seed)
-        widths, counts = lengths.counts(min(config.max_length, config.tokens_per_batch))
-        config = choose_packed_rows(config, widths.max(axis=1), counts)
-    class_, options = _batch_options(config)
-    return config, StreamedBatches(corpus, tokenizer, class_, buffer_size=config.buffer_size, folder=folder, **options)
 
 
 def _check_files(config: RunConfig) -> None:

@@ -122,15 +122,20 @@ def train(
         if config.init_from is not None and not run.trained:
             config = adopt_tokenizer(run, config)
             tokenizer = RunFolder(config.init_from).tokenizer
-        config, data = RunData.read(config, tokenizer, is_new=not run.trained, folder=run.token_lengths)
+
+        def limits_of(steps_per_epoch: float) -> dict[str, int | None]:
+            steps = None if epochs is None else max(1, int(epochs * steps_per_epoch))
+            return {"max_steps": max_steps, "total_steps": config.total_steps, "epochs": steps}
+
+        def choose(config: RunConfig, steps_per_epoch: float) -> RunConfig:
+            limit = _first(limits_of(steps_per_epoch))
+            return of_first_host(choose_by_length(config, steps_per_epoch, limit, max_minutes))
+
+        config, data = RunData.read(config, tokenizer, None if run.trained else choose, run.token_lengths)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
-        steps_per_epoch = len(data.batches) / config.gradient_accumulation
-        steps = None if epochs is None else max(1, int(epochs * steps_per_epoch))
-        limits = {"max_steps": max_steps, "total_steps": config.total_steps, "epochs": steps}
-        limit = min((value for value in limits.values() if value is not None), default=None)
-        if not run.trained:
-            config = of_first_host(choose_by_length(config, steps_per_epoch, limit, max_minutes))
+        limits = limits_of(len(data.batches) / config.gradient_accumulation)
+        limit = _first(limits)
         with scope():
             model = load_model(run, config)
         state = run_state(run, config, data.of_process(), step_of(model.optimizer))
@@ -158,6 +163,11 @@ def train(
                 else "has no checkpoint, so it accepts other settings, such as a lower `learning_rate_scale`"
             )
             raise FloatingPointError(f"{run.path} {remedy}. {error}") from error
+
+
+def _first(limits: Mapping[str, int | None]) -> int | None:
+    """The limit of steps that ends a training; None if only time does."""
+    return min((value for value in limits.values() if value is not None), default=None)
 
 
 @contextlib.contextmanager

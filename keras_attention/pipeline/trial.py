@@ -118,10 +118,8 @@ def measure_training(config: RunConfig, tokenizer: SubwordTokenizer | None, fold
     """Trains a few steps in this process, evaluates, translates and saves, and returns the memory and the time."""
     keep_freed_memory()
     keras.utils.set_random_seed(config.seed)
-    config, data = RunData.read(config, tokenizer, is_new=tokenizer is None)
+    config, data = RunData.read(config, tokenizer, _choose)
     batches_per_epoch = len(data.batches)
-    steps_per_epoch = batches_per_epoch / config.gradient_accumulation
-    config = choose_by_length(config, steps_per_epoch, max(1, round(_PASSES * steps_per_epoch)), None)
     model = build_model(config)
     # Of text in shards, the batches of one buffer are tried.
     batches = data.batches.buffer(0) if isinstance(data.batches, StreamedBatches) else data.batches
@@ -144,6 +142,10 @@ def measure_training(config: RunConfig, tokenizer: SubwordTokenizer | None, fold
         num_parameters=model.count_params(),
         shapes=shapes,
     )
+
+
+def _choose(config: RunConfig, steps_per_epoch: float) -> RunConfig:
+    return choose_by_length(config, steps_per_epoch, max(1, round(_PASSES * steps_per_epoch)), None)
 
 
 class _Clock(keras.callbacks.Callback):

@@ -41,17 +41,27 @@ class SubwordSampler(Protocol):
 @functools.lru_cache(maxsize=1)  # a tokenizer that samples again and again makes it once
 def subword_sampler(model: bytes, dropout: float) -> SubwordSampler:
     """Makes the sampler for a serialised SentencePiece model and a dropout above 0."""
-    with needed_by("SubwordTokenizer"):
-        from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    model_type = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type).lower()
+    proto, model_type = _read(model)
     if model_type not in MODEL_TYPES:
         raise ValueError(
             f"Subword dropout needs a tokenizer whose type is one of {MODEL_TYPES}: those of other types have only one "
             f"segmentation of each text. Received: a tokenizer of type {model_type!r}"
         )
     return BpeDropout(proto, dropout) if model_type == "bpe" else UnigramSampler(proto, dropout)
+
+
+def can_sample(model: bytes) -> bool:
+    """Returns True if a serialised SentencePiece model has several segmentations of a text."""
+    return _read(model)[1] in MODEL_TYPES
+
+
+def _read(model: bytes) -> tuple["ModelProto", str]:
+    """A serialised SentencePiece model and its type."""
+    with needed_by("SubwordTokenizer"):
+        from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    return proto, proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type).lower()
 
 
 class BpeDropout:

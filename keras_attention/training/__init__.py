@@ -21,7 +21,12 @@ from keras_attention.training.losses import MaskedCrossEntropy, token_cross_entr
 from keras_attention.training.memory import keep_freed_memory
 from keras_attention.training.metrics import MaskedAccuracy, Perplexity
 from keras_attention.training.muon import Muon, muon_optimizer
-from keras_attention.training.presets import preset_optimizer, recommended_dropout, recommended_weight_decay
+from keras_attention.training.presets import (
+    preset_optimizer,
+    recommended_dropout,
+    recommended_subword_dropout,
+    recommended_weight_decay,
+)
 from keras_attention.training.progress_line import ProgressLine
 from keras_attention.training.resumable_run import ResumableRun
 from keras_attention.training.schedules import InverseSqrtSchedule, paper_optimizer
@@ -57,6 +62,7 @@ __all__ = [
     "paper_optimizer",
     "preset_optimizer",
     "recommended_dropout",
+    "recommended_subword_dropout",
     "recommended_weight_decay",
     "token_cross_entropy",
     "weight_files",
