@@ -267,7 +267,7 @@ def _checked_run(
 ) -> tuple[Any, Any]:
     """The config and the tokenizer of a check, each None where it has none; puts the files of a run into `files`."""
     from keras_attention.pipeline import RunFolder
-    from keras_attention.pipeline.config import FILES
+    from keras_attention.pipeline.setting_checks import FILES
     from keras_attention.text import SubwordTokenizer
 
     settings = {name: files.pop(name) for name in ("preset", "dtype")}
@@ -298,8 +298,8 @@ def _no_files() -> NoReturn:
 def _config(run: str, changes: Sequence[str], from_run: str | None = None, **options: Any) -> Any:
     """The config of a new run, or that of the existing run with changed settings."""
     from keras_attention.pipeline import RunConfig, RunFolder
-    from keras_attention.pipeline.config import FILES
     from keras_attention.pipeline.initial_weights import config_from
+    from keras_attention.pipeline.setting_checks import FILES
     from keras_attention.pipeline.yaml_settings import read_yaml
 
     settings = {name: value for name, value in options.items() if value is not None}

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from keras_attention.pipeline.config import FILES, RunConfig
+from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.recipe import adopt_choices
+from keras_attention.pipeline.setting_checks import FILES
 
 LEARNING_RATE = ("learning_rate_scale", "warmup_steps", "learning_rate_decay", "total_steps")
 # Settings on which the weights, the optimizer and the batches of a run do not depend. `RunFolder.check_texts` checks

@@ -13,7 +13,8 @@ import keras
 from keras_attention.decoding import DecodingOptions
 from keras_attention.files import check_folder, check_output, write_atomically
 from keras_attention.layers.arguments import one_of
-from keras_attention.pipeline.config import FILES, RunConfig
+from keras_attention.pipeline.config import RunConfig
+from keras_attention.pipeline.setting_checks import FILES
 from keras_attention.serving import Shortlist, Translator
 from keras_attention.text import ParallelCorpus, ShardedPairs, SubwordTokenizer
 from keras_attention.text.shards import is_sharded, shard_files

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 
 from keras_attention.pipeline.check import check_before_training
-from keras_attention.pipeline.config import FILES, RunConfig
+from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.recipe import (
     choose_batches,
     choose_packed_rows,
     choose_vocabulary_size,
     leaves_batches_open,
 )
+from keras_attention.pipeline.setting_checks import FILES
 from keras_attention.status_line import StatusLine
 from keras_attention.text import (
     BatchShard,

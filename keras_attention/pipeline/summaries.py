@@ -14,9 +14,10 @@ from keras_attention.extras import install_command, is_installed
 from keras_attention.files import write_atomically
 from keras_attention.models import Transformer
 from keras_attention.pipeline.attention_maps import KINDS, AttentionPicture, attention_weights
-from keras_attention.pipeline.config import FILES, RunConfig
+from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.folder import RunFolder
 from keras_attention.pipeline.run_data import RunData
+from keras_attention.pipeline.setting_checks import FILES
 from keras_attention.pipeline.validation import Validation
 from keras_attention.text import EOS_ID, SubwordTokenizer
 from keras_attention.training import StepTensorBoard

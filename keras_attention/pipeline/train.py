@@ -11,7 +11,7 @@ from keras_attention.layers.arguments import positive_number
 from keras_attention.models import Transformer
 from keras_attention.pipeline.changes import changed_settings, check_changes
 from keras_attention.pipeline.compilation import compile_steps
-from keras_attention.pipeline.config import RunConfig, positive_int32
+from keras_attention.pipeline.config import RunConfig
 from keras_attention.pipeline.devices import device_scope, distributed
 from keras_attention.pipeline.final_model import write_final_model
 from keras_attention.pipeline.folder import RunFolder
@@ -26,6 +26,7 @@ from keras_attention.pipeline.run_data import RunData
 from keras_attention.pipeline.run_log import add_event
 from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.pipeline.run_state import run_state
+from keras_attention.pipeline.setting_checks import positive_int32
 from keras_attention.pipeline.skipped_batch import record_skipped_batch
 from keras_attention.pipeline.summaries import tensorboard_callbacks
 from keras_attention.pipeline.validation import Validation
