@@ -156,6 +156,15 @@ def test_dropouts_follow_the_passes_before_the_first_limit(rate, capsys, steps, 
     assert said == (subwords > 0)
 
 
+def test_a_training_in_several_calls_is_as_long_as_all_of_them(rate):
+    chosen, whole = (
+        choose_by_length(made(total_steps=4000), steps_per_epoch=100, steps=steps, minutes=minutes)
+        for steps, minutes in ((1000, 5), (4000, None))
+    )
+    assert chosen == whole
+    assert (chosen.subword_dropout, chosen.model["dropout"], chosen.evaluate_every) == (0.1, 0.2, 250)
+
+
 def test_what_is_set_of_the_dropouts_counts_for_the_other(rate):
     def chosen(**changes):
         config = choose_by_length(made(**changes), steps_per_epoch=100, steps=4000, minutes=None)

@@ -79,7 +79,7 @@ def choose_dtype(config: RunConfig, minutes: float | None) -> RunConfig:
 def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | None, minutes: float | None) -> RunConfig:
     """Sets what the length of a training decides: dtype, dropouts, weight decay and the steps between evaluations.
 
-    The training ends at the first of two limits.
+    The training ends at the first of two limits, or, in several calls, at the `total_steps` of the config.
     """
     config = choose_dtype(config, minutes)
     has_choice = config.preset in PRESETS_WITH_CHOSEN_DROPOUT
@@ -91,7 +91,7 @@ def choose_by_length(config: RunConfig, steps_per_epoch: float, steps: int | Non
         return config
     seconds = estimate_step_seconds(config)
     limits = [steps, None if minutes is None else max(1, round(60 * minutes / seconds))]
-    expected = min(limit for limit in limits if limit is not None)
+    expected = config.total_steps or min(limit for limit in limits if limit is not None)
     epochs, width = expected / steps_per_epoch, config.transformer().hidden_dim
     if chooses_decay:
         config = config.replace(weight_decay=recommended_weight_decay(epochs, expected, width))
