@@ -30,10 +30,10 @@ def rates_of(steps, total_steps=None):
     return keras.ops.convert_to_numpy(schedule(np.asarray(steps) - 1)).astype("float64")
 
 
-def evaluations_of(losses, steps=None, gap=0.1, total_steps=None):
+def evaluations_of(losses, steps=None, gap=0.1, total_steps=None, passes=None):
     losses = np.asarray(losses, dtype=float)
     steps = np.arange(1, len(losses) + 1) * 200.0 if steps is None else np.asarray(steps, dtype=float)
-    return Evaluations(steps, rates_of(steps, total_steps), losses - gap, losses)
+    return Evaluations(steps, rates_of(steps, total_steps), losses - gap, losses, passes)
 
 
 def curve(floor, scale, exponent, number=12, noise=0.0, seed=0):
@@ -214,16 +214,15 @@ def test_a_rise_before_the_decay():
 
 def test_overfitting():
     losses = np.array([4.0, 3.0, 2.6, 2.4, 2.35, 2.4, 2.5, 2.6, 2.7])
-    result = forecast(evaluations_of(losses, gap=1.5))
+    result = forecast(evaluations_of(losses, gap=1.5, passes=31.0))
     assert result.rising
     assert (result.best_step, result.best_perplexity) == (1000, pytest.approx(math.exp(2.35)))
     assert str(result).splitlines() == [
         "Longer training would not help: the validation perplexity has risen from 10.5 at step 1,000 to 14.9 at step "
         "1,800.",
-        "Perplexity of the training text 3.32, of the validation text 14.9: so large a gap is a sign that more text or "
-        "more dropout would help.",
+        "Perplexity of the training text 3.32, of the validation text 14.9, after 31.0 passes over the text: more text "
+        "or more dropout would help.",
     ]
-    assert len(str(forecast(evaluations_of(losses, gap=0.1))).splitlines()) == 1
 
 
 @pytest.mark.parametrize("noise", [0.002, 0.02])
@@ -240,25 +239,33 @@ def test_noise_is_seldom_a_rise(noise):
 def test_the_sentences():
     numbers = {"step": 2400, "perplexity": 9.8, "best_step": 2400, "best_perplexity": 9.8, "evaluations": 12}
     longer = {"longer_perplexity": 9.1, "longer_range": (8.86, 9.35)}
-    time, text = str(Forecast(train_perplexity=9.0, **numbers, **longer)).splitlines()
+    time, text = str(Forecast(train_perplexity=9.0, passes=11.0, **numbers, **longer)).splitlines()
     assert time == (
         "Twice as long (4,800 steps): validation perplexity about 9.10 (8.86 to 9.35) instead of 9.80 at step 2,400, "
         "by a power law through 12 evaluations."
     )
     assert text == (
-        "Perplexity of the training text 9.00, of the validation text 9.80: so small a gap is no sign that more text "
-        "is needed."
+        "Perplexity of the training text 9.00, of the validation text 9.80, after 11.0 passes over the text: more text "
+        "would help, too."
     )
-    text = str(Forecast(train_perplexity=3.0, **numbers, **longer)).splitlines()[1]
-    assert text.endswith("so large a gap is a sign that more text would help more than more time.")
-    fast = {"longer_perplexity": 6.0, "longer_range": (5.5, 6.5)}
-    text = str(Forecast(train_perplexity=5.0, **numbers, **fast)).splitlines()[1]
-    assert text.endswith("so large a gap is a sign that more text would help, too.")
     assert str(Forecast(train_perplexity=12.0, **numbers, reason="it is flat")) == (
         "No forecast for a longer training: it is flat."
     )
-    text = str(Forecast(train_perplexity=3.0, **numbers, reason="it is flat")).splitlines()[1]
-    assert text.endswith("so large a gap is a sign that more text would help.")
+
+
+@pytest.mark.parametrize(
+    ("passes", "consequence"),
+    [
+        (1.43, "after 1.4 passes over the text: more text would help no more than more time."),
+        (4.1, "after 4.1 passes over the text: more text would help, too."),
+        (29.0, "after 29.0 passes over the text: more text would help more than more time."),
+    ],
+)
+def test_more_text_helps_by_the_passes_and_not_by_a_gap_that_dropout_hides(passes, consequence):
+    for train_perplexity in (4.7, 2.0):
+        for longer in ({"reason": "it is flat"}, {"longer_perplexity": 4.3, "longer_range": (3.8, 4.7)}):
+            text = str(Forecast(2400, 4.7, train_perplexity, 2400, 4.7, passes=passes, **longer)).splitlines()[1]
+            assert text.endswith(consequence)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +295,9 @@ def test_a_history_is_read(tmp_path):
     np.testing.assert_array_equal(evaluations.learning_rates, [0.5, 0.25])
     np.testing.assert_allclose(evaluations.train_losses, np.log([20, 10]))
     np.testing.assert_allclose(evaluations.valid_losses, np.log([30, 15]))
+    assert evaluations.passes is None  # as in a run of an earlier version
+    rows = [[*rows[0], 1.5], [*rows[1], 3.0]]
+    assert read_evaluations(write_history(tmp_path, rows, [*COLUMNS, "passes"]) / "history.csv").passes == 3.0
 
 
 def test_evaluations_that_were_repeated_count_once(tmp_path):
@@ -339,11 +349,11 @@ def test_a_forecast_of_a_run(tmp_path):
     assert forecast_summary(folder) == str(forecast_run(folder))
 
 
-def test_the_history_has_the_step_and_the_learning_rate(tmp_path):
+def test_the_history_has_the_step_the_passes_and_the_learning_rate(tmp_path):
     file = tmp_path / "history.csv"
 
     def fit(epochs, first):
-        writer = HistoryWriter(str(file), append=first > 0)
+        writer = HistoryWriter(str(file), steps_per_pass=3.5, append=first > 0)
         model.fit(np.ones((7, 3)), np.ones((7, 1)), 1, epochs, verbose=0, initial_epoch=first, callbacks=[writer])
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -353,5 +363,6 @@ def test_the_history_has_the_step_and_the_learning_rate(tmp_path):
     fit(3, first=2)
     rows = list(csv.DictReader(file.read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [7, 14, 21]
+    assert [float(row["passes"]) for row in rows] == [2, 4, 6]
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([float(schedule(n)) for n in (7, 14, 21)])
     assert all(float(row["loss"]) >= 0 for row in rows)

@@ -211,7 +211,10 @@ def test_a_limit_that_is_reached_trains_no_further(run, capsys, without_final):
     assert step_of(run) == 7
     printed = capsys.readouterr().out
     assert "nothing to train: the run is at step 7, and the limit is 7 steps" in printed
-    assert printed.splitlines()[-1].startswith("No forecast for a longer training: the number of evaluations after")
+    about_time, about_text = printed.splitlines()[-2:]
+    assert about_time.startswith("No forecast for a longer training: the number of evaluations after")
+    steps_of_a_pass = int(re.search(r"batches: (\d+) of", printed)[1])
+    assert f"after {7 / steps_of_a_pass:.1f} passes over the text" in about_text
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ _EXPONENTS = np.geomspace(0.05, 4, 400)
 _HIGH_RATE, _LOW_RATE = 0.98, 0.1
 # A smaller rise of the validation loss, or one of few standard deviations of its noise, is not overfitting.
 _MIN_RISE, _MIN_RISE_IN_NOISE = 0.01, 4.0
-# A validation loss so far above the training loss counts as a large gap: perplexities in the ratio of 1.65.
-_LARGE_GAP = 0.5
+# Up to a few passes, a text that is read again is worth nearly as much as a new one; after many, most of its worth has
+# gone (Muennighoff et al. 2023). The gap to the training loss says less, since dropout raises that loss.
+_FEW_PASSES, _MANY_PASSES = 4, 16
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,15 @@ class Forecast:
         longer_range: Range of `longer_perplexity`; None for no forecast.
         rising: True if the validation perplexity has risen since `best_step`: the model overfits.
         reason: Why there is no forecast; None if there is one.
+        passes: Number of passes over the training text before `step`; None where the history does not have it.
 
     Example:
-        >>> forecast = Forecast(1000, 9.8, 9.1, 1000, 9.8, 12, longer_perplexity=9.1, longer_range=(8.9, 9.3))
-        >>> print(forecast)
+        >>> longer = {"longer_perplexity": 9.1, "longer_range": (8.9, 9.3), "evaluations": 12, "passes": 5.6}
+        >>> print(Forecast(1000, 9.8, 9.1, 1000, 9.8, **longer))
         Twice as long (2,000 steps): validation perplexity about 9.10 (8.90 to 9.30) instead of 9.80 at step 1,000,
         by a power law through 12 evaluations.
-        Perplexity of the training text 9.10, of the validation text 9.80: so small a gap is no sign that more text is
-        needed.
+        Perplexity of the training text 9.10, of the validation text 9.80, after 5.6 passes over the text: more text
+        would help, too.
     """
 
     step: int
@@ -85,14 +87,10 @@ class Forecast:
     longer_range: tuple[float, float] | None = None
     rising: bool = False
     reason: str | None = None
+    passes: float | None = None
 
     def __str__(self) -> str:
         return "\n".join(filter(None, [self._about_time(), self._about_text()]))
-
-    @property
-    def _gap(self) -> float:
-        """The validation loss minus the training loss."""
-        return math.log(self.perplexity / self.train_perplexity)
 
     def _about_time(self) -> str:
         now = f"{_rounded(self.perplexity)} at step {self.step:,}"
@@ -109,21 +107,21 @@ class Forecast:
         )
 
     def _about_text(self) -> str | None:
-        large = self._gap >= _LARGE_GAP
-        if not large and self.longer_perplexity is None:
+        if self.passes is None:
             return None
         if self.rising:
-            consequence = "large a gap is a sign that more text or more dropout would help"
-        elif not large:
-            consequence = "small a gap is no sign that more text is needed"
-        elif self.longer_perplexity is None:
-            consequence = "large a gap is a sign that more text would help"
-        elif self._gap < 2 * math.log(self.perplexity / self.longer_perplexity):
-            consequence = "large a gap is a sign that more text would help, too"
+            consequence = "more text or more dropout would help"
+        elif self.passes <= _FEW_PASSES:
+            consequence = "more text would help no more than more time"
+        elif self.passes <= _MANY_PASSES:
+            consequence = "more text would help, too"
         else:
-            consequence = "large a gap is a sign that more text would help more than more time"
+            consequence = "more text would help more than more time"
         train, valid = _rounded(self.train_perplexity), _rounded(self.perplexity)
-        return f"Perplexity of the training text {train}, of the validation text {valid}: so {consequence}."
+        return (
+            f"Perplexity of the training text {train}, of the validation text {valid}, after {self.passes:.1f} passes "
+            f"over the text: {consequence}."
+        )
 
 
 def forecast_run(folder: str | Path) -> Forecast:
@@ -156,7 +154,8 @@ def forecast_run(folder: str | Path) -> Forecast:
         5.9, the curve 5.9
 
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 5; Efron 1982, "The Jackknife, the
-    Bootstrap and Other Resampling Plans", for the range.
+    Bootstrap and Other Resampling Plans", for the range; Muennighoff et al. 2023, "Scaling Data-Constrained Language
+    Models", for what is said about more text.
     """
     return forecast(read_evaluations(RunFolder(folder).history_file))
 
@@ -179,6 +178,7 @@ def forecast(evaluations: Evaluations) -> Forecast:
         "train_perplexity": math.exp(evaluations.train_losses[-1]),
         "best_step": int(steps[best]),
         "best_perplexity": math.exp(losses[best]),
+        "passes": evaluations.passes,
     }
     rates = relative_rates(steps, evaluations.learning_rates)
     high = rates >= _HIGH_RATE

@@ -12,7 +12,11 @@ from keras_attention.training.scalars import step_of, value_of
 
 
 class HistoryWriter(keras.callbacks.CSVLogger):
-    """Adds the step and the learning rate to each row, and appends to a file in the order of its columns."""
+    """Adds the step, the passes over the text and the learning rate, and appends in the order of a file's columns."""
+
+    def __init__(self, filename: str, steps_per_pass: float, append: bool = False):
+        super().__init__(filename, append=append)
+        self.steps_per_pass = steps_per_pass
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -22,7 +26,12 @@ class HistoryWriter(keras.callbacks.CSVLogger):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         optimizer = self.model.optimizer
-        now = {"step": step_of(optimizer), "learning_rate": value_of(optimizer.learning_rate)}
+        step = step_of(optimizer)
+        now = {
+            "step": step,
+            "passes": step / self.steps_per_pass,
+            "learning_rate": value_of(optimizer.learning_rate),
+        }
         super().on_epoch_end(epoch, {**(logs or {}), **now})
 
 
@@ -34,6 +43,7 @@ class Evaluations:
     learning_rates: np.ndarray
     train_losses: np.ndarray  # with dropout, over the steps since the last evaluation
     valid_losses: np.ndarray
+    passes: float | None = None  # over the training text, at the last evaluation; None where not known
 
 
 def read_evaluations(path: Path) -> Evaluations:
@@ -47,8 +57,9 @@ def read_evaluations(path: Path) -> Evaluations:
         rows.append(values)
     if not rows:
         raise ValueError(f"{path} holds no evaluation")
-    steps, rates, train, valid = np.array(rows).T
-    return Evaluations(steps, rates, np.log(train), np.log(valid))
+    steps, rates, train, valid, passes = np.array(rows).T
+    known = 0 < passes[-1] < np.inf
+    return Evaluations(steps, rates, np.log(train), np.log(valid), float(passes[-1]) if known else None)
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -80,7 +91,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_rows(path: Path) -> list[tuple[float, ...]]:
-    """The step, the learning rate, the training perplexity and the validation perplexity of each row."""
+    """The step, the learning rate, the perplexities of training and validation, and the passes, or NaN, of each row."""
     columns = ("step", "learning_rate", "perplexity", "val_perplexity")
     rows = []
     try:
@@ -93,7 +104,8 @@ def _read_rows(path: Path) -> list[tuple[float, ...]]:
                 values = tuple(float(row[name] or "nan") for name in columns)
                 if not (np.isfinite(values).all() and min(values[0], *values[2:]) > 0):
                     raise ValueError(f"line {reader.line_num} is incomplete, or holds a number that is not positive")
-                rows.append(values)
+                # Histories of earlier versions have no such column.
+                rows.append((*values, float(row.get("passes") or "nan")))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     return rows

@@ -263,7 +263,8 @@ def _fit(
     ema = _moving_average(model, run, config)
     validation = Validation(model, data, ema, progress)
     throughput = Throughput(tokens_per_batch)
-    history = HistoryWriter(str(run.history_file), append=state.batch > 0)
+    steps_per_pass = len(data.batches) / config.gradient_accumulation
+    history = HistoryWriter(str(run.history_file), steps_per_pass, append=state.batch > 0)
     logs = [*tensorboard_callbacks(run, config, data, validation.model, validation, state.batch), history]
     if not is_first_process():
         logs = []
