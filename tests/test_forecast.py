@@ -266,6 +266,8 @@ def test_more_text_helps_by_the_passes_and_not_by_a_gap_that_dropout_hides(passe
         for longer in ({"reason": "it is flat"}, {"longer_perplexity": 4.3, "longer_range": (3.8, 4.7)}):
             text = str(Forecast(2400, 4.7, train_perplexity, 2400, 4.7, passes=passes, **longer)).splitlines()[1]
             assert text.endswith(consequence)
+    perfect = Forecast(2400, 1.001, 1.002, 2400, 1.001, passes=passes, reason="it is flat")
+    assert str(perfect).endswith("passes over the text: there is nothing left to learn.")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ _MIN_RISE, _MIN_RISE_IN_NOISE = 0.01, 4.0
 # larger models). After many, twice the text helped much more than twice the time (docs/recipes.md); after five, a
 # little more. The gap to the training loss says less, since dropout raises that loss.
 _FEW_PASSES, _MANY_PASSES = 2, 8
+# A model that predicts so well, as of a made-up task, has nothing left to learn.
+_PERFECT = 1.01
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Forecast:
             return None
         if self.rising:
             consequence = "more text or more dropout would help"
+        elif self.perplexity <= _PERFECT:
+            consequence = "there is nothing left to learn"
         elif self.passes <= _FEW_PASSES:
             consequence = "more text would help no more than more time"
         elif self.passes <= _MANY_PASSES:
