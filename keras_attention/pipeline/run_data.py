@@ -117,7 +117,7 @@ def _chosen(
     """The config with what the number of batches without subword dropout decides."""
     if config.subword_dropout is None and not can_sample(tokenizer.model):
         config = config.replace(subword_dropout=0.0)
-    return choose(config, len(batches) / config.gradient_accumulation)
+    return choose(config, steps_per_pass(config, batches))
 
 
 def _choose_rows(
@@ -167,3 +167,8 @@ def _check_files(config: RunConfig) -> None:
                 "A run reads its texts again when it resumes, so they must be files: save the text to a file first. "
                 f"Received: {name}={path!r}"
             )
+
+
+def steps_per_pass(config: RunConfig, batches: TokenBatches | PackedBatches | StreamedBatches) -> float:
+    """The number of optimizer steps, of one or several batches each, in a pass over the text."""
+    return len(batches) / config.gradient_accumulation

@@ -22,7 +22,7 @@ from keras_attention.pipeline.initial_weights import adopt_tokenizer, describe_i
 from keras_attention.pipeline.lock import training_lock
 from keras_attention.pipeline.recipe import choose_by_length
 from keras_attention.pipeline.recorded import recorded
-from keras_attention.pipeline.run_data import RunData
+from keras_attention.pipeline.run_data import RunData, steps_per_pass
 from keras_attention.pipeline.run_log import add_event
 from keras_attention.pipeline.run_model import load_model, make_trainer
 from keras_attention.pipeline.run_state import run_state
@@ -135,7 +135,7 @@ def train(
         config, data = RunData.read(config, tokenizer, None if run.trained else choose, run.token_lengths)
         print(data.batches.summary())
         print(f"validation: {data.valid_batches.summary()}")
-        limits = limits_of(len(data.batches) / config.gradient_accumulation)
+        limits = limits_of(steps_per_pass(config, data.batches))
         limit = _first(limits)
         with scope():
             model = load_model(run, config)
@@ -263,8 +263,7 @@ def _fit(
     ema = _moving_average(model, run, config)
     validation = Validation(model, data, ema, progress)
     throughput = Throughput(tokens_per_batch)
-    steps_per_pass = len(data.batches) / config.gradient_accumulation
-    history = HistoryWriter(str(run.history_file), steps_per_pass, append=state.batch > 0)
+    history = HistoryWriter(str(run.history_file), steps_per_pass(config, data.batches), append=state.batch > 0)
     logs = [*tensorboard_callbacks(run, config, data, validation.model, validation, state.batch), history]
     if not is_first_process():
         logs = []
