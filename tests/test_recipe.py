@@ -35,11 +35,27 @@ def test_dropout_grows_with_the_width(width, dropout):
     assert recommended_dropout(20, width) == dropout
 
 
+@pytest.mark.parametrize(("width", "most"), [(64, 0.07), (128, 0.15), (256, 0.3), (512, 0.3)])
+def test_a_narrow_model_takes_less_dropout_at_most(width, most):
+    assert recommended_dropout(1e9, width) == most
+
+
 @pytest.mark.parametrize(
     ("epochs", "width", "subwords", "dropout"),
-    [(7, 256, 0.0, 0.05), (10, 256, 0.0, 0.1), (14, 256, 0.05, 0.1), (28, 128, 0.05, 0.1), (1e9, 256, 0.1, 0.2)],
+    [
+        (7, 256, 0.0, 0.05),
+        (10, 256, 0.0, 0.1),
+        (14, 256, 0.05, 0.1),
+        (1e9, 256, 0.1, 0.2),
+        (1e9, 512, 0.1, 0.2),
+        (14, 128, 0.0, 0.05),
+        (20, 128, 0.05, 0.05),
+        (28, 128, 0.1, 0.05),
+        (1e9, 128, 0.1, 0.05),
+        (1e9, 64, 0.05, 0.02),
+    ],  # fmt: skip
 )
-def test_the_second_tenth_of_the_dropout_is_that_of_subwords(epochs, width, subwords, dropout):
+def test_the_second_part_of_the_dropout_is_that_of_subwords(epochs, width, subwords, dropout):
     assert recommended_subword_dropout(epochs, width) == subwords
     assert recommended_dropout(epochs, width, subwords) == dropout
 
@@ -51,7 +67,7 @@ def test_a_wrong_subword_dropout_is_refused():
 
 def test_dropouts_and_weight_decay_are_for_the_width_of_the_model(rate):
     chosen = choose_by_length(made(model={"hidden_dim": 128, "num_heads": 4}), 100, steps=2800, minutes=None)
-    assert (chosen.subword_dropout, chosen.model["dropout"], chosen.weight_decay) == (0.05, 0.1, 0.57)
+    assert (chosen.subword_dropout, chosen.model["dropout"], chosen.weight_decay) == (0.1, 0.05, 0.57)
 
 
 def test_no_epochs_have_no_dropout():

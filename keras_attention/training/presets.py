@@ -89,18 +89,18 @@ def preset_optimizer(
     )
 
 
-# Passes over the text up to which a model of this width needs no dropout, and the largest dropout.
+# Passes over the text up to which a model of this width needs no dropout, and its largest dropout.
 FREE_EPOCHS, WIDTH, MAX_DROPOUT = 5, 256, 0.3
-# The dropout from which on segmentations are sampled, too, and the largest dropout of those.
+# Its dropout from which on segmentations are sampled, too, and the largest dropout of those.
 MIN_DROPOUT, MAX_SUBWORD_DROPOUT = 0.1, 0.1
 
 
 def recommended_dropout(epochs: float, hidden_dim: int = WIDTH, subword_dropout: float = 0.0) -> float:
-    """Returns min(0.3, 0.1 · log₂(M/256 · epochs/5)), and at least 0: the dropout for a small model of width M.
+    """Returns 0.1 · log₂(M/256 · epochs/5), from 0 to 0.3 · min(1, M/256): the dropout for a small model of width M.
 
     A model that reads each sentence only a few times cannot memorize the text, and dropout only slows its learning.
-    Each time the number of passes doubles, it needs 0.1 more, and a model half as wide 0.1 less. Where the text is
-    split into other pieces in each pass, it needs as much less as `subword_dropout`.
+    Each time the number of passes doubles, it needs 0.1 more, and a model half as wide 0.1 less and half as much at
+    most. Where the text is split into other pieces in each pass, it needs as much less as `subword_dropout`.
 
     Args:
         epochs: Number of passes over the training text.
@@ -116,19 +116,19 @@ def recommended_dropout(epochs: float, hidden_dim: int = WIDTH, subword_dropout:
     Example:
         >>> recommended_dropout(4), recommended_dropout(10), recommended_dropout(100)
         (0.0, 0.1, 0.3)
-        >>> recommended_dropout(20, hidden_dim=128)
-        0.1
+        >>> recommended_dropout(20, hidden_dim=128), recommended_dropout(100, hidden_dim=128)
+        (0.1, 0.15)
         >>> recommended_dropout(20), recommended_dropout(20, subword_dropout=0.1)
         (0.2, 0.1)
     """
     width = positive_integer(hidden_dim, "hidden_dim") / WIDTH
     doublings = math.log2(width * positive_number(epochs, "epochs") / FREE_EPOCHS)
-    total = min(0.1 * doublings, MAX_DROPOUT)
+    total = min(0.1 * doublings, MAX_DROPOUT * min(width, 1.0))
     return round(max(total - fraction(subword_dropout, "subword_dropout"), 0.0), 2)
 
 
 def recommended_subword_dropout(epochs: float, hidden_dim: int = WIDTH) -> float:
-    """Returns what the `recommended_dropout` has above 0.1, and at most 0.1: the dropout of the segmentation.
+    """Returns the dropout of the segmentation: what the `recommended_dropout` has above 0.1 · min(1, M/256), up to 0.1.
 
     A model that reads a sentence in other pieces in each pass cannot memorize them, and learns how words are spelled.
     That takes many passes: with fewer than ten, nothing is gained. Give the result to `ParallelCorpus.batches`, and to
@@ -147,10 +147,12 @@ def recommended_subword_dropout(epochs: float, hidden_dim: int = WIDTH) -> float
     Example:
         >>> recommended_subword_dropout(10), recommended_subword_dropout(14), recommended_subword_dropout(40)
         (0.0, 0.05, 0.1)
+        >>> recommended_subword_dropout(40, hidden_dim=128)
+        0.1
 
     Source: Provilkov et al. 2020, "BPE-Dropout", for 0.1.
     """
-    above = recommended_dropout(epochs, hidden_dim) - MIN_DROPOUT
+    above = recommended_dropout(epochs, hidden_dim) - MIN_DROPOUT * min(hidden_dim / WIDTH, 1.0)
     return round(min(max(above, 0.0), MAX_SUBWORD_DROPOUT), 2)
 
 
