@@ -53,7 +53,7 @@ def test_a_narrow_model_takes_less_dropout_at_most(width, most):
         (28, 128, 0.1, 0.05),
         (1e9, 128, 0.1, 0.05),
         (1e9, 64, 0.05, 0.02),
-    ],  # fmt: skip
+    ],
 )
 def test_the_second_part_of_the_dropout_is_that_of_subwords(epochs, width, subwords, dropout):
     assert recommended_subword_dropout(epochs, width) == subwords
