@@ -78,11 +78,12 @@ class RunData:
         StatusLine().show(lambda: "encoding the texts")
         if choose is not None:
             config = _choose_rows(config, corpus, tokenizer, folder)
-        batches = _make_batches(config, corpus, tokenizer, folder)
         if choose is not None:
-            subword_dropout, config = config.subword_dropout, _chosen(config, choose, tokenizer, batches)
-            if subword_dropout is None and config.subword_dropout:
-                batches = _make_batches(config, corpus, tokenizer, folder)
+            # Passes are counted without subword dropout, whether it is chosen or given.
+            batches = _make_batches(config.replace(subword_dropout=0.0), corpus, tokenizer, folder)
+            config = _chosen(config, choose, tokenizer, batches)
+        if choose is None or config.subword_dropout:
+            batches = _make_batches(config, corpus, tokenizer, folder)
         max_shapes = VALIDATION_SHAPES if keras.config.backend() == "jax" else None
         valid_batches = TokenBatches.from_pairs(
             valid_corpus.pairs,
