@@ -2,7 +2,8 @@
 
 `python -m benchmarks.learning train.en train.de dev.en dev.de` trains each curve on the same batches, with Adam and the
 paper's schedule, and draws the curves. A curve is an initialization of `TransformerConfig`, "torch" for
-`torch.nn.Transformer`, or gains on Glorot's kernels, such as "query,key,value=0.2;output=0.5".
+`torch.nn.Transformer`, a method of `benchmarks.tools.residual_branches`, or gains on Glorot's kernels, such as
+"query,key,value=0.2;output=0.5".
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -77,11 +79,10 @@ def perplexities(
 def learn_ours(setting: Setting, curve: str) -> dict[int, float]:
     """The curve of this library's Transformer."""
     import keras
-    import tensorflow as tf
 
     import keras_attention as ka
+    from benchmarks.tools.residual_branches import METHODS, residual_branches
     from keras_attention.layers.initializers import INITIALIZATIONS
-    from keras_attention.training.presets import OPTIMIZERS
 
     keras.utils.set_random_seed(setting.seed)
     keras.config.set_dtype_policy(setting.task.dtype)
@@ -91,11 +92,26 @@ def learn_ours(setting: Setting, curve: str) -> dict[int, float]:
         normalize_first=setting.normalize_first,
         initialization=curve if curve in INITIALIZATIONS else "glorot",
     )
-    model = ka.Transformer(config)
-    if curve not in INITIALIZATIONS:
-        scale_kernels(model, gains_of(curve))
-    trainer = ka.training.ChunkedTrainer(model, label_smoothing=LABEL_SMOOTHING)
-    trainer.compile(OPTIMIZERS[setting.optimizer](config, setting.task.warmup_steps, setting.task.learning_rate_scale))
+    if curve in METHODS:
+        branches = residual_branches(curve, config)
+    else:
+        branches = nullcontext(partial(scale_kernels, gains={} if curve in INITIALIZATIONS else gains_of(curve)))
+    with branches as start:
+        model = ka.Transformer(config)
+        start(model, next(setting.batches()[0])[0])
+        return train_ours(model, setting)
+
+
+def train_ours(model: Any, setting: Setting) -> dict[int, float]:
+    """The curve of a model that has its weights."""
+    import tensorflow as tf
+
+    from keras_attention.training import ChunkedTrainer
+    from keras_attention.training.presets import OPTIMIZERS
+
+    trainer = ChunkedTrainer(model, label_smoothing=LABEL_SMOOTHING)
+    make_optimizer = OPTIMIZERS[setting.optimizer]
+    trainer.compile(make_optimizer(model.config, setting.task.warmup_steps, setting.task.learning_rate_scale))
 
     @tf.function(reduce_retracing=True)
     def log_likelihood(inputs: Any, labels: Any) -> Any:
@@ -113,8 +129,8 @@ def gains_of(curve: str) -> dict[str, float]:
     return {name: float(gain) for names, _, gain in parts for name in names.split(",")}
 
 
-def scale_kernels(model: Any, gains: dict[str, float]) -> None:
-    """Multiplies the kernels of these names."""
+def scale_kernels(model: Any, inputs: Any, gains: dict[str, float]) -> None:
+    """Multiplies the kernels of these names. No inputs are measured."""
     unused = set(gains)
     for weight in model.trainable_weights:
         *_, layer, name = weight.path.split("/")

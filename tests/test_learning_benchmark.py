@@ -32,12 +32,12 @@ def test_gains_name_kernels():
     config = ka.TransformerConfig(29, num_layers=1, hidden_dim=6, intermediate_dim=7, num_heads=3)
     model = ka.Transformer(config)
     before = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
-    learning.scale_kernels(model, {"query": 0.5})
+    learning.scale_kernels(model, inputs=None, gains={"query": 0.5})
     for weight in model.weights:
         gain = 0.5 if weight.path.endswith("query/kernel") else 1
         np.testing.assert_allclose(keras.ops.convert_to_numpy(weight), gain * before[weight.path])
     with pytest.raises(SystemExit, match="no kernel is called querry"):
-        learning.scale_kernels(model, {"querry": 0.5})
+        learning.scale_kernels(model, inputs=None, gains={"querry": 0.5})
 
 
 @pytest.mark.slow
