@@ -1,5 +1,7 @@
 """The published residual branches that the learning benchmark compares, against their formulas."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -35,6 +37,9 @@ def test_an_encoder_layer_computes_the_formula(method):
         model = ka.Transformer(CONFIG)
         start(model, INPUTS)
         layer = model.get_layer("encoder").layers[1]
+        if method == "rezero":
+            assert float(layer.feed_forward_norm.scale) == 0
+            layer.feed_forward_norm.scale.assign(0.3)
         result = ops.convert_to_numpy(layer(x))
     norms = layer.self_attention_norm, layer.feed_forward_norm
     for f, norm in zip((layer.self_attention, layer.feed_forward), norms, strict=True):
@@ -43,8 +48,10 @@ def test_an_encoder_layer_computes_the_formula(method):
             x = normalized(ops.convert_to_numpy(norm.skip_scale) * x + y)
         elif method == "deepnorm":
             x = normalized(0.81 * (N**4 * M) ** (1 / 16) * x + y)
+        elif method == "rezero":
+            x = x + float(norm.scale) * y
         else:
-            x = x + {"rezero": 0, "t_fixup": 1}[method] * y
+            x = x + y
     np.testing.assert_allclose(result, x, atol=1e-5)
 
 
@@ -86,6 +93,12 @@ def test_layers_made_later_are_unchanged():
     layer = ka.EncoderLayer(7, num_heads=2)
     layer.build((None, None, 6))
     assert isinstance(layer.self_attention_norm, keras.layers.LayerNormalization)
+
+
+def test_a_pre_norm_model_is_refused():
+    config = dataclasses.replace(CONFIG, normalize_first=True)
+    with pytest.raises(ValueError, match="use normalize_first=False"), residual_branches("deepnorm", config):
+        pass
 
 
 def test_an_unknown_method_is_named():

@@ -39,10 +39,12 @@ def residual_branches(method: str, config: TransformerConfig) -> Iterator[Callab
         A function that lets a model start by the method; Admin measures its branches on the inputs.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If there is no such method, or the config is of a pre-norm model.
     """
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
+    if config.normalize_first:
+        raise ValueError(f"{method} is for post-norm: use normalize_first=False. Received: normalize_first=True")
     changes, start = METHODS[method](config.num_layers, config.decoder_depth)
     with ExitStack() as stack:
         for name, change in changes.items():

@@ -78,7 +78,6 @@ class RunData:
         StatusLine().show(lambda: "encoding the texts")
         if choose is not None:
             config = _choose_rows(config, corpus, tokenizer, folder)
-        if choose is not None:
             # Passes are counted without subword dropout, whether it is chosen or given.
             batches = _make_batches(config.replace(subword_dropout=0.0), corpus, tokenizer, folder)
             config = _chosen(config, choose, tokenizer, batches)
