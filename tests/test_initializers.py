@@ -96,6 +96,43 @@ def test_a_config_names_the_initialization(model_class):
         ka.TransformerConfig(29, initialization="he")
 
 
+@pytest.mark.parametrize("model_class", [ka.Transformer, ka.CausalTransformer])
+@pytest.mark.parametrize(
+    "changes", [{}, {"normalize_first": True}, {"normalization": "rms"}, {"normalize_first": True, "normalization": "rms"}]
+)
+def test_a_model_does_not_start_by_predicting_its_last_input(model_class, changes):
+    ids = np.arange(1, 98, dtype="int32").reshape(1, -1)  # each token once
+
+    def logit_of_the_input(**more):
+        config = ka.TransformerConfig(
+            98, num_layers=2, hidden_dim=130, intermediate_dim=257, num_heads=5, **changes, **more
+        )
+        keras.utils.set_random_seed(5)
+        model = model_class(config)
+        inputs = {"source": ids, "target": ids} if model_class is ka.Transformer else ids
+        logits = keras.ops.convert_to_numpy(model(inputs))
+        last_norm = model.get_layer("decoder").weights[-2 if config.normalization == "layer" else -1]
+        return np.diagonal(logits[0][:, 1:]).mean(), keras.ops.convert_to_numpy(last_norm)
+
+    logit, scale = logit_of_the_input()
+    assert abs(logit) < 1  # the other logits have a standard deviation of 1
+    np.testing.assert_array_equal(scale, [1, -1] * 65)
+    with_glorot, scale = logit_of_the_input(initialization="glorot")
+    np.testing.assert_array_equal(scale, np.ones(130))
+    assert with_glorot > 3 * abs(logit)
+
+
+def test_the_signs_are_only_a_start(tmp_path):
+    config = ka.TransformerConfig(29, num_layers=1, hidden_dim=M, intermediate_dim=F, num_heads=H)
+    model = ka.CausalTransformer(config)
+    scale = model.get_layer("decoder").layers[-1].feed_forward_norm.gamma
+    scale.assign(np.linspace(0.5, 2, M))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    ids = np.array([[3, 5, 7]], "int32")
+    np.testing.assert_allclose(loaded.predict(ids, verbose=0), model.predict(ids, verbose=0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -45,6 +45,8 @@ class ConfiguredModel(WithoutSampleBatch, keras.Model):
         self.config = config
         self.dtype_policy = dtype_policy
         self.network = network
+        if config.initialization == "residual_branch":
+            network.alternate_signs()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainable":

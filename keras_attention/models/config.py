@@ -81,8 +81,9 @@ class TransformerConfig:
         num_kv_heads: Number of heads of keys and values, each shared by several query heads; h by default. Fewer of
             them make the caches of decoding smaller (Ainslie et al. 2023).
         normalization: "layer" as in the paper, or "rms" for RMS normalization.
-        initialization: Where the kernels of the layers start: "residual_branch", see `ResidualBranchInitializer`, or
-            "glorot", Keras' default, with which post-norm layers learn more slowly.
+        initialization: Where the layers start: "residual_branch", with small sub-layers, see
+            `ResidualBranchInitializer`, and alternating signs in the last normalization; or "glorot", Keras' default,
+            with which models learn more slowly.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.

@@ -6,6 +6,7 @@ Shapes: B batch, T target length, S source length, M model width, V vocabulary.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_attention.layers import Decoder, Encoder, TokenEmbedding
@@ -63,6 +64,16 @@ class Network:
     def logits(self, x: Any) -> Any:
         """Multiplies the decoder's output (B, T, M) by the transposed embeddings, (B, T, V) in float32."""
         return ops.cast(self.embedding(x, reverse=True), "float32")
+
+    def alternate_signs(self) -> None:
+        """Starts the scales of the last normalization as 1, −1, 1, …, so that no token predicts itself.
+
+        Small residual branches return x̂, close to the embedding e of the input token, whose logit x̂ · e is about √M;
+        with the signs s it is (s ⊙ x̂) · e, about 0.
+        """
+        norm = self.decoder.final_norm or self.decoder.layers[-1].feed_forward_norm
+        scale = norm.weights[0]  # (M,)
+        scale.assign(np.where(np.arange(scale.shape[0]) % 2, -1.0, 1.0))
 
 
 def padding_mask(ids: Any) -> Any:

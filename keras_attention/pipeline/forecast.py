@@ -29,8 +29,8 @@ _HIGH_RATE, _LOW_RATE = 0.98, 0.1
 # A smaller rise of the validation loss, or one of few standard deviations of its noise, is not overfitting.
 _MIN_RISE, _MIN_RISE_IN_NOISE = 0.01, 4.0
 # Up to a few passes, a text that is read again is worth nearly as much as a new one (Muennighoff et al. 2023: four, for
-# larger models). After many, twice the text helped much more than twice the time (docs/recipes.md); after five, a
-# little more. The gap to the training loss says less, since dropout raises that loss.
+# larger models). After many, twice the text helped much more than twice the time (docs/experiments/training.md); after
+# five, a little more. The gap to the training loss says less, since dropout raises that loss.
 _FEW_PASSES, _MANY_PASSES = 2, 8
 # A model that predicts so well, as of a made-up task, has nothing left to learn.
 _PERFECT = 1.01
