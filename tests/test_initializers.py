@@ -97,16 +97,15 @@ def test_a_config_names_the_initialization(model_class):
 
 
 @pytest.mark.parametrize("model_class", [ka.Transformer, ka.CausalTransformer])
-@pytest.mark.parametrize(
-    "changes", [{}, {"normalize_first": True}, {"normalization": "rms"}, {"normalize_first": True, "normalization": "rms"}]
-)
-def test_a_model_does_not_start_by_predicting_its_last_input(model_class, changes):
+@pytest.mark.parametrize("normalize_first", [False, True])
+@pytest.mark.parametrize("normalization", ["layer", "rms"])
+def test_a_model_does_not_start_by_predicting_its_last_input(model_class, normalization, normalize_first):
     ids = np.arange(1, 98, dtype="int32").reshape(1, -1)  # each token once
 
     def logit_of_the_input(**more):
-        config = ka.TransformerConfig(
-            98, num_layers=2, hidden_dim=130, intermediate_dim=257, num_heads=5, **changes, **more
-        )
+        sizes = {"num_layers": 2, "hidden_dim": 130, "intermediate_dim": 257, "num_heads": 5}
+        arrangement = {"normalization": normalization, "normalize_first": normalize_first}
+        config = ka.TransformerConfig(98, **sizes, **arrangement, **more)
         keras.utils.set_random_seed(5)
         model = model_class(config)
         inputs = {"source": ids, "target": ids} if model_class is ka.Transformer else ids
