@@ -63,5 +63,6 @@ class ResidualBranchInitializer(keras.initializers.Initializer):
 
 INITIALIZATIONS = {
     "residual_branch": ResidualBranchInitializer,
+    "alternating_signs": ResidualBranchInitializer,  # and the scales of a model's last normalization, see `Network`
     "glorot": keras.initializers.GlorotUniform,
 }

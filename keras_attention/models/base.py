@@ -45,7 +45,7 @@ class ConfiguredModel(WithoutSampleBatch, keras.Model):
         self.config = config
         self.dtype_policy = dtype_policy
         self.network = network
-        if config.initialization == "residual_branch":
+        if config.initialization == "alternating_signs":
             network.alternate_signs()
 
     def __setattr__(self, name: str, value: Any) -> None:

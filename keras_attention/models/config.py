@@ -82,8 +82,9 @@ class TransformerConfig:
             them make the caches of decoding smaller (Ainslie et al. 2023).
         normalization: "layer" as in the paper, or "rms" for RMS normalization.
         initialization: Where the layers start: "residual_branch", with small sub-layers, see
-            `ResidualBranchInitializer`, and alternating signs in the last normalization; or "glorot", Keras' default,
-            with which models learn more slowly.
+            `ResidualBranchInitializer`; "alternating_signs", with these and scales 1, −1, 1, … in the last
+            normalization, for trainings of at most a few passes over the text; or "glorot", Keras' default, with which
+            models learn more slowly.
 
     Raises:
         ValueError: A size out of its range, heads that do not divide the width, or an unknown activation.
