@@ -92,14 +92,19 @@ def test_a_config_names_the_initialization(model_class):
 
     assert largest() <= 0.2001
     assert 0.97 < largest(initialization="glorot") <= 1.0001
-    with pytest.raises(ValueError, match=r"`initialization` is one of 'residual_branch', 'alternating_signs', 'glorot'. Received: .*'he'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`initialization` is one of 'residual_branch', 'alternating_signs', 'glorot'. Received: .*'he'",
+    ):
         ka.TransformerConfig(29, initialization="he")
 
 
 @pytest.mark.parametrize("model_class", [ka.Transformer, ka.CausalTransformer])
 @pytest.mark.parametrize("normalize_first", [False, True])
 @pytest.mark.parametrize("normalization", ["layer", "rms"])
-def test_with_alternating_signs_no_model_starts_by_predicting_its_last_input(model_class, normalization, normalize_first):
+def test_with_alternating_signs_no_model_starts_by_predicting_its_last_input(
+    model_class, normalization, normalize_first
+):
     ids = np.arange(1, 98, dtype="int32").reshape(1, -1)  # each token once
 
     def logit_of_the_input(initialization):
