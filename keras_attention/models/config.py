@@ -83,7 +83,7 @@ class TransformerConfig:
         normalization: "layer" as in the paper, or "rms" for RMS normalization.
         initialization: Where the layers start: "residual_branch", with small sub-layers, see
             `ResidualBranchInitializer`; "alternating_signs", with these and scales 1, −1, 1, … in the last
-            normalization, for trainings of at most a few passes over the text; or "glorot", Keras' default, with which
+            normalization, for trainings of one or two passes over the text; or "glorot", Keras' default, with which
             models learn more slowly.
 
     Raises:
